@@ -1,0 +1,66 @@
+//! The wire contract of qcc, package `qcc.v1`.
+//!
+//! - [`v1`]: generated messages, clients and servers.
+//! - [`encoded`]: a server for `HealthSyncService` whose updates are encoded once.
+//! - [`FILE_DESCRIPTOR_SET`]: the same contract as data, for reflection and JSON.
+
+pub mod encoded;
+
+use std::fmt;
+
+/// Messages, clients and servers of package `qcc.v1`.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("qcc.v1");
+}
+
+/// Encoded `google.protobuf.FileDescriptorSet` of package `qcc.v1`.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/qcc.v1.bin"));
+
+/// Domain of the `google.rpc.ErrorInfo` that every error carries (AIP-193).
+pub const ERROR_DOMAIN: &str = "qcc";
+
+/// What a secret prints as.
+const REDACTED: &str = "[redacted]";
+
+impl fmt::Debug for v1::Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential")
+            .field("api_key", &REDACTED)
+            .field("fingerprint", &self.fingerprint)
+            .finish()
+    }
+}
+
+impl fmt::Debug for v1::RoutedEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RoutedEndpoint")
+            .field("name", &self.name)
+            .field("base_url", &self.base_url)
+            .field("api_key", &REDACTED)
+            .field("generation", &self.generation)
+            .field("admin_state", &self.admin_state())
+            .field("state", &self.state())
+            .field("cause", &self.cause())
+            .finish_non_exhaustive()
+    }
+}
+
+// Order of views: term first.
+impl Ord for v1::View {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.term, self.revision).cmp(&(other.term, other.revision))
+    }
+}
+
+impl PartialOrd for v1::View {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for v1::View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.term, self.revision)
+    }
+}
