@@ -2,9 +2,11 @@
 //!
 //! - [`v1`]: generated messages, clients and servers.
 //! - [`encoded`]: a server for `HealthSyncService` whose updates are encoded once.
+//! - [`upstream`]: requests to endpoints and the meaning of their answers.
 //! - [`FILE_DESCRIPTOR_SET`]: the same contract as data, for reflection and JSON.
 
 pub mod encoded;
+pub mod upstream;
 
 use std::fmt;
 
