@@ -2,10 +2,14 @@
 //!
 //! - [`v1`]: generated messages, clients and servers.
 //! - [`encoded`]: a server for `HealthSyncService` whose updates are encoded once.
+//! - [`resources`]: the file in which people declare clusters and endpoints.
+//! - [`duration`]: durations as people write them.
 //! - [`upstream`]: requests to endpoints and the meaning of their answers.
 //! - [`FILE_DESCRIPTOR_SET`]: the same contract as data, for reflection and JSON.
 
+pub mod duration;
 pub mod encoded;
+pub mod resources;
 pub mod upstream;
 
 use std::fmt;
