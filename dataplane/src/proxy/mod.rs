@@ -1,0 +1,134 @@
+//! The HTTP data path: hyper in, hyper out.
+//!
+//! One client request is one [`exchange`]: its body is kept ([`replay`]), endpoints
+//! are tried one after the other ([`upstream`]), and the first answer that is not an
+//! endpoint's failure is relayed frame by frame ([`relay`]). The verdict on a try is
+//! made from its response head, *before* anything is sent to the client; once the head
+//! has gone out nothing is retried, and what breaks after it breaks visibly.
+//!
+//! - [`server`]: the accept loop, limits of a connection, graceful stop.
+//! - [`service`]: one request from its head to its response head.
+//! - [`rules`]: which requests are taken at all, and which we answer ourselves.
+//! - [`headers`]: what does not cross a proxy.
+//! - [`replay`], [`upload`]: the request body, kept for another try or passed through.
+//! - [`exchange`]: the tries of one request, and what the client gets in the end.
+//! - [`upstream`], [`connector`]: connection pools, and where they may connect.
+//! - [`failure`]: an answer that a client does not get (yet).
+//! - [`relay`], [`sse`]: the response body on its way, and errors inside of it.
+//! - [`reply`]: answers of our own, in the shape that the caller's library expects.
+//!
+//! # What the client gets
+//!
+//! The tries of a request end in one of these ways. An answer is *relayable* if it
+//! says nothing about our own credential: any status but 401, 402 and 403.
+//!
+//! | tries so far | then | answer |
+//! | --- | --- | --- |
+//! | a 2xx, a 3xx, or a 4xx that is the request's own fault | - | that answer, as it came |
+//! | at least one relayable error | attempts used up, or no endpoint left | the last such error, as it came |
+//! | none relayable, or none at all | no endpoint is selectable | 503 with every endpoint's reason and `retry-after` |
+//! | none relayable, or none at all | all are busy for longer than `queue_timeout` | 503 with `retry-after` |
+//! | only 401, 402, 403 | attempts used up | 502 "endpoint credentials rejected" |
+//! | only timeouts | attempts used up | 504 |
+//! | a mix, connection failures among it | attempts used up | 502 with every try's reason |
+//!
+//! A 401 of ours is never relayed: the client would think that *its* key is bad.
+//!
+//! # A request may run twice
+//!
+//! A buffered request is sent to another endpoint if the first one closed the
+//! connection, or was silent for too long, before its response head. That endpoint may
+//! have worked on it all the same, and billed it: HTTP cannot tell. Every gateway in
+//! front of LLM APIs accepts that, as do the official clients, which repeat such
+//! requests themselves.
+
+mod connector;
+mod exchange;
+mod failure;
+mod headers;
+mod relay;
+mod replay;
+mod reply;
+mod rules;
+mod server;
+mod service;
+mod sse;
+#[cfg(test)]
+mod tests;
+mod upload;
+mod upstream;
+
+pub(crate) use server::serve;
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+/// Limits of the data path.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Longest request body that is kept for another try. A longer one streams
+    /// through: one try, no retry.
+    pub(crate) replay_max_bytes: usize,
+    /// Bytes kept for all requests together. Bodies that do not fit stream through.
+    pub(crate) replay_total_bytes: usize,
+    /// Longest request body that is taken at all; longer ones are refused with 413.
+    pub(crate) body_max_bytes: Option<u64>,
+    /// Longest silence of a client in the middle of its request body.
+    pub(crate) body_idle_timeout: Duration,
+    /// Time for a client to send a request head, and to stay silent between two
+    /// HTTP/1 requests: hyper knows one limit for both.
+    pub(crate) header_read_timeout: Duration,
+    /// Number of header fields of a request or response.
+    pub(crate) headers_max: usize,
+    /// Size of a request or response head.
+    pub(crate) head_max_bytes: usize,
+    /// Client connections at a time; further ones are closed at once.
+    pub(crate) connections_max: usize,
+    /// Requests at a time that wait for an endpoint; further ones are refused.
+    pub(crate) waiting_max: usize,
+    /// Time for running requests to finish after a graceful stop began.
+    pub(crate) drain_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            replay_max_bytes: 32 << 20, // The Messages API takes no more.
+            replay_total_bytes: 512 << 20,
+            body_max_bytes: None,
+            body_idle_timeout: Duration::from_secs(60),
+            header_read_timeout: Duration::from_secs(10),
+            headers_max: 128,
+            head_max_bytes: 64 << 10,
+            connections_max: 16_384,
+            waiting_max: 1024,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Counts since the process started, but for `active`, which is now.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Client requests that were taken, not counting those to our own paths.
+    pub(crate) requests: AtomicU64,
+    /// Requests that were answered with an endpoint's answer.
+    pub(crate) relayed: AtomicU64,
+    /// Requests that were answered with an error of our own.
+    pub(crate) own_errors: AtomicU64,
+    /// Requests whose client went away before the end of the answer.
+    pub(crate) cancelled: AtomicU64,
+    /// Tries at endpoints.
+    pub(crate) attempts: AtomicU64,
+    /// Tries beyond the first of a request.
+    pub(crate) retries: AtomicU64,
+    /// Requests being served now.
+    pub(crate) active: AtomicU64,
+}
+
+/// Counts one more.
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
