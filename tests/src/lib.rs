@@ -1,1 +1,35 @@
-//! Placeholder.
+//! A vocabulary for scenarios: real processes, real sockets, scripted upstreams.
+//!
+//! - [`Testbed`]: one control plane, its endpoints' upstreams and its proxies.
+//! - [`ControlPlane`], [`Proxy`]: a running `qcc-control`, a running `qcc-proxy`.
+//! - [`Upstream`]: an LLM API that says what the test tells it to say, by
+//!   [`Answer`]s, some of them held back by a [`Gate`].
+//! - [`client`]: HTTP requests with nothing between the test and the wire.
+//! - [`Relay`]: a TCP relay that can be cut and stalled.
+//! - [`FakeProxy`]: a data plane that misbehaves on purpose.
+//! - [`Process`]: a child process whose every output is kept.
+//! - [`eventually`]: waits for a condition, never for a duration.
+//!
+//! All of it panics when something is not as it should be: it is test code, and
+//! a panic is how a test fails.
+
+mod cli;
+pub mod client;
+mod control;
+mod fake_proxy;
+mod process;
+mod proxy;
+mod relay;
+mod testbed;
+mod upstream;
+mod wait;
+
+pub use cli::Output;
+pub use control::ControlPlane;
+pub use fake_proxy::{FakeProxy, outcome};
+pub use process::{Logs, Process, binary};
+pub use proxy::Proxy;
+pub use relay::Relay;
+pub use testbed::{Builder, Testbed};
+pub use upstream::{Answer, Checks, Gate, Piece, Request, Upstream};
+pub use wait::{LIMIT, eventually};

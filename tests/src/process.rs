@@ -1,0 +1,221 @@
+//! Child processes: started, watched, stopped, and never left behind.
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::wait::eventually;
+
+/// Everything that the children of one test have ever printed.
+#[derive(Clone, Default)]
+pub struct Logs(Arc<Mutex<Vec<Log>>>);
+
+struct Log {
+    name: String,
+    bytes: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Logs {
+    fn open(&self, name: &str) -> Arc<Mutex<Vec<u8>>> {
+        let bytes = Arc::default();
+        lock(&self.0).push(Log {
+            name: name.to_owned(),
+            bytes: Arc::clone(&bytes),
+        });
+        bytes
+    }
+
+    /// Adds a text that did not come from a child, so that it is searched too.
+    pub fn record(&self, name: &str, text: &str) {
+        lock(&self.open(name)).extend_from_slice(text.as_bytes());
+    }
+
+    /// Returns what each child has printed, by name, in the order of their starts.
+    pub fn texts(&self) -> Vec<(String, String)> {
+        lock(&self.0)
+            .iter()
+            .map(|log| {
+                (
+                    log.name.clone(),
+                    String::from_utf8_lossy(&lock(&log.bytes)).into_owned(),
+                )
+            })
+            .collect()
+    }
+
+    /// Returns the lines that contain `needle`, each with the child's name.
+    pub fn find(&self, needle: &str) -> Vec<String> {
+        self.texts()
+            .iter()
+            .flat_map(|(name, text)| text.lines().map(move |line| format!("{name}: {line}")))
+            .filter(|line| line.contains(needle))
+            .collect()
+    }
+}
+
+/// A running child process. Dropping it kills it.
+pub struct Process {
+    name: String,
+    child: Child,
+    log: Arc<Mutex<Vec<u8>>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Process {
+    /// Starts `command` with its output going to `logs` under `name`.
+    pub fn spawn(name: &str, command: &mut Command, logs: &Logs) -> Self {
+        let program = command.get_program().to_owned();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("failed to run {}: {error}", program.display()));
+        let log = logs.open(name);
+        let mut readers = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            readers.push(keep(stdout, Arc::clone(&log)));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            readers.push(keep(stderr, Arc::clone(&log)));
+        }
+        Self {
+            name: name.to_owned(),
+            child,
+            log,
+            readers,
+        }
+    }
+
+    /// Waits until the child has written its ready file, and returns the content.
+    ///
+    /// # Panics
+    ///
+    /// If the child ends first, or takes too long.
+    pub async fn ready(&mut self, file: &Path) -> serde_json::Value {
+        eventually(&format!("{} is ready", self.name), async || {
+            if let Ok(text) = std::fs::read_to_string(file) {
+                return Ok(serde_json::from_str(&text).expect("a ready file is one JSON object"));
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                panic!(
+                    "{} ended before it was ready ({status}):\n{}",
+                    self.name,
+                    self.output()
+                );
+            }
+            Err(self.output())
+        })
+        .await
+    }
+
+    /// Returns what the child has printed so far.
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&lock(&self.log)).into_owned()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        // The child may have ended by itself; then there is nobody to tell.
+        let _ = kill_process(pid, signal);
+    }
+
+    /// Waits for the child to end by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let status = eventually(&format!("{} ended", self.name), async || {
+            match self.child.try_wait() {
+                Ok(Some(status)) => Ok(status),
+                Ok(None) => Err(format!("still running:\n{}", self.output())),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await;
+        self.join();
+        status
+    }
+
+    /// Asks the child to stop, and waits until it has.
+    pub async fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.ended().await
+    }
+
+    /// Kills the child on the spot.
+    pub fn kill(self) {
+        drop(self);
+    }
+
+    fn join(&mut self) {
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only if the child has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.join();
+    }
+}
+
+/// Returns the path of one of the product's binaries.
+///
+/// # Panics
+///
+/// If it has not been built: `cargo test -p qcc-tests` alone does not build it.
+pub fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a running test has a path");
+    let profile = test
+        .ancestors()
+        .nth(2)
+        .expect("tests run from target/<profile>/deps");
+    let path = profile.join(name);
+    assert!(
+        path.exists(),
+        "no {}: run `cargo test --workspace` or `cargo build --workspace` first",
+        path.display()
+    );
+    path
+}
+
+/// Returns a command for one of the product's binaries, free of the settings that
+/// the person who runs the tests may have.
+pub(crate) fn command(name: &str) -> Command {
+    let mut command = Command::new(binary(name));
+    for (key, _) in std::env::vars_os() {
+        let name = key.to_string_lossy().to_ascii_lowercase();
+        if name.starts_with("qcc_") || name.ends_with("_proxy") {
+            command.env_remove(&key);
+        }
+    }
+    command
+}
+
+fn keep(mut from: impl Read + Send + 'static, log: Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 8192];
+        loop {
+            match from.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(length) => lock(&log).extend_from_slice(&buffer[..length]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    })
+}
+
+/// Locks a mutex whose content is whole after any panic.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
