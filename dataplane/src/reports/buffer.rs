@@ -1,0 +1,218 @@
+//! Reports that wait, and the batch that is on its way.
+//!
+//! ```text
+//!   push --> pending: no numbers yet, successes merge, oldest successes may drop
+//!               |
+//!          next_batch: gives out numbers
+//!               v
+//!            in flight: fixed, sent again and again until acknowledged
+//!               |
+//!          acknowledge
+//!               v
+//!             gone
+//! ```
+//!
+//! Numbers are given to a report when it enters a batch, and a batch does not
+//! change until it is acknowledged. So merging, dropping and sending again cannot
+//! get in each other's way, and numbers have no gaps: `dropped` is a count for
+//! people, and closes the gap when a control plane has forgotten what it had
+//! acknowledged.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use qcc_proto::v1::View;
+
+use super::Report;
+
+/// Most reports in a batch: about 500 bytes each at worst, so that a message stays
+/// below 1 MiB.
+const BATCH_MAX: usize = 2_000;
+
+/// Reports until they are acknowledged.
+#[derive(Debug)]
+pub(crate) struct ReportBuffer {
+    capacity: usize,
+    /// By arrival.
+    pending: BTreeMap<u64, Report>,
+    arrivals: u64,
+    /// Arrival numbers of pending successes: the first to go when there is no room.
+    successes: BTreeSet<u64>,
+    /// Pending successes that may take in another one.
+    mergeable: BTreeMap<Key, u64>,
+    in_flight: Option<Batch>,
+    next_sequence: u64,
+    /// Attempts dropped since the last batch was made, and ever.
+    dropped: u64,
+    dropped_total: u64,
+}
+
+/// Successes that may be one report: same endpoint, generation and view.
+type Key = (Arc<str>, u64, View);
+
+/// Reports with consecutive sequence numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Batch {
+    /// Number of the first report.
+    pub first_sequence: u64,
+    /// Attempts that are lost, since the batch before.
+    pub dropped: u64,
+    /// The reports.
+    pub reports: Vec<Report>,
+}
+
+impl Batch {
+    fn last_sequence(&self) -> u64 {
+        self.first_sequence + self.reports.len() as u64 - 1
+    }
+}
+
+impl ReportBuffer {
+    /// Returns an empty buffer for so many reports. At least one fits.
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            capacity: capacity.max(1),
+            pending: BTreeMap::new(),
+            arrivals: 0,
+            successes: BTreeSet::new(),
+            mergeable: BTreeMap::new(),
+            in_flight: None,
+            next_sequence: 1,
+            dropped: 0,
+            dropped_total: 0,
+        }
+    }
+
+    /// Takes a report. At the bound the oldest success goes, or, if there are only
+    /// failures, the oldest failure; whatever goes is counted.
+    pub(crate) fn push(&mut self, report: Report) {
+        let key = (Arc::clone(&report.endpoint), report.generation, report.view);
+        if report.is_success() {
+            let merged = self
+                .mergeable
+                .get(&key)
+                .and_then(|at| self.pending.get_mut(at));
+            if let Some(earlier) = merged {
+                earlier.count = earlier.count.saturating_add(report.count);
+                earlier.at = report.at;
+                return;
+            }
+        } else {
+            // A success from after a failure must not be told as one from before it.
+            let (name, generation, _) = &key;
+            self.mergeable
+                .retain(|(other, of, _), _| other != name || of != generation);
+        }
+        if self.len() >= self.capacity {
+            self.drop_one();
+        }
+        let arrival = self.arrivals;
+        self.arrivals += 1;
+        if report.is_success() {
+            self.successes.insert(arrival);
+            self.mergeable.insert(key, arrival);
+        }
+        self.pending.insert(arrival, report);
+    }
+
+    /// Returns the batch to send: the one in flight, again, or a new one of what is
+    /// pending. `None` if there is nothing.
+    pub(crate) fn next_batch(&mut self) -> Option<&Batch> {
+        if self.in_flight.is_none() && !self.pending.is_empty() {
+            let rest = match self.pending.keys().nth(BATCH_MAX).copied() {
+                Some(first_left) => self.pending.split_off(&first_left),
+                None => BTreeMap::new(),
+            };
+            let taken = std::mem::replace(&mut self.pending, rest);
+            let left = self
+                .pending
+                .first_key_value()
+                .map_or(self.arrivals, |(&at, _)| at);
+            self.successes = self.successes.split_off(&left);
+            self.mergeable.retain(|_, at| *at >= left);
+            let batch = Batch {
+                first_sequence: self.next_sequence,
+                dropped: std::mem::take(&mut self.dropped),
+                reports: taken.into_values().collect(),
+            };
+            self.next_sequence = batch.last_sequence() + 1;
+            self.in_flight = Some(batch);
+        }
+        self.in_flight.as_ref()
+    }
+
+    /// Lets go of everything up to a number. A late or repeated acknowledgement
+    /// changes nothing.
+    pub(crate) fn acknowledge(&mut self, sequence: u64) {
+        let Some(batch) = &mut self.in_flight else {
+            return;
+        };
+        if sequence >= batch.last_sequence() {
+            self.in_flight = None;
+        } else if sequence >= batch.first_sequence {
+            let done = (sequence + 1 - batch.first_sequence) as usize;
+            batch.reports.drain(..done);
+            batch.first_sequence = sequence + 1;
+            batch.dropped = 0;
+        }
+    }
+
+    /// Agrees with a control plane on where to go on after a break, given what it
+    /// has acknowledged. If it has forgotten something, that is gone for good.
+    pub(crate) fn resume(&mut self, acknowledged: u64) {
+        self.acknowledge(acknowledged);
+        let sent = match &self.in_flight {
+            Some(batch) => batch.first_sequence - 1,
+            None => self.next_sequence - 1,
+        };
+        let forgotten = sent.saturating_sub(acknowledged);
+        match &mut self.in_flight {
+            Some(batch) => batch.dropped = batch.dropped.max(forgotten),
+            None => self.dropped = self.dropped.max(forgotten),
+        }
+    }
+
+    /// Drops everything: it is about a registry that no longer exists.
+    pub(crate) fn clear(&mut self) {
+        let in_flight = self
+            .in_flight
+            .take()
+            .map_or(Vec::new(), |batch| batch.reports);
+        let pending = std::mem::take(&mut self.pending);
+        let lost = in_flight.iter().chain(pending.values());
+        self.dropped_total += lost.map(|report| u64::from(report.count)).sum::<u64>();
+        self.successes.clear();
+        self.mergeable.clear();
+        self.dropped = 0;
+    }
+
+    /// Returns the number of reports that are not acknowledged.
+    pub(crate) fn len(&self) -> usize {
+        self.pending.len()
+            + self
+                .in_flight
+                .as_ref()
+                .map_or(0, |batch| batch.reports.len())
+    }
+
+    /// Returns how many attempts were never reported, in the life of the process.
+    pub(crate) fn dropped_total(&self) -> u64 {
+        self.dropped_total
+    }
+
+    fn drop_one(&mut self) {
+        let oldest = self.successes.pop_first();
+        let victim = oldest.or_else(|| self.pending.keys().next().copied());
+        let Some(lost) = victim.and_then(|arrival| self.pending.remove(&arrival)) else {
+            return; // All are in flight. They are few, and will be acknowledged.
+        };
+        let key = (Arc::clone(&lost.endpoint), lost.generation, lost.view);
+        if lost.is_success() && self.mergeable.get(&key) == victim.as_ref() {
+            self.mergeable.remove(&key);
+        }
+        self.dropped += u64::from(lost.count);
+        self.dropped_total += u64::from(lost.count);
+    }
+}

@@ -1,0 +1,108 @@
+//! Whether an endpoint may be tried now, and within which limit. The one place that
+//! decides; what people are shown comes from here too.
+
+use std::time::{Duration, Instant};
+
+use qcc_proto::v1::AdminState;
+
+use super::{
+    Policy, Reason,
+    endpoint::{Health, Routed},
+    live::Limit,
+    mark::Block,
+    table::{Entry, Table},
+};
+
+/// What an attempt has to respect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Admission {
+    /// The mark's number: what the attempt's success can clear.
+    pub number: u64,
+    /// The number at which the mark last blocked the endpoint.
+    pub blocked: u64,
+    /// How many attempts may be in flight.
+    pub limit: Limit,
+}
+
+impl Entry {
+    /// Returns why a new request could not go here now, as this view and the mark
+    /// say.
+    pub(crate) fn selectable(&self, policy: &Policy, now: Instant) -> Result<(), Reason> {
+        self.standing(now)?;
+        self.admit(policy, now).map(|_| ())
+    }
+
+    /// Decides whether the view lets the endpoint through.
+    pub(super) fn standing(&self, now: Instant) -> Result<(), Reason> {
+        standing(&self.routed, now)
+    }
+
+    /// Decides whether the mark and the limits let one more attempt through.
+    pub(super) fn admit(&self, policy: &Policy, now: Instant) -> Result<Admission, Reason> {
+        let mark = self.live.mark();
+        let cap = (!self.live.proven()).then_some(policy.unproven_concurrency);
+        let limit = match mark.block {
+            Block::Clear => cap.map_or(Limit::None, Limit::Unproven),
+            Block::Paused { cause, until } => match left(until, now) {
+                Some(remaining) => return Err(Reason::Paused { cause, remaining }),
+                None => cap.map_or(Limit::None, Limit::Unproven),
+            },
+            Block::Suspended { cause, until, .. } => match left(until, now) {
+                Some(remaining) => return Err(Reason::Suspended { cause, remaining }),
+                None => Limit::Trial(cap),
+            },
+            Block::Rejected => return Err(Reason::Rejected),
+        };
+        if self.live.has_room(limit) {
+            return Ok(Admission {
+                number: mark.number,
+                blocked: mark.blocked,
+                limit,
+            });
+        }
+        Err(match limit {
+            Limit::Trial(_) => Reason::Trial,
+            Limit::Unproven(_) | Limit::None => Reason::Unproven,
+        })
+    }
+}
+
+/// Decides what the newest table says of an endpoint that a request has from the
+/// table it pinned.
+pub(super) fn still_standing(
+    newest: Option<&Table>,
+    pinned: &Table,
+    entry: &Entry,
+    now: Instant,
+) -> Result<(), Reason> {
+    match newest {
+        Some(newest) if std::ptr::eq(newest, pinned) => Ok(()),
+        Some(newest) => newest
+            .counterpart(pinned, entry)
+            .ok_or(Reason::Superseded)?
+            .standing(now),
+        None => Err(Reason::Superseded),
+    }
+}
+
+fn standing(routed: &Routed, now: Instant) -> Result<(), Reason> {
+    match routed.admin {
+        AdminState::Enabled => {}
+        AdminState::Draining => return Err(Reason::Draining),
+        AdminState::Disabled | AdminState::Unspecified => return Err(Reason::Disabled),
+    }
+    match routed.health {
+        Health::Unknown | Health::Healthy => Ok(()),
+        Health::Degraded { cause, until } => match left(until, now) {
+            Some(remaining) => Err(Reason::Degraded { cause, remaining }),
+            None => Ok(()),
+        },
+        Health::Unhealthy { cause } => Err(Reason::Unhealthy(cause)),
+    }
+}
+
+/// Returns the time left until a deadline; `None` once it has passed.
+fn left(until: Instant, now: Instant) -> Option<Duration> {
+    let left = until.saturating_duration_since(now);
+    (!left.is_zero()).then_some(left)
+}

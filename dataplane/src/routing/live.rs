@@ -1,0 +1,159 @@
+//! The moving part of an endpoint in one generation: in-flight counts and the mark.
+//! It stands beside the tables, so that what one request learns acts at once on all
+//! others, whichever table they have pinned.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+};
+
+use arc_swap::{ArcSwap, Guard};
+
+use super::mark::Mark;
+
+/// Shared by all tables that hold the endpoint in the same generation.
+#[derive(Debug)]
+pub(crate) struct Live {
+    /// Attempts in flight.
+    in_flight: AtomicU32,
+    /// Whether the one trial of a suspended endpoint is in flight.
+    trial: AtomicBool,
+    /// Whether the endpoint has answered well in this generation, here or (by the
+    /// view) anywhere. Never goes back.
+    proven: AtomicBool,
+    /// Read without a lock, replaced as a whole.
+    mark: ArcSwap<Mark>,
+    /// Counts that outlive the generation.
+    totals: Arc<Totals>,
+}
+
+/// What this process has done with an endpoint, over all generations.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    /// Attempts made.
+    pub attempts: AtomicU64,
+    /// Attempts that succeeded.
+    pub successes: AtomicU64,
+}
+
+/// How many attempts may be in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// Any number.
+    None,
+    /// So many, because the endpoint has not yet proven itself.
+    Unproven(u32),
+    /// One trial, because it is coming back from a suspension; and the unproven cap,
+    /// if that applies too.
+    Trial(Option<u32>),
+}
+
+impl Live {
+    /// Returns the state of an endpoint that nothing is known about.
+    pub(crate) fn new(totals: Arc<Totals>) -> Self {
+        Self {
+            in_flight: AtomicU32::new(0),
+            trial: AtomicBool::new(false),
+            proven: AtomicBool::new(false),
+            mark: ArcSwap::from_pointee(Mark::CLEAR),
+            totals,
+        }
+    }
+
+    /// Returns the counts that outlive the generation.
+    pub(crate) fn totals(&self) -> &Arc<Totals> {
+        &self.totals
+    }
+
+    /// Returns the mark as it is now.
+    pub(crate) fn mark(&self) -> Guard<Arc<Mark>> {
+        self.mark.load()
+    }
+
+    /// Replaces the mark by what `change` makes of it, and returns whether it did.
+    pub(crate) fn change(&self, change: impl Fn(&Mark) -> Option<Mark>) -> bool {
+        let mut current = self.mark.load();
+        loop {
+            let Some(next) = change(&current) else {
+                return false;
+            };
+            let previous = self.mark.compare_and_swap(&current, Arc::new(next));
+            if Arc::ptr_eq(&previous, &current) {
+                return true;
+            }
+            current = previous;
+        }
+    }
+
+    /// Returns whether the endpoint has answered well in this generation.
+    pub(crate) fn proven(&self) -> bool {
+        self.proven.load(Ordering::Acquire)
+    }
+
+    /// Records that it has, and returns whether that is news.
+    pub(crate) fn prove(&self) -> bool {
+        !self.proven() && !self.proven.swap(true, Ordering::AcqRel)
+    }
+
+    /// Returns the attempts in flight.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Returns whether a new attempt would be within `limit`.
+    pub(crate) fn has_room(&self, limit: Limit) -> bool {
+        match limit {
+            Limit::None => true,
+            Limit::Unproven(cap) => self.in_flight() < cap,
+            Limit::Trial(cap) => {
+                !self.trial.load(Ordering::Acquire) && cap.is_none_or(|cap| self.in_flight() < cap)
+            }
+        }
+    }
+
+    /// Takes a place within `limit`; `false` if there is none.
+    ///
+    /// The compare-exchange is what makes the cap hold under races. It reads what
+    /// [`Live::leave`] wrote, so whoever takes a place that was left also sees the
+    /// mark that was made before it was left.
+    pub(crate) fn enter(&self, limit: Limit) -> bool {
+        match limit {
+            Limit::None => {
+                self.in_flight.fetch_add(1, Ordering::AcqRel);
+                true
+            }
+            Limit::Unproven(cap) => self.enter_below(cap),
+            Limit::Trial(cap) => {
+                let free = (self.trial)
+                    .compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire)
+                    .is_ok();
+                if free && !self.enter_below(cap.unwrap_or(u32::MAX)) {
+                    self.trial.store(false, Ordering::Release);
+                    return false;
+                }
+                free
+            }
+        }
+    }
+
+    /// Gives the place back.
+    pub(crate) fn leave(&self, limit: Limit) {
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        if matches!(limit, Limit::Trial(_)) {
+            self.end_trial();
+        }
+    }
+
+    /// Lets the next trial begin, while the attempt itself goes on.
+    pub(crate) fn end_trial(&self) {
+        self.trial.store(false, Ordering::Release);
+    }
+
+    fn enter_below(&self, cap: u32) -> bool {
+        self.in_flight
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+                (count < cap).then_some(count + 1)
+            })
+            .is_ok()
+    }
+}

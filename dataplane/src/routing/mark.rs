@@ -1,0 +1,249 @@
+//! What this process has seen of an endpoint and acts on before the control plane
+//! has spoken.
+//!
+//! ```text
+//!                 429, 529, 503 + retry-after
+//!        +-----------------------------------------+
+//!        |                                         v
+//!      Clear <--- success, chosen after it --- Paused (until)
+//!      |   ^                                       |
+//!      |   | success, chosen after it              | no head, no connection,
+//!      |   | (a 2xx head, if it was for want       | or max_failures reached
+//!      |   |  of a head)                           v
+//!      |   +----------------------------- Suspended (until, then one trial at a time)
+//!      |                                           |  trial fails: twice as long,
+//!      |  no head, no connection,                  |  5 s to 60 s
+//!      +-- or max_failures reached --------------> +
+//!
+//!      any --- 401 ---> Rejected: final in this generation
+//! ```
+//!
+//! An outcome is tied to the attempt it came from by the mark's `number`: it grows
+//! with every piece of bad evidence, and an attempt remembers the number at which
+//! it was chosen. A success counts only if nothing bad has been seen since its
+//! attempt was chosen; a parked success that arrives late changes nothing. Bad
+//! evidence always counts, for it is news about now; but only the trial itself
+//! prolongs a suspension, because whatever else fails belongs to the same incident.
+
+use std::time::{Duration, Instant};
+
+use qcc_proto::v1::{Cause, OutcomeClass};
+
+use super::CoolDowns;
+
+/// First suspension. Long enough for the control plane's own check (first due
+/// after 5 s) to have a say.
+const SUSPENSION_FIRST: Duration = Duration::from_secs(5);
+/// Longest suspension: an endpoint that nobody else doubts is tried every minute.
+const SUSPENSION_MAX: Duration = Duration::from_secs(60);
+
+/// What this process knows of one endpoint in one generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// Counts pieces of bad evidence.
+    pub number: u64,
+    /// The number at which the endpoint was last blocked.
+    pub blocked: u64,
+    /// Failures in a row, those of the view included.
+    pub failures: u32,
+    /// Whether and how the endpoint is kept out of selection.
+    pub block: Block,
+}
+
+/// Whether and how an endpoint is kept out of selection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Block {
+    /// It is not.
+    Clear,
+    /// It asked for a pause.
+    Paused {
+        /// Why.
+        cause: Cause,
+        /// End of the pause.
+        until: Instant,
+    },
+    /// It failed. After `until` one attempt at a time finds out.
+    Suspended {
+        /// Why.
+        cause: Cause,
+        /// End of the suspension.
+        until: Instant,
+        /// How often it has been prolonged.
+        step: u32,
+    },
+    /// The credential was rejected. Nothing but a new generation helps.
+    Rejected,
+}
+
+/// The evidence of one finished attempt.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    /// What it came to.
+    pub class: OutcomeClass,
+    /// What the provider asked for.
+    pub retry_after: Option<Duration>,
+    /// The mark's number when the attempt was chosen.
+    pub chosen_at: u64,
+}
+
+/// What the newest view says, as far as marks depend on it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known<'a> {
+    /// Failures in a row.
+    pub failures: u32,
+    /// Failures in a row that eject.
+    pub failures_max: u32,
+    /// Pauses after back-pressure.
+    pub cool_downs: &'a CoolDowns,
+}
+
+impl Mark {
+    /// Nothing seen yet.
+    pub(crate) const CLEAR: Self = Self {
+        number: 0,
+        blocked: 0,
+        failures: 0,
+        block: Block::Clear,
+    };
+
+    /// Returns the mark after an attempt has finished, or `None` if it stays as it
+    /// is.
+    pub(crate) fn finished(&self, seen: Seen, known: Known<'_>, now: Instant) -> Option<Self> {
+        use OutcomeClass as C;
+        if self.block == Block::Rejected {
+            return None; // Rule 10: nothing that this generation does is news any more.
+        }
+        match seen.class {
+            C::Success => self.succeeded(seen.chosen_at),
+            C::Auth => Some(self.blocked(Block::Rejected)),
+            C::RateLimited => {
+                let wait = wait(seen.retry_after, known.cool_downs.rate_limited, known);
+                Some(self.paused(Cause::RateLimited, now + wait, seen.chosen_at))
+            }
+            C::Overloaded => {
+                let wait = wait(seen.retry_after, known.cool_downs.overloaded, known);
+                Some(self.paused(Cause::Overloaded, now + wait, seen.chosen_at))
+            }
+            C::Timeout => Some(self.suspended(Cause::Timeout, seen.chosen_at, now)),
+            C::Connect => Some(self.suspended(Cause::Connect, seen.chosen_at, now)),
+            C::Forbidden => Some(self.counted(Cause::Forbidden, seen.chosen_at, known, now)),
+            C::ServerError => Some(self.counted(Cause::ServerError, seen.chosen_at, known, now)),
+            C::StreamBroken => Some(self.counted(Cause::StreamBroken, seen.chosen_at, known, now)),
+            // The request's fault, the client's wish, or a class that we do not know.
+            C::Request | C::Cancelled | C::Unspecified => None,
+        }
+    }
+
+    /// Returns the mark after a 2xx head, or `None` if it stays as it is.
+    ///
+    /// A head disproves "no head" and "no connection" at once. Waiting for the end
+    /// of a stream of minutes would keep an endpoint at one request at a time.
+    pub(crate) fn answered(&self, chosen_at: u64) -> Option<Self> {
+        match self.block {
+            Block::Suspended {
+                cause: Cause::Timeout | Cause::Connect,
+                ..
+            } if chosen_at == self.number => Some(Self {
+                block: Block::Clear,
+                ..*self
+            }),
+            Block::Clear | Block::Paused { .. } | Block::Suspended { .. } | Block::Rejected => None,
+        }
+    }
+
+    fn succeeded(&self, chosen_at: u64) -> Option<Self> {
+        let spotless = self.failures == 0 && self.block == Block::Clear;
+        (chosen_at == self.number && !spotless).then_some(Self {
+            failures: 0,
+            block: Block::Clear,
+            ..*self
+        })
+    }
+
+    fn paused(&self, cause: Cause, until: Instant, chosen_at: u64) -> Self {
+        self.blocked(match self.block {
+            Block::Paused { until: old, .. } if old >= until => self.block,
+            // The trial was answered: it is back-pressure now, not silence.
+            Block::Suspended { until: old, .. } if chosen_at == self.number => Block::Paused {
+                cause,
+                until: until.max(old),
+            },
+            Block::Suspended {
+                cause,
+                until: old,
+                step,
+            } => Block::Suspended {
+                cause,
+                until: until.max(old),
+                step,
+            },
+            Block::Clear | Block::Paused { .. } => Block::Paused { cause, until },
+            Block::Rejected => Block::Rejected,
+        })
+    }
+
+    fn suspended(&self, cause: Cause, chosen_at: u64, now: Instant) -> Self {
+        self.blocked(match self.block {
+            Block::Clear => Block::Suspended {
+                cause,
+                until: now + SUSPENSION_FIRST,
+                step: 0,
+            },
+            Block::Paused { until, .. } => Block::Suspended {
+                cause,
+                until: until.max(now + SUSPENSION_FIRST),
+                step: 0,
+            },
+            Block::Suspended { until, step, .. } if chosen_at == self.number => {
+                let step = step.saturating_add(1);
+                Block::Suspended {
+                    cause,
+                    until: until.max(now + suspension(step)),
+                    step,
+                }
+            }
+            Block::Suspended { .. } => self.block, // The same incident.
+            Block::Rejected => Block::Rejected,
+        })
+    }
+
+    /// Counts a failure that does not eject by itself.
+    ///
+    /// The view's count includes what we reported ourselves, so the larger of both
+    /// is what is known to have happened in a row; their sum would count twice.
+    fn counted(&self, cause: Cause, chosen_at: u64, known: Known<'_>, now: Instant) -> Self {
+        let failures = self.failures.max(known.failures).saturating_add(1);
+        let trial = matches!(self.block, Block::Suspended { .. });
+        let next = if failures >= known.failures_max || trial {
+            self.suspended(cause, chosen_at, now)
+        } else {
+            Self {
+                number: self.number + 1,
+                ..*self
+            }
+        };
+        Self { failures, ..next }
+    }
+
+    fn blocked(&self, block: Block) -> Self {
+        let number = self.number + 1;
+        Self {
+            number,
+            blocked: number,
+            failures: self.failures,
+            block,
+        }
+    }
+}
+
+/// Returns how long to stay away after back-pressure. Only what the provider asks
+/// for is capped: the cool-downs are the operator's own words.
+fn wait(asked: Option<Duration>, default: Duration, known: Known<'_>) -> Duration {
+    asked.map_or(default, |asked| asked.min(known.cool_downs.max))
+}
+
+fn suspension(step: u32) -> Duration {
+    SUSPENSION_FIRST
+        .saturating_mul(1 << step.min(8))
+        .min(SUSPENSION_MAX)
+}

@@ -1,0 +1,41 @@
+//! Decides which endpoint gets an attempt, and learns from what it came to.
+//!
+//! - [`endpoint`], [`policy`]: what a view says.
+//! - [`table`]: one view in preference order, immutable.
+//! - [`mark`]: what this process has seen itself; the state machine.
+//! - [`live`]: the mark and the in-flight counts, beside the tables.
+//! - [`router`]: the newest table, and who waits for a change.
+//! - [`admission`]: whether an endpoint may be tried now.
+//! - [`selection`]: one client request's way through the endpoints.
+//! - [`attempt`]: one try at one endpoint, from choice to outcome.
+//! - [`reason`]: why an endpoint is not selected.
+//!
+//! This is a core: no I/O, no clock, no logging, and of the wire only its
+//! vocabulary (the enums and [`View`](qcc_proto::v1::View)). Time comes in as `now`,
+//! randomness as a seed. Selection takes no lock: the table is swapped atomically,
+//! marks and counts are atomics.
+//!
+//! A request pins the table that it first selects from, and goes through no other;
+//! but an endpoint that the newest table shuts out is not selected from an older
+//! one either, and marks act on all requests at once.
+
+mod admission;
+mod attempt;
+mod endpoint;
+mod live;
+mod mark;
+mod policy;
+mod reason;
+mod router;
+mod selection;
+mod table;
+
+pub(crate) use attempt::{Attempt, Outcome};
+pub(crate) use endpoint::{Endpoint, Health, Routed};
+pub(crate) use live::Live;
+pub(crate) use mark::{Block, Mark};
+pub(crate) use policy::{ATTEMPTS_MAX, CoolDowns, Policy, Timeouts};
+pub(crate) use reason::{Reason, Unavailable};
+pub(crate) use router::{Router, Update};
+pub(crate) use selection::{Next, Routing};
+pub(crate) use table::{Entry, Table};

@@ -1,0 +1,160 @@
+//! Why an endpoint is not selected, for clients and for people.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use qcc_proto::v1::Cause;
+
+/// When to come back if nothing but a verification can help: its first check is
+/// due after 5 s.
+const RETRY_UNHEALTHY: Duration = Duration::from_secs(5);
+/// When to come back if an operator has to act. Chosen by feel.
+const RETRY_OPERATOR: Duration = Duration::from_secs(30);
+/// When to come back if an attempt has to finish, and the least that is ever said:
+/// `retry-after` counts whole seconds.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+
+/// Why an endpoint is not selected now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// An operator disabled it.
+    Disabled,
+    /// An operator drains it.
+    Draining,
+    /// The view says that it failed.
+    Unhealthy(Cause),
+    /// The view says that it asked for a pause.
+    Degraded {
+        /// Why.
+        cause: Cause,
+        /// Time left.
+        remaining: Duration,
+    },
+    /// It answered 401 to this proxy.
+    Rejected,
+    /// It asked this proxy for a pause.
+    Paused {
+        /// Why.
+        cause: Cause,
+        /// Time left.
+        remaining: Duration,
+    },
+    /// It failed this proxy.
+    Suspended {
+        /// Why.
+        cause: Cause,
+        /// Time left.
+        remaining: Duration,
+    },
+    /// It has not yet succeeded, and as many attempts as allowed find out now.
+    Unproven,
+    /// It comes back from a suspension, and one attempt finds out now.
+    Trial,
+    /// It was deleted, or has a newer generation, since the request began.
+    Superseded,
+}
+
+impl Reason {
+    /// Returns when it may end by itself, if that is known.
+    pub(crate) fn remaining(&self) -> Option<Duration> {
+        match *self {
+            Self::Degraded { remaining, .. }
+            | Self::Paused { remaining, .. }
+            | Self::Suspended { remaining, .. } => Some(remaining),
+            Self::Disabled
+            | Self::Draining
+            | Self::Unhealthy(_)
+            | Self::Rejected
+            | Self::Unproven
+            | Self::Trial
+            | Self::Superseded => None,
+        }
+    }
+
+    /// Returns whether it ends when an attempt in flight does.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self, Self::Unproven | Self::Trial)
+    }
+
+    /// Returns when a client had best come back.
+    fn retry_after(&self) -> Duration {
+        match *self {
+            Self::Degraded { remaining, .. }
+            | Self::Paused { remaining, .. }
+            | Self::Suspended { remaining, .. } => remaining,
+            Self::Unproven | Self::Trial | Self::Superseded => RETRY_MIN,
+            Self::Unhealthy(_) | Self::Rejected => RETRY_UNHEALTHY,
+            Self::Disabled | Self::Draining => RETRY_OPERATOR,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Disabled => f.write_str("disabled"),
+            Self::Draining => f.write_str("draining"),
+            Self::Unhealthy(cause) => write!(f, "unhealthy: {}", words(cause)),
+            Self::Degraded { cause, remaining } | Self::Paused { cause, remaining } => {
+                write!(f, "{} for {}", words(cause), seconds(remaining))
+            }
+            Self::Rejected => f.write_str("credential rejected here"),
+            Self::Suspended { cause, remaining } => {
+                write!(
+                    f,
+                    "{} here, next try in {}",
+                    words(cause),
+                    seconds(remaining)
+                )
+            }
+            Self::Unproven => f.write_str("busy: unproven, first attempts in flight"),
+            Self::Trial => f.write_str("busy: trial in flight"),
+            Self::Superseded => f.write_str("changed while the request ran"),
+        }
+    }
+}
+
+/// Why nothing can be selected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unavailable {
+    /// Each endpoint's reason, in the order of names.
+    pub reasons: Vec<(Arc<str>, Reason)>,
+    /// The earliest real chance, as far as this process can tell. At least 1 s.
+    pub retry_after: Duration,
+}
+
+impl Unavailable {
+    /// Collects the reasons of all endpoints.
+    pub(crate) fn new(reasons: Vec<(Arc<str>, Reason)>) -> Self {
+        let retry_after = reasons
+            .iter()
+            .map(|(_, reason)| reason.retry_after())
+            .min()
+            .unwrap_or(RETRY_OPERATOR) // No endpoint at all: somebody has to add one.
+            .max(RETRY_MIN);
+        Self {
+            reasons,
+            retry_after,
+        }
+    }
+}
+
+fn words(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Unspecified => "unknown cause",
+        Cause::Auth => "auth",
+        Cause::Forbidden => "forbidden",
+        Cause::RateLimited => "rate limited",
+        Cause::Overloaded => "overloaded",
+        Cause::ServerError => "server errors",
+        Cause::Timeout => "no answer in time",
+        Cause::Connect => "no connection",
+        Cause::StreamBroken => "broken streams",
+        Cause::CheckFailed => "check failed",
+        Cause::Operator => "ejected by an operator",
+    }
+}
+
+/// Prints whole seconds, rounded up: "0s" would be a promise.
+fn seconds(duration: Duration) -> String {
+    format!("{}s", duration.as_millis().div_ceil(1000).max(1))
+}

@@ -1,0 +1,118 @@
+//! The newest table, and who waits for a change.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use arc_swap::{ArcSwapOption, Guard};
+use qcc_proto::v1::View;
+use tokio::sync::{Notify, futures::Notified};
+
+use super::{Policy, Routed, Routing, Table};
+use crate::{counters::Counters, reports::Outbox};
+
+/// Hands out [`Routing`]s. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub(crate) struct Router {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    table: ArcSwapOption<Table>,
+    wake: Notify,
+    seeds: AtomicU64,
+    counters: Arc<Counters>,
+    outbox: Arc<Outbox>,
+}
+
+/// A new view to route by.
+#[derive(Debug)]
+pub(crate) struct Update {
+    /// The view.
+    pub view: View,
+    /// The cluster's policy.
+    pub policy: Arc<Policy>,
+    /// Its endpoints.
+    pub endpoints: Vec<Arc<Routed>>,
+    /// The view comes from a registry that has forgotten the one before: its
+    /// generations mean something else. What was seen so far is void.
+    pub reset: bool,
+}
+
+impl Router {
+    /// Returns a router without a view. The seed decides every weighted choice.
+    pub(crate) fn new(seed: u64, counters: Arc<Counters>, outbox: Arc<Outbox>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                table: ArcSwapOption::empty(),
+                wake: Notify::new(),
+                seeds: AtomicU64::new(seed),
+                counters,
+                outbox,
+            }),
+        }
+    }
+
+    /// Begins to route one client request. `None`: there is no view yet.
+    pub(crate) fn begin(&self) -> Option<Routing> {
+        let table = self.table()?;
+        let seed = (self.shared.seeds).fetch_add(SEED_STEP, Ordering::Relaxed);
+        Some(Routing::new(self.clone(), table, seed))
+    }
+
+    /// Completes when something may have become selectable: a new table, a place at
+    /// a busy endpoint, a mark that was cleared. The end of a pause is not told;
+    /// [`Next::Wait`](super::Next::Wait) says when it is.
+    ///
+    /// Make the future *before* asking [`Routing::next`]: it completes for every
+    /// change since it was made, polled or not.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.shared.wake.notified()
+    }
+
+    /// Makes a view the one that requests are routed by.
+    pub(crate) fn publish(&self, update: Update) {
+        let previous = self.table();
+        let life = previous.as_ref().map_or(0, |table| table.life());
+        let life = life + u64::from(update.reset);
+        let table = Table::build(
+            update.view,
+            life,
+            update.policy,
+            update.endpoints,
+            previous.as_deref(),
+        );
+        self.shared.table.store(Some(Arc::new(table)));
+        self.wake();
+    }
+
+    /// Returns the newest table.
+    pub(crate) fn table(&self) -> Option<Arc<Table>> {
+        self.shared.table.load_full()
+    }
+
+    /// Returns the newest table, for a moment's look.
+    pub(super) fn newest(&self) -> Guard<Option<Arc<Table>>> {
+        self.shared.table.load()
+    }
+
+    /// Returns the counts of this process.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Returns where reports go.
+    pub(super) fn outbox(&self) -> &Outbox {
+        &self.shared.outbox
+    }
+
+    /// Tells waiting requests to look again.
+    pub(super) fn wake(&self) {
+        self.shared.wake.notify_waiters();
+    }
+}
+
+/// Odd, so that all seeds differ: the golden ratio's fraction, as splitmix64 has it.
+pub(super) const SEED_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
