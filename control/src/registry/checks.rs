@@ -1,0 +1,333 @@
+//! Checks: when one is due, that there is never a second, and what its verdict does.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ApiFlavor, ApiKey, Blame, Cause, Check, CheckKind, Clock, CredentialScheme, Evidence, Facts,
+    Generation, Health, OutcomeClass, Policy, Witness,
+    endpoint::{AdminState, Endpoint, Turn},
+    policy::{LONG_PAUSE, VerificationSchedule},
+};
+
+/// Names one check in one life of the control plane.
+pub type CheckId = u64;
+
+/// A check to be done, with everything that doing it needs.
+#[derive(Debug, Clone)]
+pub struct CheckOrder {
+    /// Comes back with the verdict.
+    pub id: CheckId,
+    /// The endpoint.
+    pub endpoint: super::EndpointName,
+    /// Where to ask.
+    pub base_url: String,
+    /// With which credential.
+    pub api_key: Option<ApiKey>,
+    /// And where to put it.
+    pub credential_scheme: CredentialScheme,
+    /// In which words.
+    pub api: ApiFlavor,
+    /// What to ask.
+    pub check: Check,
+}
+
+/// What a check saw.
+#[derive(Debug, Clone)]
+pub struct Verdict {
+    /// It answered as it should.
+    pub passed: bool,
+    /// The facts.
+    pub facts: Facts,
+}
+
+/// What a verdict did, for whoever asked for the check.
+#[derive(Debug, Clone)]
+pub struct Conclusion {
+    /// The check passed and that counted.
+    pub passed: bool,
+    /// What it saw.
+    pub evidence: Evidence,
+}
+
+/// An endpoint's planned and running checks, and what they have cost.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Checks {
+    /// When the next one is due; `None` while one runs or none is planned.
+    pub due: Option<Clock>,
+    /// Checks in a row, in this generation, that did not pass.
+    pub failed: u32,
+    /// The one in flight. It does not outlive the process.
+    #[serde(skip)]
+    pub running: Option<RunningCheck>,
+    /// An operator asked for the next one: neither hold nor budget applies.
+    #[serde(skip)]
+    wanted: bool,
+    /// None is planned before this.
+    held: Clock,
+    budget: Budget,
+}
+
+/// A check in flight.
+#[derive(Debug, Clone, Copy)]
+pub struct RunningCheck {
+    /// Its id.
+    pub id: CheckId,
+    started: Clock,
+    /// A failure arrived meanwhile: it wins over a success of this check.
+    contradicted: bool,
+}
+
+/// Checks in the present hour.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct Budget {
+    hour: Clock,
+    spent: u32,
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+impl Checks {
+    /// Drops plans, and gives up a running check.
+    pub(super) fn forget(&mut self) {
+        self.due = None;
+        self.failed = 0;
+        self.disown();
+        self.wanted = false;
+        self.held = Clock::default();
+    }
+
+    /// Gives up a running check: its verdict finds no taker.
+    pub(super) fn disown(&mut self) {
+        self.running = None;
+    }
+
+    /// Plans no check before `until`.
+    pub(super) fn hold(&mut self, until: Clock) {
+        self.held = self.held.max(until);
+    }
+
+    /// Notes that a failure arrived. It wins over the success of a running check.
+    pub(super) fn contradict(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.contradicted = true;
+        }
+    }
+
+    /// Makes the next check due now.
+    pub(super) fn hasten(&mut self, now: Clock) {
+        if self.running.is_none() {
+            self.due = Some(self.due.map_or(now, |due| due.min(now)));
+        }
+    }
+
+    /// Makes the next check due now, whatever it costs.
+    pub(super) fn demand(&mut self, now: Clock) {
+        self.hasten(now);
+        self.wanted = true;
+    }
+}
+
+/// What came of a due check.
+pub(super) enum Due {
+    /// Do it.
+    Run(Box<CheckOrder>),
+    /// Nobody is asked: the time is up, and that is all there is to it.
+    Elapsed,
+    /// Not now; another time is planned, or none.
+    Later,
+}
+
+impl Endpoint {
+    /// Returns the check in force.
+    pub fn check<'a>(&'a self, policy: &'a Policy) -> &'a Check {
+        self.spec.check.as_ref().unwrap_or(&policy.check)
+    }
+
+    /// Plans the next check, given that something relevant happened just now.
+    pub(super) fn plan_check(&mut self, policy: &Policy, now: Clock) {
+        if self.checks.running.is_some() {
+            return; // Its verdict plans the next.
+        }
+        let asks = self.check(policy).kind != CheckKind::None;
+        let backoff = self.backoff(&policy.verification);
+        self.checks.due = match (&self.health, self.spec.admin_state) {
+            (_, AdminState::Disabled) => None,
+            (Health::Unhealthy(_), _) => Some(now.after(backoff)),
+            (Health::Unknown { .. }, _) if asks && self.checks.failed == 0 => Some(now),
+            (Health::Unknown { .. }, _) if asks => Some(now.after(backoff)),
+            (Health::Healthy { .. }, _) if asks && !self.suspects.is_empty() => {
+                Some(if self.checks.failed == 0 {
+                    now
+                } else {
+                    now.after(backoff)
+                })
+            }
+            (Health::Degraded { until, .. }, _) if asks && until.since(now) > LONG_PAUSE => {
+                Some(now.after(LONG_PAUSE.max(policy.verification.max)))
+            }
+            (Health::Unknown { .. } | Health::Healthy { .. } | Health::Degraded { .. }, _) => None,
+        };
+        self.checks.due = self.checks.due.map(|due| due.max(self.checks.held));
+    }
+
+    /// Returns the wait before the next check: doubled for each that failed, a
+    /// little less for some than for others so that a fleet's checks spread.
+    fn backoff(&self, schedule: &VerificationSchedule) -> Duration {
+        let longest = match self.health.cause() {
+            Some(Cause::Auth) => schedule.auth_max, // A rejected key seldom comes back by itself.
+            _ => schedule.max,
+        };
+        let doubled = schedule
+            .first
+            .saturating_mul(1 << self.checks.failed.min(20));
+        let thousandths = 800 + jitter(self.generation, self.checks.failed) % 200;
+        doubled.min(longest).mul_f64(thousandths as f64 / 1000.0)
+    }
+
+    /// Starts the check that is due.
+    pub(super) fn start_check(&mut self, id: CheckId, policy: &Policy, turn: Turn) -> Due {
+        let now = turn.now.clock;
+        self.checks.due = None;
+        if self.spec.admin_state == AdminState::Disabled {
+            return Due::Later;
+        }
+        let check = self.check(policy).clone();
+        if check.kind == CheckKind::None {
+            return Due::Elapsed;
+        }
+        let wanted = std::mem::take(&mut self.checks.wanted);
+        let budget = &mut self.checks.budget;
+        if budget.spent == 0 || now.since(budget.hour) >= HOUR {
+            *budget = Budget {
+                hour: now,
+                spent: 0,
+            };
+        }
+        if budget.spent >= policy.verification.per_hour_max && !wanted {
+            self.checks.due = Some(budget.hour.after(HOUR));
+            return Due::Later;
+        }
+        budget.spent = budget.spent.saturating_add(1);
+        self.checks.running = Some(RunningCheck {
+            id,
+            started: now,
+            contradicted: false,
+        });
+        Due::Run(Box::new(CheckOrder {
+            id,
+            endpoint: self.spec.name.clone(),
+            base_url: self.spec.base_url.clone(),
+            api_key: self.spec.api_key.clone(),
+            credential_scheme: policy.credential_scheme,
+            api: policy.api,
+            check,
+        }))
+    }
+
+    /// Applies a verdict. Returns `None` if it is void: the check was disowned.
+    /// `recovered` is the generation to begin if the endpoint comes back by it.
+    pub(super) fn conclude(
+        &mut self,
+        id: CheckId,
+        verdict: Verdict,
+        policy: &Policy,
+        recovered: Generation,
+        turn: Turn,
+    ) -> Option<Conclusion> {
+        let running = self.checks.running.take_if(|running| running.id == id)?;
+        self.stats.checks += 1;
+        let evidence = Evidence {
+            facts: verdict.facts.bounded(),
+            witness: Witness::Check,
+            view: turn.view,
+            generation: self.generation,
+            observed: turn.now,
+        };
+        let passed = verdict.passed && !running.contradicted;
+        if passed {
+            self.pass(running, recovered, turn);
+        } else if !verdict.passed {
+            self.checks.failed = self.checks.failed.saturating_add(1);
+            self.flunk(&evidence, policy, turn);
+        } else {
+            self.checks.failed = self.checks.failed.saturating_add(1);
+        }
+        self.plan_check(policy, turn.now.clock);
+        Some(Conclusion { passed, evidence })
+    }
+
+    fn pass(&mut self, running: RunningCheck, recovered: Generation, turn: Turn) {
+        self.checks.failed = 0;
+        self.suspects
+            .retain(|(_, reported)| *reported > running.started);
+        match self.health {
+            Health::Unhealthy(_) => {
+                self.regenerate(recovered, Health::Healthy { failures: 0 }, turn);
+            }
+            Health::Unknown { .. } | Health::Healthy { .. } | Health::Degraded { .. } => {
+                self.set_health(Health::Healthy { failures: 0 }, None, turn);
+                self.mark.cleared = turn.view;
+            }
+        }
+    }
+
+    /// Applies what a failed check saw. It is evidence in its own right, by the same
+    /// table as a proxied request's.
+    fn flunk(&mut self, evidence: &Evidence, policy: &Policy, turn: Turn) {
+        let facts = &evidence.facts;
+        if let Health::Unhealthy(incident) = &self.health {
+            let mut incident = incident.clone();
+            incident.cause = match facts.outcome.blame() {
+                Blame::Credential(cause)
+                | Blame::Reporter(cause)
+                | Blame::Endpoint(cause)
+                | Blame::Pause(cause) => cause,
+                Blame::Success | Blame::Nobody => Cause::CheckFailed,
+            };
+            // An incident's evidence is the newest word on it, also for the same cause.
+            self.mark.evidence = Some(evidence.clone());
+            self.set_health(Health::Unhealthy(incident), Some(evidence.clone()), turn);
+            return;
+        }
+        let health = self.health.clone();
+        let health = match facts.outcome.blame() {
+            Blame::Credential(cause) => health.eject(cause, turn.now),
+            // It was reached, understood what was asked, and still answered wrongly.
+            Blame::Success => health.eject(Cause::CheckFailed, turn.now),
+            Blame::Reporter(cause) => {
+                if self.doubted(evidence, policy, turn) {
+                    health.eject(cause, turn.now)
+                } else {
+                    health
+                }
+            }
+            Blame::Endpoint(cause) => health.fail(cause, self.failures_max(policy), turn.now),
+            Blame::Pause(cause) => health.pause(
+                cause,
+                self.pause_end(facts, Duration::ZERO, policy, turn),
+                true,
+            ),
+            // The provider did not like the check itself (no such model or path):
+            // that says nothing about the traffic.
+            Blame::Nobody => health,
+        };
+        if facts.outcome == OutcomeClass::Request {
+            self.mark.evidence = Some(evidence.clone());
+        }
+        self.set_health(health, Some(evidence.clone()), turn);
+    }
+}
+
+/// Returns a number that looks random but follows from its arguments, so that the
+/// same commands give the same state.
+fn jitter(generation: Generation, attempt: u32) -> u64 {
+    let mut z = generation
+        .0
+        .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        .wrapping_add(u64::from(attempt));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,168 @@
+//! One endpoint: what its operator configured, and what is known about it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ApiKey, Check, Clock, ClusterName, EndpointName, Evidence, Generation, Health, Moment, View,
+    Witness, checks::Checks,
+};
+
+/// What an operator configured. Fields are documented on `qcc.v1.Endpoint`.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    pub name: EndpointName,
+    pub cluster: ClusterName,
+    pub base_url: String,
+    /// Stored apart, sealed.
+    #[serde(skip)]
+    pub api_key: Option<ApiKey>,
+    pub priority: u32,
+    pub weight: u32,
+    pub max_failures: Option<u32>,
+    pub timeout: Option<Duration>,
+    pub admin_state: AdminState,
+    pub check: Option<Check>,
+    pub labels: BTreeMap<String, String>,
+    pub allow_plaintext: bool,
+}
+
+/// The operator's wish: an axis that no evidence changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdminState {
+    /// Take part in selection.
+    Enabled,
+    /// Take no new requests.
+    Draining,
+    /// Take no requests and run no checks.
+    Disabled,
+}
+
+/// An endpoint and everything that is known about it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// What its operator configured.
+    pub spec: Arc<Spec>,
+    /// One credential-and-verdict life; older evidence is void.
+    pub generation: Generation,
+    /// Observed health.
+    pub health: Health,
+    /// How that health came to be.
+    pub mark: Mark,
+    /// Whether a proxied request has succeeded in this generation.
+    pub proven: bool,
+    /// Reporters of local-origin evidence that awaits a second opinion, and when
+    /// they reported.
+    pub suspects: Vec<(Witness, Clock)>,
+    /// Planned and running checks.
+    pub checks: Checks,
+    /// Lifetime counts.
+    pub stats: Stats,
+    /// The view that last changed the configuration.
+    pub configured: View,
+    /// The view that last changed anything a reader acts on.
+    pub changed: View,
+    /// When it was created.
+    pub created: Moment,
+    /// When its configuration was last changed.
+    pub updated: Moment,
+}
+
+/// How the present health came to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Since when state and cause have been as they are.
+    pub since: Moment,
+    /// The first view that holds it. A success chosen under an older view is older
+    /// than the mark, and changes nothing.
+    pub view: View,
+    /// The view in which a success last lifted something. Weak evidence chosen under
+    /// an older view is older than that success, and changes nothing.
+    pub cleared: View,
+    /// The facts behind it.
+    pub evidence: Option<Evidence>,
+}
+
+/// Lifetime counts of reported attempts; see `qcc.v1.EndpointStats`.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    pub attempts: u64,
+    pub successes: u64,
+    pub failures: u64,
+    pub throttled: u64,
+    pub stale: u64,
+    pub checks: u64,
+}
+
+/// The moment in which a change is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Turn {
+    /// Now.
+    pub(super) now: Moment,
+    /// The view that will show what is changed now.
+    pub(super) view: View,
+}
+
+impl Endpoint {
+    pub(super) fn new(spec: Spec, generation: Generation, turn: Turn) -> Self {
+        Self {
+            spec: Arc::new(spec),
+            generation,
+            health: Health::Unknown { failures: 0 },
+            mark: Mark {
+                since: turn.now,
+                view: turn.view,
+                cleared: turn.view,
+                evidence: None,
+            },
+            proven: false,
+            suspects: Vec::new(),
+            checks: Checks::default(),
+            stats: Stats::default(),
+            configured: turn.view,
+            changed: turn.view,
+            created: turn.now,
+            updated: turn.now,
+        }
+    }
+
+    /// Begins a new life: what was known stops to count, running checks included.
+    pub(super) fn regenerate(&mut self, generation: Generation, health: Health, turn: Turn) {
+        self.generation = generation;
+        self.proven = false;
+        self.suspects.clear();
+        self.checks.forget();
+        self.health = health;
+        self.mark = Mark {
+            since: turn.now,
+            view: turn.view,
+            cleared: turn.view,
+            evidence: None,
+        };
+        self.changed = turn.view;
+    }
+
+    /// Moves to `health`, recording why if that is news to anybody.
+    pub(super) fn set_health(&mut self, health: Health, evidence: Option<Evidence>, turn: Turn) {
+        if health.acts_like(&self.health) {
+            self.health = health;
+            return;
+        }
+        if !health.same_state(&self.health) {
+            self.mark.since = turn.now;
+        }
+        self.mark.view = turn.view;
+        self.mark.evidence = evidence;
+        self.health = health;
+        self.changed = turn.view;
+    }
+
+    /// Returns the text that identifies this configuration (AIP-154).
+    pub fn etag(&self) -> String {
+        self.configured.to_string()
+    }
+}

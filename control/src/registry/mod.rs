@@ -1,0 +1,526 @@
+//! The registry: the truth about endpoints, and every rule by which it changes.
+//!
+//! It is told the time, takes values and returns values. It does no I/O, spawns
+//! nothing, logs nothing and knows no wire types: the same calls give the same state.
+//! One task owns it (`actor`) and works in turns:
+//!
+//! 1. apply any number of commands and [`Registry::advance`] the time,
+//! 2. [`Registry::settle`]: learn what to store, what to publish and what to do,
+//! 3. store, then publish and answer. Nothing is published or acknowledged that a
+//!    crash could take back.
+//!
+//! | module | answers |
+//! | --- | --- |
+//! | [`health`] | how does an endpoint's health move? |
+//! | `observe` | what does a reported outcome do to it? |
+//! | `checks` | when is it checked, and what does the verdict do? |
+//! | `operate` | what may an operator do? |
+//! | `apply` | how is a declared set of resources brought about? |
+//! | `proxies` | which reports were applied before? |
+//! | `requests` | which requests were answered before? |
+//! | `snapshot` | what do readers see? |
+
+mod apply;
+mod checks;
+mod endpoint;
+mod evidence;
+mod health;
+mod names;
+mod observe;
+mod operate;
+mod policy;
+#[cfg(test)]
+mod properties;
+mod proxies;
+mod requests;
+mod secret;
+mod snapshot;
+mod time;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use imbl::OrdMap;
+use serde::{Deserialize, Serialize};
+
+pub use apply::{Action, Change, Declaration, DeclaredEndpoint, Resource};
+pub use checks::{CheckId, CheckOrder, Conclusion, Verdict};
+pub use endpoint::{AdminState, Endpoint, Mark, Spec, Stats};
+pub use evidence::{Blame, Cause, Evidence, Facts, OutcomeClass, Witness};
+pub use health::{Health, Incident};
+pub use names::{ClusterName, EndpointName, InvalidName, NAME_RULE};
+pub use observe::{Observation, Outcome};
+pub use operate::{Answer, Error, KeyChange, Mutation};
+pub use policy::{
+    ApiFlavor, CHECK_MAX_TOKENS, CHECK_TIMEOUT, Check, CheckKind, CoolDowns, CredentialScheme,
+    Policy, Timeouts, VerificationSchedule,
+};
+pub use proxies::{ProxyId, ProxyKey, ProxyRecord, Receipt, ReportBatch, ReportCounts};
+pub use requests::{Request, RequestRecord};
+pub use secret::ApiKey;
+pub use snapshot::{Publication, Snapshot};
+pub use time::{Clock, Moment};
+
+use endpoint::Turn;
+use requests::Requests;
+
+/// One version of the published state. Ordered by term, then revision.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct View {
+    /// One life of the control plane.
+    pub term: u64,
+    /// Counts published changes; never falls.
+    pub revision: u64,
+}
+
+/// One credential-and-verdict life of an endpoint. Drawn from one counter, so that a
+/// name that is deleted and created again never meets its own past.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Generation(pub u64);
+
+/// A named set of interchangeable endpoints.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Its rules.
+    pub policy: Policy,
+    /// The view that last changed it.
+    pub configured: View,
+    /// When it was created.
+    pub created: Moment,
+    /// When it was last changed.
+    pub updated: Moment,
+}
+
+/// The failure queue's lifetime counters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueTotals {
+    /// Incidents that entered.
+    pub failed: u64,
+    /// Checks of queued endpoints that ended.
+    pub verified: u64,
+    /// Checks that brought one back.
+    pub recovered: u64,
+    /// Checks after which it stayed.
+    pub still_failed: u64,
+}
+
+/// Single numbers that survive a restart.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Meta {
+    /// The last published revision.
+    pub revision: u64,
+    /// The last generation drawn.
+    pub generation: Generation,
+    /// The registry's clock.
+    pub clock: Clock,
+    /// The queue's counters.
+    pub totals: QueueTotals,
+    /// Salt of key fingerprints.
+    pub salt: Vec<u8>,
+}
+
+/// Everything that a store keeps, as it was read back.
+#[derive(Debug, Clone, Default)]
+pub struct Saved {
+    /// Single numbers; `None` for a new store.
+    pub meta: Option<Meta>,
+    /// Clusters.
+    pub clusters: BTreeMap<ClusterName, Cluster>,
+    /// Endpoints.
+    pub endpoints: BTreeMap<EndpointName, Endpoint>,
+    /// Data planes.
+    pub proxies: BTreeMap<ProxyKey, ProxyRecord>,
+    /// Answered requests.
+    pub requests: BTreeMap<Arc<str>, RequestRecord>,
+}
+
+/// Something to do outside.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    /// Run a check and bring back its verdict.
+    Check(Box<CheckOrder>),
+    /// An endpoint moved to another state; for the log.
+    Moved {
+        /// The endpoint.
+        endpoint: EndpointName,
+        /// Its health now.
+        health: Health,
+        /// Its generation now.
+        generation: Generation,
+    },
+}
+
+/// What a turn came to.
+#[derive(Debug, Default)]
+pub struct Settlement {
+    /// What to store before anything else happens.
+    pub dirty: Dirty,
+    /// What to do afterwards.
+    pub effects: Vec<Effect>,
+    /// Names whose published state differs; empty if no new view was made.
+    pub publication: Option<Publication>,
+}
+
+/// What differs from the store.
+#[derive(Debug, Clone, Default)]
+pub struct Dirty {
+    /// Anything at all, the single numbers included.
+    pub any: bool,
+    /// Clusters, deleted ones included.
+    pub clusters: BTreeSet<ClusterName>,
+    /// Endpoints, deleted ones included.
+    pub endpoints: BTreeSet<EndpointName>,
+    /// Data planes, forgotten ones included.
+    pub proxies: BTreeSet<ProxyKey>,
+    /// Answered requests, forgotten ones included.
+    pub requests: BTreeSet<Arc<str>>,
+}
+
+/// The state and its rules.
+///
+/// Cloning is cheap: large maps share their nodes. That is how a dry run and an
+/// all-or-nothing change are done.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    term: u64,
+    meta: Meta,
+    clusters: OrdMap<ClusterName, Arc<Cluster>>,
+    endpoints: OrdMap<EndpointName, Arc<Endpoint>>,
+    proxies: BTreeMap<ProxyKey, ProxyRecord>,
+    requests: Requests,
+    report_counts: ReportCounts,
+    /// Planned checks by due time.
+    due: BTreeSet<(Clock, EndpointName)>,
+    last_check: CheckId,
+    dirty: Dirty,
+    publication: Publication,
+    effects: Vec<Effect>,
+}
+
+impl Registry {
+    /// Takes up what was saved, in a new term. `salt` is used if none was saved.
+    pub fn new(term: u64, saved: Saved, salt: Vec<u8>, now: Moment) -> Self {
+        let fresh = saved.meta.is_none();
+        let mut registry = Self {
+            term,
+            meta: saved.meta.unwrap_or(Meta {
+                salt,
+                ..Meta::default()
+            }),
+            clusters: saved
+                .clusters
+                .into_iter()
+                .map(|(name, c)| (name, Arc::new(c)))
+                .collect(),
+            endpoints: saved
+                .endpoints
+                .into_iter()
+                .map(|(name, e)| (name, Arc::new(e)))
+                .collect(),
+            proxies: saved.proxies,
+            requests: Requests::new(saved.requests),
+            report_counts: ReportCounts::default(),
+            due: BTreeSet::new(),
+            last_check: 0,
+            dirty: Dirty::default(),
+            publication: Publication::default(),
+            effects: Vec::new(),
+        };
+        let turn = registry.turn(now);
+        if fresh {
+            registry.insert_cluster(ClusterName::default_cluster(), Policy::default(), turn);
+        }
+        registry.due = registry
+            .endpoints
+            .values()
+            .filter_map(|endpoint| Some((endpoint.checks.due?, endpoint.spec.name.clone())))
+            .collect();
+        // A check that was in flight died with its process.
+        let names: Vec<_> = registry.endpoints.keys().cloned().collect();
+        for name in names {
+            registry.touch(&name, turn, |endpoint, policy, turn| {
+                if endpoint.checks.due.is_none() {
+                    endpoint.plan_check(policy, turn.now.clock);
+                }
+            });
+        }
+        registry
+    }
+
+    /// Returns the view that readers see now.
+    pub fn view(&self) -> View {
+        View {
+            term: self.term,
+            revision: self.meta.revision,
+        }
+    }
+
+    /// Returns the registry's clock as it was last told.
+    pub fn clock(&self) -> Clock {
+        self.meta.clock
+    }
+
+    /// Returns when [`Registry::advance`] has something to do next.
+    pub fn poll_timeout(&self) -> Option<Clock> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// Starts every check whose time has come.
+    pub fn advance(&mut self, now: Moment) {
+        let turn = self.turn(now);
+        while let Some((_, name)) = self
+            .due
+            .first()
+            .filter(|(due, _)| *due <= now.clock)
+            .cloned()
+        {
+            self.start_check(&name, turn);
+        }
+    }
+
+    /// Ends the turn: a new revision if anything changed that readers act on.
+    pub fn settle(&mut self) -> Settlement {
+        if !self.publication.is_empty() {
+            self.meta.revision += 1;
+            self.dirty.any = true;
+        }
+        let publication = std::mem::take(&mut self.publication);
+        Settlement {
+            dirty: std::mem::take(&mut self.dirty),
+            effects: std::mem::take(&mut self.effects),
+            publication: (!publication.is_empty()).then_some(publication),
+        }
+    }
+
+    /// Applies a batch of outcomes; each takes effect once, however often it comes.
+    pub fn report(&mut self, proxy: &ProxyKey, batch: ReportBatch, now: Moment) -> Receipt {
+        let turn = self.turn(now);
+        let witnesses = proxies::connected(&self.proxies);
+        let record = self.proxies.entry(proxy.clone()).or_default();
+        let Some(duplicates) = record.duplicates(&batch) else {
+            return Receipt {
+                acknowledged: record.applied,
+                gap: true,
+            };
+        };
+        let sent = batch.outcomes.len() as u64;
+        let duplicates = duplicates.min(sent);
+        let last = batch.first_sequence.saturating_add(sent).saturating_sub(1);
+        record.heard = now.clock;
+        let acknowledged = record.applied.max(last);
+        if acknowledged > record.applied {
+            record.applied = acknowledged;
+            self.dirty.any = true;
+            self.dirty.proxies.insert(proxy.clone());
+            self.report_counts.dropped = self.report_counts.dropped.saturating_add(batch.dropped);
+            self.forget_silent_proxies();
+        }
+        self.report_counts.duplicate += duplicates;
+        let witness = Witness::Proxy(proxy.id.clone());
+        for outcome in batch.outcomes.into_iter().skip(duplicates as usize) {
+            let observation = EndpointName::try_from(outcome.endpoint.as_str())
+                .ok()
+                .filter(|_| outcome.view < turn.view) // Nobody can have seen a later one.
+                .and_then(|name| {
+                    self.touch(&name, turn, |endpoint, policy, turn| {
+                        endpoint.observe(outcome, witness.clone(), witnesses, policy, turn)
+                    })
+                });
+            match observation {
+                Some(Observation::Applied) => self.report_counts.applied += 1,
+                Some(Observation::Stale) => self.report_counts.stale += 1,
+                None => self.report_counts.unknown_endpoint += 1,
+            }
+        }
+        Receipt {
+            acknowledged,
+            gap: false,
+        }
+    }
+
+    /// Notes a data plane's new stream, and returns what of its reports was applied.
+    pub fn connect(&mut self, proxy: &ProxyKey, now: Moment) -> Receipt {
+        let record = self.proxies.entry(proxy.clone()).or_default();
+        record.connections += 1;
+        record.heard = now.clock;
+        let acknowledged = record.applied;
+        self.forget_silent_proxies();
+        Receipt {
+            acknowledged,
+            gap: false,
+        }
+    }
+
+    /// Notes the end of a data plane's stream.
+    pub fn disconnect(&mut self, proxy: &ProxyKey) {
+        if let Some(record) = self.proxies.get_mut(proxy) {
+            record.connections = record.connections.saturating_sub(1);
+        }
+    }
+
+    /// Applies a check's verdict. Returns `None` if it is void, because the endpoint
+    /// or its generation is gone.
+    pub fn conclude(
+        &mut self,
+        endpoint: &EndpointName,
+        check: CheckId,
+        verdict: Verdict,
+        now: Moment,
+    ) -> Option<Conclusion> {
+        let turn = self.turn(now);
+        let queued = self.endpoints.get(endpoint)?.health.incident().is_some();
+        let recovered = self.draw_generation();
+        let conclusion = self.touch(endpoint, turn, |endpoint, policy, turn| {
+            endpoint.conclude(check, verdict, policy, recovered, turn)
+        })??;
+        if queued {
+            self.count_verdict(conclusion.passed);
+        }
+        Some(conclusion)
+    }
+
+    fn start_check(&mut self, name: &EndpointName, turn: Turn) {
+        self.last_check += 1;
+        let id = self.last_check;
+        let due = self.touch(name, turn, |endpoint, policy, turn| {
+            endpoint.start_check(id, policy, turn)
+        });
+        match due {
+            Some(checks::Due::Run(order)) => self.effects.push(Effect::Check(order)),
+            Some(checks::Due::Elapsed) => self.elapse(name, turn),
+            Some(checks::Due::Later) | None => {}
+        }
+    }
+
+    /// The check `none`: the time is up, and a few requests may find out.
+    fn elapse(&mut self, name: &EndpointName, turn: Turn) {
+        let queued = self
+            .endpoints
+            .get(name)
+            .is_some_and(|e| e.health.incident().is_some());
+        if queued {
+            self.count_verdict(true);
+            self.begin_generation(name, turn);
+        }
+    }
+
+    fn count_verdict(&mut self, passed: bool) {
+        let totals = &mut self.meta.totals;
+        totals.verified += 1;
+        if passed {
+            totals.recovered += 1;
+        } else {
+            totals.still_failed += 1;
+        }
+        self.dirty.any = true;
+    }
+
+    /// Begins a new generation about which nothing is known.
+    fn begin_generation(&mut self, name: &EndpointName, turn: Turn) {
+        let generation = self.draw_generation();
+        self.touch(name, turn, |endpoint, policy, turn| {
+            endpoint.regenerate(generation, Health::Unknown { failures: 0 }, turn);
+            endpoint.plan_check(policy, turn.now.clock);
+        });
+    }
+
+    fn draw_generation(&mut self) -> Generation {
+        self.meta.generation.0 += 1;
+        self.dirty.any = true;
+        self.meta.generation
+    }
+
+    fn turn(&mut self, now: Moment) -> Turn {
+        self.meta.clock = self.meta.clock.max(now.clock);
+        let view = View {
+            term: self.term,
+            revision: self.meta.revision + 1,
+        };
+        Turn {
+            now: Moment {
+                clock: self.meta.clock,
+                ..now
+            },
+            view,
+        }
+    }
+
+    /// Changes one endpoint and keeps everything that depends on it in step: the
+    /// order of due checks, the counters, what to store and what to publish. The only
+    /// way to change an endpoint.
+    fn touch<T>(
+        &mut self,
+        name: &EndpointName,
+        turn: Turn,
+        change: impl FnOnce(&mut Endpoint, &Policy, Turn) -> T,
+    ) -> Option<T> {
+        let shared = self.endpoints.get_mut(name)?;
+        let cluster = self.clusters.get(&shared.spec.cluster)?.clone();
+        let endpoint = Arc::make_mut(shared);
+        let (due, queued) = (endpoint.checks.due, endpoint.health.incident().is_some());
+        let was = (
+            endpoint.generation,
+            std::mem::discriminant(&endpoint.health),
+        );
+        let result = change(endpoint, &cluster.policy, turn);
+        if endpoint.checks.due != due {
+            if let Some(due) = due {
+                self.due.remove(&(due, name.clone()));
+            }
+            if let Some(due) = endpoint.checks.due {
+                self.due.insert((due, name.clone()));
+            }
+        }
+        if !queued && endpoint.health.incident().is_some() {
+            self.meta.totals.failed += 1;
+        }
+        if was
+            != (
+                endpoint.generation,
+                std::mem::discriminant(&endpoint.health),
+            )
+        {
+            self.effects.push(Effect::Moved {
+                endpoint: name.clone(),
+                health: endpoint.health.clone(),
+                generation: endpoint.generation,
+            });
+        }
+        if endpoint.changed == turn.view {
+            self.publication.endpoints.insert(name.clone());
+        }
+        self.dirty.any = true;
+        self.dirty.endpoints.insert(name.clone());
+        Some(result)
+    }
+
+    fn forget_silent_proxies(&mut self) {
+        if self.proxies.len() <= proxies::INCARNATIONS_MAX {
+            return;
+        }
+        let silent = self
+            .proxies
+            .iter()
+            .filter(|(_, record)| record.connections == 0)
+            .min_by_key(|(_, record)| record.heard)
+            .map(|(key, _)| key.clone());
+        if let Some(key) = silent {
+            self.proxies.remove(&key);
+            self.dirty.any = true;
+            self.dirty.proxies.insert(key);
+        }
+    }
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.term, self.revision)
+    }
+}

@@ -1,0 +1,174 @@
+//! What a reported outcome does to the endpoint that it names.
+//!
+//! Three questions, in this order: is it about this generation, is it newer than
+//! what is known, and who is to blame.
+
+use std::time::Duration;
+
+use super::{
+    Blame, Clock, Evidence, Facts, Health, Policy, View, Witness,
+    endpoint::{Endpoint, Turn},
+};
+
+/// One attempt's outcome, or that of several alike which succeeded.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The endpoint, as the proxy named it.
+    pub endpoint: String,
+    /// The generation that the attempt used.
+    pub generation: super::Generation,
+    /// The view under which it chose the endpoint.
+    pub view: View,
+    /// How many attempts this stands for; at least 1.
+    pub count: u32,
+    /// What it came to.
+    pub facts: Facts,
+    /// How long ago that was when the report left.
+    pub age: Duration,
+}
+
+/// What became of an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Observation {
+    /// It counted.
+    Applied,
+    /// It was older than what is known.
+    Stale,
+}
+
+impl Endpoint {
+    /// Applies an outcome. `witnesses` is the number of proxies that could agree with
+    /// its reporter, the reporter included.
+    pub(super) fn observe(
+        &mut self,
+        outcome: Outcome,
+        witness: Witness,
+        witnesses: usize,
+        policy: &Policy,
+        turn: Turn,
+    ) -> Observation {
+        let count = u64::from(outcome.count);
+        if outcome.generation != self.generation {
+            self.stats.stale += count;
+            return Observation::Stale;
+        }
+        self.stats.attempts += count;
+        let blame = outcome.facts.outcome.blame();
+        match blame {
+            Blame::Success => self.stats.successes += count,
+            Blame::Credential(_) | Blame::Reporter(_) | Blame::Endpoint(_) => {
+                self.stats.failures += count;
+                self.checks.contradict();
+            }
+            Blame::Pause(_) => self.stats.throttled += count,
+            Blame::Nobody => return Observation::Applied,
+        }
+        let evidence = Evidence {
+            facts: outcome.facts.bounded(),
+            witness,
+            view: outcome.view,
+            generation: outcome.generation,
+            observed: turn.now,
+        };
+        let was = self.health.clone();
+        let health = was.clone();
+        let older_than_success = outcome.view < self.mark.cleared;
+        let health = match blame {
+            Blame::Success if outcome.view < self.mark.view => return Observation::Stale,
+            Blame::Success => {
+                self.prove(turn);
+                if health.failures() > 0 || matches!(health, Health::Degraded { .. }) {
+                    self.mark.cleared = turn.view;
+                }
+                health.succeed()
+            }
+            Blame::Credential(cause) => health.eject(cause, turn.now),
+            Blame::Endpoint(_) | Blame::Pause(_) if older_than_success => {
+                return Observation::Stale;
+            }
+            Blame::Endpoint(cause) => health.fail(cause, self.failures_max(policy), turn.now),
+            Blame::Pause(cause) => {
+                let until = self.pause_end(&evidence.facts, outcome.age, policy, turn);
+                health.pause(cause, until, outcome.view >= self.mark.view)
+            }
+            Blame::Reporter(cause) => {
+                // With nobody to disagree, the reporter's word is all there is.
+                if was.incident().is_some()
+                    || self.doubted(&evidence, policy, turn)
+                    || witnesses <= 1
+                {
+                    health.eject(cause, turn.now)
+                } else {
+                    self.checks.hasten(turn.now.clock);
+                    health
+                }
+            }
+            Blame::Nobody => health,
+        };
+        let ejected = was.incident().is_none() && health.incident().is_some();
+        let paused = matches!(health, Health::Degraded { .. }) && !health.acts_like(&was);
+        self.set_health(health, Some(evidence), turn);
+        if ejected {
+            self.suspects.clear();
+            self.checks.failed = 0;
+        }
+        if ejected || paused {
+            self.plan_check(policy, turn.now.clock);
+        }
+        Observation::Applied
+    }
+
+    fn prove(&mut self, turn: Turn) {
+        if !self.proven {
+            self.proven = true;
+            self.changed = turn.view;
+        }
+    }
+
+    /// Notes local-origin evidence. Returns whether that makes two witnesses within
+    /// the window, or the endpoint has nothing that speaks for it against the control
+    /// plane's own check.
+    pub(super) fn doubted(&mut self, evidence: &Evidence, policy: &Policy, turn: Turn) -> bool {
+        let now = turn.now.clock;
+        let window = policy.corroboration_window;
+        self.suspects
+            .retain(|(_, reported)| now.since(*reported) <= window);
+        match self
+            .suspects
+            .iter_mut()
+            .find(|(witness, _)| *witness == evidence.witness)
+        {
+            Some((_, reported)) => *reported = now,
+            None => {
+                self.suspects.push((evidence.witness.clone(), now));
+                self.changed = turn.view;
+            }
+        }
+        let never_worked = matches!(self.health, Health::Unknown { .. });
+        self.suspects.len() >= 2 || (never_worked && evidence.witness == Witness::Check)
+    }
+
+    /// Returns the failures in a row that eject.
+    pub fn failures_max(&self, policy: &Policy) -> u32 {
+        self.spec.max_failures.unwrap_or(policy.max_failures)
+    }
+
+    /// Returns when a pause ends: as the provider asked, capped, or as the policy
+    /// says. `age` is how long ago it asked.
+    pub(super) fn pause_end(
+        &self,
+        facts: &Facts,
+        age: Duration,
+        policy: &Policy,
+        turn: Turn,
+    ) -> Clock {
+        let cool_downs = &policy.cool_downs;
+        let pause = facts.retry_after.unwrap_or(match facts.outcome {
+            super::OutcomeClass::RateLimited => cool_downs.rate_limited,
+            _ => cool_downs.overloaded,
+        });
+        turn.now
+            .clock
+            .after(pause.min(cool_downs.max).saturating_sub(age))
+    }
+}

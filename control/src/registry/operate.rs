@@ -1,0 +1,651 @@
+//! What an operator may do.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ApiKey, CheckKind, Cluster, ClusterName, Endpoint, EndpointName, Evidence, Facts, Health,
+    Moment, OutcomeClass, Policy, Registry, Request, Witness,
+    apply::{Change, Declaration},
+    endpoint::{AdminState, Spec, Turn},
+    requests::Known,
+};
+
+/// A change that an operator asks for.
+#[derive(Debug, Clone)]
+pub enum Mutation {
+    /// Add a cluster.
+    CreateCluster {
+        /// Its name.
+        name: ClusterName,
+        /// Its rules.
+        policy: Policy,
+    },
+    /// Replace a cluster's rules.
+    UpdateCluster {
+        /// Its name.
+        name: ClusterName,
+        /// Its rules.
+        policy: Policy,
+        /// Only if this is its etag.
+        etag: Option<String>,
+    },
+    /// Remove an empty cluster.
+    DeleteCluster {
+        /// Its name.
+        name: ClusterName,
+        /// Only if this is its etag.
+        etag: Option<String>,
+        /// A cluster that does not exist is as good as deleted.
+        allow_missing: bool,
+    },
+    /// Add an endpoint.
+    CreateEndpoint(Spec),
+    /// Replace an endpoint's configuration.
+    UpdateEndpoint {
+        /// The configuration; its key is not looked at.
+        spec: Spec,
+        /// What happens to the key.
+        key: KeyChange,
+        /// Only if this is its etag.
+        etag: Option<String>,
+    },
+    /// Remove an endpoint.
+    DeleteEndpoint {
+        /// Its name.
+        name: EndpointName,
+        /// Only if this is its etag.
+        etag: Option<String>,
+        /// An endpoint that does not exist is as good as deleted.
+        allow_missing: bool,
+    },
+    /// Say whether an endpoint takes part.
+    SetAdminState {
+        /// Its name.
+        name: EndpointName,
+        /// The operator's wish.
+        state: AdminState,
+    },
+    /// Call an endpoint unhealthy.
+    Eject {
+        /// Its name.
+        name: EndpointName,
+        /// For the people who will ask.
+        reason: String,
+        /// No check before this has passed.
+        hold: Duration,
+    },
+    /// Forget what is held against an endpoint.
+    Restore {
+        /// Its name.
+        name: EndpointName,
+    },
+    /// Check an endpoint now.
+    Verify {
+        /// Its name.
+        name: EndpointName,
+    },
+    /// Check queued endpoints now.
+    VerifyFailures {
+        /// Their names; empty for all.
+        names: Vec<EndpointName>,
+    },
+    /// Forget one incident.
+    RemoveFailure {
+        /// The endpoint.
+        name: EndpointName,
+    },
+    /// Forget all incidents.
+    ClearFailures {
+        /// Of this cluster only.
+        cluster: Option<ClusterName>,
+    },
+    /// Bring about a declared set of resources.
+    Apply(Declaration),
+}
+
+/// What happens to an endpoint's key.
+#[derive(Debug, Clone)]
+pub enum KeyChange {
+    /// It stays.
+    Keep,
+    /// It is replaced, or removed.
+    Set(Option<ApiKey>),
+}
+
+/// What a mutation came to. Resources are named, not shown: whoever answers reads
+/// them from the published state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// Nothing more to say.
+    Done,
+    /// This cluster.
+    Cluster(ClusterName),
+    /// This endpoint.
+    Endpoint(EndpointName),
+    /// So many.
+    Count(u32),
+    /// All this.
+    Changes(Vec<Change>),
+}
+
+/// A mutation that was refused. Nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// No such cluster.
+    UnknownCluster(ClusterName),
+    /// No such endpoint.
+    UnknownEndpoint(EndpointName),
+    /// The name is taken.
+    ClusterExists(ClusterName),
+    /// The name is taken.
+    EndpointExists(EndpointName),
+    /// The resource has changed since it was read.
+    EtagMismatch {
+        /// The etag now.
+        current: String,
+    },
+    /// The cluster still has endpoints.
+    ClusterInUse(ClusterName),
+    /// The default cluster cannot be deleted.
+    DefaultCluster,
+    /// The endpoint is not in the failure queue.
+    NotQueued(EndpointName),
+    /// A disabled endpoint is not checked.
+    Disabled(EndpointName),
+    /// The endpoint's check is `none`.
+    NothingToCheck(EndpointName),
+    /// The base URL changes, so its key must be entered again.
+    CredentialNeeded(EndpointName),
+    /// An endpoint cannot move to another cluster.
+    ClusterImmutable(EndpointName),
+    /// The request id was used for another request.
+    RequestIdReused,
+    /// A limit is reached.
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there may be.
+        limit: usize,
+    },
+}
+
+/// Endpoints that a registry holds at most.
+pub(super) const ENDPOINTS_MAX: usize = 20_000;
+
+/// Clusters that a registry holds at most.
+pub(super) const CLUSTERS_MAX: usize = 1_000;
+
+impl Registry {
+    /// Applies a mutation, whole or not at all. A `request` that was answered before
+    /// is answered in the same way again.
+    ///
+    /// # Errors
+    ///
+    /// Says why it was refused; nothing changed then.
+    pub fn mutate(
+        &mut self,
+        mutation: Mutation,
+        request: Option<Request>,
+        now: Moment,
+    ) -> Result<Answer, Error> {
+        let turn = self.turn(now);
+        if let Some(request) = &request {
+            match self.requests.look_up(request, turn.now.clock) {
+                Known::New => {}
+                Known::Answered(answer) => return Ok(answer),
+                Known::Reused => return Err(Error::RequestIdReused),
+            }
+        }
+        let answer = self.apply_mutation(mutation, turn)?;
+        if let Some(request) = request {
+            let changed = self
+                .requests
+                .remember(request, answer.clone(), turn.now.clock);
+            self.dirty.any = true;
+            self.dirty.requests.extend(changed);
+        }
+        Ok(answer)
+    }
+
+    /// Returns what `mutation` would come to, and the state after it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registry::mutate`].
+    pub fn rehearse(&self, mutation: Mutation, now: Moment) -> Result<(Answer, Self), Error> {
+        let mut copy = self.clone();
+        let answer = copy.mutate(mutation, None, now)?;
+        Ok((answer, copy))
+    }
+
+    fn apply_mutation(&mut self, mutation: Mutation, turn: Turn) -> Result<Answer, Error> {
+        match mutation {
+            Mutation::CreateCluster { name, policy } => {
+                self.create_cluster(name.clone(), policy, turn)?;
+                Ok(Answer::Cluster(name))
+            }
+            Mutation::UpdateCluster { name, policy, etag } => {
+                let present = self
+                    .clusters
+                    .get(&name)
+                    .ok_or_else(|| Error::UnknownCluster(name.clone()))?;
+                check_etag(etag, || present.configured.to_string())?;
+                self.replace_policy(&name, policy, turn);
+                Ok(Answer::Cluster(name))
+            }
+            Mutation::DeleteCluster {
+                name,
+                etag,
+                allow_missing,
+            } => {
+                let Some(present) = self.clusters.get(&name) else {
+                    return missing(allow_missing, Error::UnknownCluster(name));
+                };
+                check_etag(etag, || present.configured.to_string())?;
+                self.delete_cluster(&name)?;
+                Ok(Answer::Done)
+            }
+            Mutation::CreateEndpoint(spec) => {
+                let name = spec.name.clone();
+                self.create_endpoint(spec, turn)?;
+                Ok(Answer::Endpoint(name))
+            }
+            Mutation::UpdateEndpoint { spec, key, etag } => {
+                let name = spec.name.clone();
+                let present = self.known(&name)?;
+                check_etag(etag, || present.etag())?;
+                self.replace_spec(spec, key, turn)?;
+                Ok(Answer::Endpoint(name))
+            }
+            Mutation::DeleteEndpoint {
+                name,
+                etag,
+                allow_missing,
+            } => {
+                let Some(present) = self.endpoints.get(&name) else {
+                    return missing(allow_missing, Error::UnknownEndpoint(name));
+                };
+                check_etag(etag, || present.etag())?;
+                self.delete_endpoint(&name);
+                Ok(Answer::Done)
+            }
+            Mutation::SetAdminState { name, state } => {
+                let mut spec = Spec::clone(&self.known(&name)?.spec);
+                spec.admin_state = state;
+                self.replace_spec(spec, KeyChange::Keep, turn)?;
+                Ok(Answer::Endpoint(name))
+            }
+            Mutation::Eject { name, reason, hold } => {
+                self.known(&name)?;
+                self.touch(&name, turn, |endpoint, policy, turn| {
+                    endpoint.eject_by_operator(reason, hold, policy, turn);
+                });
+                Ok(Answer::Endpoint(name))
+            }
+            Mutation::Restore { name } => {
+                self.known(&name)?;
+                self.begin_generation(&name, turn);
+                Ok(Answer::Endpoint(name))
+            }
+            Mutation::Verify { name } => {
+                let endpoint = self.known(&name)?;
+                if endpoint.spec.admin_state == AdminState::Disabled {
+                    return Err(Error::Disabled(name));
+                }
+                let policy = self.clusters.get(&endpoint.spec.cluster).map(|c| &c.policy);
+                if policy.is_some_and(|policy| endpoint.check(policy).kind == CheckKind::None) {
+                    return Err(Error::NothingToCheck(name));
+                }
+                self.demand_check(&name, turn);
+                Ok(Answer::Endpoint(name))
+            }
+            Mutation::VerifyFailures { names } => {
+                let names = if names.is_empty() {
+                    self.queued(None)
+                } else {
+                    names
+                };
+                for name in &names {
+                    self.known_queued(name)?;
+                }
+                let started = names
+                    .iter()
+                    .filter(|name| self.demand_check(name, turn))
+                    .count();
+                Ok(Answer::Count(started as u32))
+            }
+            Mutation::RemoveFailure { name } => {
+                self.known_queued(&name)?;
+                self.begin_generation(&name, turn);
+                Ok(Answer::Endpoint(name))
+            }
+            Mutation::ClearFailures { cluster } => {
+                let names = self.queued(cluster.as_ref());
+                for name in &names {
+                    self.begin_generation(name, turn);
+                }
+                Ok(Answer::Count(names.len() as u32))
+            }
+            Mutation::Apply(declaration) => {
+                let mut next = self.clone();
+                let changes = next.declare(declaration, turn)?;
+                *self = next;
+                Ok(Answer::Changes(changes))
+            }
+        }
+    }
+
+    pub(super) fn create_cluster(
+        &mut self,
+        name: ClusterName,
+        policy: Policy,
+        turn: Turn,
+    ) -> Result<(), Error> {
+        if self.clusters.contains_key(&name) {
+            return Err(Error::ClusterExists(name));
+        }
+        if self.clusters.len() >= CLUSTERS_MAX {
+            return Err(Error::TooMany {
+                what: "clusters",
+                limit: CLUSTERS_MAX,
+            });
+        }
+        self.insert_cluster(name, policy, turn);
+        Ok(())
+    }
+
+    pub(super) fn insert_cluster(&mut self, name: ClusterName, policy: Policy, turn: Turn) {
+        let cluster = Cluster {
+            policy,
+            configured: turn.view,
+            created: turn.now,
+            updated: turn.now,
+        };
+        self.clusters.insert(name.clone(), Arc::new(cluster));
+        self.cluster_changed(name);
+    }
+
+    /// Replaces a cluster's rules. Returns whether they differ.
+    pub(super) fn replace_policy(
+        &mut self,
+        name: &ClusterName,
+        policy: Policy,
+        turn: Turn,
+    ) -> bool {
+        let Some(cluster) = self.clusters.get_mut(name) else {
+            return false;
+        };
+        if cluster.policy == policy {
+            return false;
+        }
+        let cluster = Arc::make_mut(cluster);
+        cluster.policy = policy;
+        cluster.configured = turn.view;
+        cluster.updated = turn.now;
+        self.cluster_changed(name.clone());
+        // What proxies are told of an endpoint has its cluster's values filled in.
+        for member in self.members(name) {
+            self.touch(&member, turn, |endpoint, policy, turn| {
+                endpoint.changed = turn.view;
+                endpoint.plan_check(policy, turn.now.clock);
+            });
+        }
+        true
+    }
+
+    pub(super) fn delete_cluster(&mut self, name: &ClusterName) -> Result<(), Error> {
+        if *name == ClusterName::default_cluster() {
+            return Err(Error::DefaultCluster);
+        }
+        if !self.members(name).is_empty() {
+            return Err(Error::ClusterInUse(name.clone()));
+        }
+        self.clusters.remove(name);
+        self.cluster_changed(name.clone());
+        Ok(())
+    }
+
+    pub(super) fn create_endpoint(&mut self, spec: Spec, turn: Turn) -> Result<(), Error> {
+        let name = spec.name.clone();
+        if self.endpoints.contains_key(&name) {
+            return Err(Error::EndpointExists(name));
+        }
+        if !self.clusters.contains_key(&spec.cluster) {
+            return Err(Error::UnknownCluster(spec.cluster));
+        }
+        if self.endpoints.len() >= ENDPOINTS_MAX {
+            return Err(Error::TooMany {
+                what: "endpoints",
+                limit: ENDPOINTS_MAX,
+            });
+        }
+        let generation = self.draw_generation();
+        self.endpoints.insert(
+            name.clone(),
+            Arc::new(Endpoint::new(spec, generation, turn)),
+        );
+        self.touch(&name, turn, |endpoint, policy, turn| {
+            endpoint.plan_check(policy, turn.now.clock);
+        });
+        Ok(())
+    }
+
+    /// Replaces an endpoint's configuration. Returns the names of the fields that
+    /// differ. Another key or base URL begins a new generation.
+    pub(super) fn replace_spec(
+        &mut self,
+        mut spec: Spec,
+        key: KeyChange,
+        turn: Turn,
+    ) -> Result<Vec<&'static str>, Error> {
+        let name = spec.name.clone();
+        let present = self.known(&name)?.spec.clone();
+        if spec.cluster != present.cluster {
+            return Err(Error::ClusterImmutable(name));
+        }
+        spec.api_key = match key {
+            KeyChange::Set(key) => key,
+            KeyChange::Keep if spec.base_url != present.base_url && present.api_key.is_some() => {
+                return Err(Error::CredentialNeeded(name));
+            }
+            KeyChange::Keep => present.api_key.clone(),
+        };
+        let fields = present.differences(&spec);
+        if fields.is_empty() {
+            return Ok(fields);
+        }
+        let renewed = fields.contains(&"credential") || fields.contains(&"base_url");
+        let generation = if renewed {
+            Some(self.draw_generation())
+        } else {
+            None
+        };
+        self.touch(&name, turn, |endpoint, policy, turn| {
+            let woken = present.admin_state == AdminState::Disabled;
+            let replan = woken || fields.contains(&"admin_state") || fields.contains(&"check");
+            endpoint.spec = Arc::new(spec);
+            endpoint.configured = turn.view;
+            endpoint.changed = turn.view;
+            endpoint.updated = turn.now;
+            if let Some(generation) = generation {
+                endpoint.regenerate(generation, Health::Unknown { failures: 0 }, turn);
+            } else if endpoint.spec.admin_state == AdminState::Disabled {
+                endpoint.checks.disown();
+            }
+            if generation.is_some() || replan {
+                endpoint.plan_check(policy, turn.now.clock);
+            }
+        });
+        Ok(fields)
+    }
+
+    pub(super) fn delete_endpoint(&mut self, name: &EndpointName) {
+        if let Some(endpoint) = self.endpoints.remove(name) {
+            if let Some(due) = endpoint.checks.due {
+                self.due.remove(&(due, name.clone()));
+            }
+            self.dirty.any = true;
+            self.dirty.endpoints.insert(name.clone());
+            self.publication.endpoints.insert(name.clone());
+        }
+    }
+
+    fn demand_check(&mut self, name: &EndpointName, turn: Turn) -> bool {
+        self.touch(name, turn, |endpoint, _, turn| {
+            let idle = endpoint.checks.running.is_none();
+            let able = endpoint.spec.admin_state != AdminState::Disabled;
+            if idle && able {
+                endpoint.checks.demand(turn.now.clock);
+            }
+            idle && able
+        })
+        .unwrap_or(false)
+    }
+
+    fn known(&self, name: &EndpointName) -> Result<&Endpoint, Error> {
+        self.endpoint(name)
+            .ok_or_else(|| Error::UnknownEndpoint(name.clone()))
+    }
+
+    fn known_queued(&self, name: &EndpointName) -> Result<(), Error> {
+        match self.known(name)?.health.incident() {
+            Some(_) => Ok(()),
+            None => Err(Error::NotQueued(name.clone())),
+        }
+    }
+
+    fn queued(&self, cluster: Option<&ClusterName>) -> Vec<EndpointName> {
+        self.endpoints
+            .values()
+            .filter(|e| e.health.incident().is_some())
+            .filter(|e| cluster.is_none_or(|cluster| e.spec.cluster == *cluster))
+            .map(|e| e.spec.name.clone())
+            .collect()
+    }
+
+    fn members(&self, cluster: &ClusterName) -> Vec<EndpointName> {
+        self.endpoints
+            .values()
+            .filter(|e| e.spec.cluster == *cluster)
+            .map(|e| e.spec.name.clone())
+            .collect()
+    }
+
+    fn cluster_changed(&mut self, name: ClusterName) {
+        self.dirty.any = true;
+        self.dirty.clusters.insert(name.clone());
+        self.publication.clusters.insert(name);
+    }
+}
+
+impl Endpoint {
+    fn eject_by_operator(&mut self, reason: String, hold: Duration, policy: &Policy, turn: Turn) {
+        let facts = Facts {
+            detail: reason,
+            ..Facts::of(OutcomeClass::Cancelled)
+        };
+        let evidence = Evidence {
+            facts: facts.bounded(),
+            witness: Witness::Operator,
+            view: turn.view,
+            generation: self.generation,
+            observed: turn.now,
+        };
+        let health = self.health.clone().eject(super::Cause::Operator, turn.now);
+        let health = match health {
+            Health::Unhealthy(incident) => Health::Unhealthy(super::Incident {
+                cause: super::Cause::Operator,
+                ..incident
+            }),
+            other => other,
+        };
+        self.set_health(health, Some(evidence), turn);
+        self.checks.contradict();
+        self.checks.hold(turn.now.clock.after(hold));
+        self.plan_check(policy, turn.now.clock);
+    }
+}
+
+impl Spec {
+    /// Returns the names of the fields in which `other` differs, as the contract
+    /// spells them.
+    pub(super) fn differences(&self, other: &Self) -> Vec<&'static str> {
+        [
+            ("base_url", self.base_url != other.base_url),
+            ("credential", self.api_key != other.api_key),
+            ("priority", self.priority != other.priority),
+            ("weight", self.weight != other.weight),
+            ("max_failures", self.max_failures != other.max_failures),
+            ("timeout", self.timeout != other.timeout),
+            ("admin_state", self.admin_state != other.admin_state),
+            ("check", self.check != other.check),
+            ("labels", self.labels != other.labels),
+            (
+                "allow_plaintext",
+                self.allow_plaintext != other.allow_plaintext,
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(field, differs)| differs.then_some(field))
+        .collect()
+    }
+}
+
+fn check_etag(expected: Option<String>, current: impl FnOnce() -> String) -> Result<(), Error> {
+    match (expected, current()) {
+        (Some(expected), current) if expected != current => Err(Error::EtagMismatch { current }),
+        _ => Ok(()),
+    }
+}
+
+fn missing(allowed: bool, error: Error) -> Result<Answer, Error> {
+    if allowed {
+        Ok(Answer::Done)
+    } else {
+        Err(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownCluster(name) => write!(f, "unknown cluster `{name}`"),
+            Self::UnknownEndpoint(name) => write!(f, "unknown endpoint `{name}`"),
+            Self::ClusterExists(name) => write!(f, "cluster `{name}` exists already"),
+            Self::EndpointExists(name) => write!(f, "endpoint `{name}` exists already"),
+            Self::EtagMismatch { current } => {
+                write!(
+                    f,
+                    "it was changed since it was read (the etag is now `{current}`)"
+                )
+            }
+            Self::ClusterInUse(name) => write!(f, "cluster `{name}` still has endpoints"),
+            Self::DefaultCluster => f.write_str("cluster `default` cannot be deleted"),
+            Self::NotQueued(name) => write!(f, "endpoint `{name}` is not in the failure queue"),
+            Self::Disabled(name) => {
+                write!(f, "endpoint `{name}` is disabled, so it is not checked")
+            }
+            Self::NothingToCheck(name) => {
+                write!(
+                    f,
+                    "endpoint `{name}` has check `none`: there is nothing to ask"
+                )
+            }
+            Self::CredentialNeeded(name) => write!(
+                f,
+                "endpoint `{name}` gets another base URL, so its credential must be entered again"
+            ),
+            Self::ClusterImmutable(name) => write!(
+                f,
+                "endpoint `{name}` cannot move to another cluster; delete it and create it there"
+            ),
+            Self::RequestIdReused => f.write_str("the request id was used for another request"),
+            Self::TooMany { what, limit } => write!(f, "there may be at most {limit} {what}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,188 @@
+//! A cluster's rules, every value in force and in range.
+//!
+//! Ranges are checked where messages become these types (`grpc::convert`); a
+//! `Policy` that exists is valid.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The rules for a cluster's endpoints. Fields are documented on
+/// `qcc.v1.ClusterPolicy`.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    pub api: ApiFlavor,
+    pub credential_scheme: CredentialScheme,
+    pub attempts_max: u32,
+    pub max_failures: u32,
+    pub unproven_concurrency: u32,
+    pub timeouts: Timeouts,
+    pub cool_downs: CoolDowns,
+    pub check: Check,
+    pub verification: VerificationSchedule,
+    pub corroboration_window: Duration,
+    pub queue_timeout: Duration,
+}
+
+/// Which API endpoints speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApiFlavor {
+    /// Anthropic-compatible.
+    Anthropic,
+    /// OpenAI-compatible.
+    OpenAi,
+    /// Any HTTP API.
+    Http,
+}
+
+/// Where the credential goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CredentialScheme {
+    /// `x-api-key: KEY`.
+    XApiKey,
+    /// `authorization: Bearer KEY`.
+    Bearer,
+}
+
+/// Limits on one attempt.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeouts {
+    pub connect: Duration,
+    pub first_byte: Duration,
+    pub idle: Duration,
+    pub total: Duration,
+}
+
+/// How long an endpoint is left alone after back-pressure.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoolDowns {
+    pub overloaded: Duration,
+    pub rate_limited: Duration,
+    pub max: Duration,
+}
+
+/// When failed endpoints are verified again.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerificationSchedule {
+    pub first: Duration,
+    pub max: Duration,
+    pub auth_max: Duration,
+    pub per_hour_max: u32,
+}
+
+/// How to find out whether an endpoint works.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What to do.
+    pub kind: CheckKind,
+    /// Longest wait for an answer.
+    pub timeout: Duration,
+}
+
+/// The kinds of checks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckKind {
+    /// Ask the model to repeat a fresh code.
+    Conversation {
+        /// Model to ask; `None` means the flavor's default.
+        model: Option<String>,
+        /// Limit on the answer, in tokens.
+        max_tokens: u32,
+    },
+    /// Send one HTTP request.
+    Http {
+        /// `GET`, `HEAD` or `POST`.
+        method: String,
+        /// Path and query.
+        path: String,
+        /// Statuses that pass.
+        expected_statuses: Vec<u16>,
+        /// JSON body, for POST.
+        body: String,
+    },
+    /// Open a connection.
+    Tcp,
+    /// Wait, and let a few requests find out.
+    None,
+}
+
+impl ApiFlavor {
+    /// Returns where this API expects its credential.
+    pub fn credential_scheme(self) -> CredentialScheme {
+        match self {
+            Self::Anthropic => CredentialScheme::XApiKey,
+            Self::OpenAi | Self::Http => CredentialScheme::Bearer,
+        }
+    }
+
+    /// Returns the check that proves most for this API.
+    pub fn check(self) -> Check {
+        let kind = match self {
+            Self::Anthropic | Self::OpenAi => CheckKind::Conversation {
+                model: None,
+                max_tokens: CHECK_MAX_TOKENS,
+            },
+            Self::Http => CheckKind::Tcp,
+        };
+        Check {
+            kind,
+            timeout: CHECK_TIMEOUT,
+        }
+    }
+}
+
+/// Six characters need few tokens; reasoning models need some before they answer.
+pub const CHECK_MAX_TOKENS: u32 = 64;
+
+/// As long as a request's own first byte may take.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A pause longer than this is checked inside, in case the provider relents.
+pub const LONG_PAUSE: Duration = Duration::from_secs(60);
+
+impl Policy {
+    /// Returns the defaults for an API.
+    pub fn of(api: ApiFlavor) -> Self {
+        Self {
+            api,
+            credential_scheme: api.credential_scheme(),
+            attempts_max: 3,
+            max_failures: 3,
+            unproven_concurrency: 4,
+            timeouts: Timeouts {
+                connect: Duration::from_secs(5),
+                first_byte: Duration::from_secs(30),
+                // Below the 300 s after which clients give up on a silent stream.
+                idle: Duration::from_secs(240),
+                total: Duration::from_secs(600),
+            },
+            cool_downs: CoolDowns {
+                overloaded: Duration::from_secs(10),
+                rate_limited: Duration::from_secs(600),
+                max: Duration::from_secs(600),
+            },
+            check: api.check(),
+            verification: VerificationSchedule {
+                first: Duration::from_secs(5),
+                max: Duration::from_secs(60),
+                auth_max: Duration::from_secs(300),
+                per_hour_max: 60,
+            },
+            corroboration_window: Duration::from_secs(30),
+            queue_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self::of(ApiFlavor::Anthropic)
+    }
+}

@@ -1,0 +1,516 @@
+//! Random histories, and the rules that hold in all of them.
+//!
+//! A history is a list of steps: proxies choose endpoints under the views they hold,
+//! attempts end, reports arrive late, twice or not at all, checks are answered,
+//! operators act, time passes. After each step every rule is checked.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+
+const ENDPOINTS: [&str; 2] = ["a", "b"];
+const PROXIES: [&str; 3] = ["p", "q", "r"];
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A proxy takes the newest view.
+    Sync { proxy: usize },
+    /// A proxy chooses an endpoint under the view it holds.
+    Begin { proxy: usize, endpoint: usize },
+    /// An attempt ends.
+    Finish {
+        attempt: usize,
+        class: OutcomeClass,
+        retry_after: Option<u64>,
+    },
+    /// A proxy sends what is not acknowledged; the answer may be lost.
+    Send { proxy: usize, answer_lost: bool },
+    /// A check is answered.
+    Answer {
+        check: usize,
+        passed: bool,
+        class: OutcomeClass,
+    },
+    /// An operator acts.
+    Operate { endpoint: usize, act: Act },
+    /// Time passes.
+    Wait { millis: u64 },
+    /// The control plane is killed and starts again from what it stored.
+    Restart,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Enable,
+    Disable,
+    Drain,
+    Eject,
+    Restore,
+    RemoveFailure,
+    Verify,
+    RotateKey,
+    DeleteAndCreate,
+}
+
+#[derive(Debug, Clone)]
+struct Attempt {
+    proxy: usize,
+    endpoint: &'static str,
+    generation: Generation,
+    view: View,
+}
+
+struct Proxy {
+    key: ProxyKey,
+    held: Option<Snapshot>,
+    acknowledged: u64,
+    pending: Vec<Outcome>,
+}
+
+struct World {
+    registry: Registry,
+    now: Moment,
+    proxies: Vec<Proxy>,
+    attempts: Vec<Attempt>,
+    orders: Vec<CheckOrder>,
+    incidents: u64,
+    keys: u32,
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Moment {
+            clock: Clock(1_000),
+            wall_ms: 0,
+        };
+        let registry = Registry::new(1, Saved::default(), b"salt".to_vec(), now);
+        let proxies = PROXIES
+            .iter()
+            .map(|id| Proxy {
+                key: ProxyKey {
+                    id: ProxyId::new(id),
+                    incarnation: "1".into(),
+                },
+                held: None,
+                acknowledged: 0,
+                pending: Vec::new(),
+            })
+            .collect();
+        let mut world = Self {
+            registry,
+            now,
+            proxies,
+            attempts: Vec::new(),
+            orders: Vec::new(),
+            incidents: 0,
+            keys: 0,
+        };
+        for index in 0..world.proxies.len() {
+            let key = world.proxies[index].key.clone();
+            world.registry.connect(&key, now);
+        }
+        for name in ENDPOINTS {
+            let spec = world.spec(name);
+            world
+                .registry
+                .mutate(Mutation::CreateEndpoint(spec), None, now)
+                .expect("the name is free");
+        }
+        world.settle();
+        world
+    }
+
+    fn spec(&mut self, name: &str) -> Spec {
+        self.keys += 1;
+        Spec {
+            name: name.try_into().expect("a valid name"),
+            cluster: ClusterName::default_cluster(),
+            base_url: "https://api.example".into(),
+            api_key: Some(ApiKey::new(format!("key-{}", self.keys))),
+            priority: 1,
+            weight: 100,
+            max_failures: None,
+            timeout: None,
+            admin_state: AdminState::Enabled,
+            check: None,
+            labels: BTreeMap::new(),
+            allow_plaintext: false,
+        }
+    }
+
+    fn endpoint(&self, name: &str) -> Arc<Endpoint> {
+        self.registry
+            .endpoints
+            .get(name)
+            .expect("it always exists")
+            .clone()
+    }
+
+    fn settle(&mut self) {
+        let settlement = self.registry.settle();
+        for effect in settlement.effects {
+            if let Effect::Check(order) = effect {
+                self.orders.push(*order);
+            }
+        }
+    }
+
+    /// What a store would hand back.
+    fn saved(&self) -> Saved {
+        let registry = &self.registry;
+        let endpoint = |(name, endpoint): (&EndpointName, &Arc<Endpoint>)| {
+            let json = serde_json::to_string(&**endpoint).expect("it serialises");
+            let mut read: Endpoint = serde_json::from_str(&json).expect("it reads back");
+            Arc::make_mut(&mut read.spec).api_key = endpoint.spec.api_key.clone();
+            (name.clone(), read)
+        };
+        Saved {
+            meta: Some(registry.meta.clone()),
+            clusters: registry
+                .clusters
+                .iter()
+                .map(|(n, c)| (n.clone(), (**c).clone()))
+                .collect(),
+            endpoints: registry.endpoints.iter().map(endpoint).collect(),
+            proxies: registry
+                .proxies
+                .iter()
+                .map(|(key, record)| {
+                    (
+                        key.clone(),
+                        ProxyRecord {
+                            connections: 0,
+                            ..record.clone()
+                        },
+                    )
+                })
+                .collect(),
+            requests: BTreeMap::new(),
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Sync { proxy } => self.proxies[proxy].held = Some(self.registry.snapshot()),
+            Step::Begin { proxy, endpoint } => {
+                let Some(held) = &self.proxies[proxy].held else {
+                    return;
+                };
+                let Some(seen) = held.endpoints.get(ENDPOINTS[endpoint]) else {
+                    return;
+                };
+                self.attempts.push(Attempt {
+                    proxy,
+                    endpoint: ENDPOINTS[endpoint],
+                    generation: seen.generation,
+                    view: held.view,
+                });
+            }
+            Step::Finish {
+                attempt,
+                class,
+                retry_after,
+            } => {
+                if self.attempts.is_empty() {
+                    return;
+                }
+                let attempt = self.attempts.swap_remove(attempt % self.attempts.len());
+                let facts = Facts {
+                    retry_after: retry_after.map(Duration::from_millis),
+                    ..Facts::of(class)
+                };
+                self.proxies[attempt.proxy].pending.push(Outcome {
+                    endpoint: attempt.endpoint.into(),
+                    generation: attempt.generation,
+                    view: attempt.view,
+                    count: 1,
+                    facts,
+                    age: Duration::ZERO,
+                });
+            }
+            Step::Send { proxy, answer_lost } => self.send(proxy, answer_lost),
+            Step::Answer {
+                check,
+                passed,
+                class,
+            } => {
+                if self.orders.is_empty() {
+                    return;
+                }
+                let order = self.orders.swap_remove(check % self.orders.len());
+                let class = if passed { OutcomeClass::Success } else { class };
+                let verdict = Verdict {
+                    passed,
+                    facts: Facts::of(class),
+                };
+                self.registry
+                    .conclude(&order.endpoint, order.id, verdict, self.now);
+            }
+            Step::Operate { endpoint, act } => self.operate(ENDPOINTS[endpoint], act),
+            Step::Wait { millis } => {
+                self.now.clock = self.now.clock.after(Duration::from_millis(millis));
+                self.registry.advance(self.now);
+            }
+            Step::Restart => {
+                let term = self.registry.term + 1;
+                let saved = self.saved();
+                self.registry = Registry::new(term, saved, Vec::new(), self.now);
+                self.orders.clear();
+                for index in 0..self.proxies.len() {
+                    let key = self.proxies[index].key.clone();
+                    self.registry.connect(&key, self.now);
+                }
+            }
+        }
+    }
+
+    /// Sends everything that is not acknowledged, twice if the first answer is lost;
+    /// the second time must change nothing.
+    fn send(&mut self, proxy: usize, answer_lost: bool) {
+        let batch = ReportBatch {
+            first_sequence: self.proxies[proxy].acknowledged + 1,
+            dropped: 0,
+            outcomes: self.proxies[proxy].pending.clone(),
+        };
+        let key = self.proxies[proxy].key.clone();
+        let receipt = self.registry.report(&key, batch.clone(), self.now);
+        let state = state(&self.registry);
+        let again = self.registry.report(&key, batch, self.now);
+        assert_eq!(receipt, again, "a repeated report is acknowledged alike");
+        assert_eq!(
+            state,
+            self::state(&self.registry),
+            "a repeated report changes nothing"
+        );
+        if !answer_lost {
+            let proxy = &mut self.proxies[proxy];
+            let done = (receipt.acknowledged - proxy.acknowledged) as usize;
+            proxy.pending.drain(..done);
+            proxy.acknowledged = receipt.acknowledged;
+        }
+    }
+
+    fn operate(&mut self, name: &'static str, act: Act) {
+        let endpoint: EndpointName = name.try_into().expect("a valid name");
+        let admin = |state| Mutation::SetAdminState {
+            name: name.try_into().expect("valid"),
+            state,
+        };
+        let mutation = match act {
+            Act::Enable => admin(AdminState::Enabled),
+            Act::Disable => admin(AdminState::Disabled),
+            Act::Drain => admin(AdminState::Draining),
+            Act::Eject => Mutation::Eject {
+                name: endpoint,
+                reason: "maintenance".into(),
+                hold: Duration::from_secs(10),
+            },
+            Act::Restore => Mutation::Restore { name: endpoint },
+            Act::RemoveFailure => Mutation::RemoveFailure { name: endpoint },
+            Act::Verify => Mutation::Verify { name: endpoint },
+            Act::RotateKey => {
+                let spec = self.spec(name);
+                let key = KeyChange::Set(spec.api_key.clone());
+                Mutation::UpdateEndpoint {
+                    spec,
+                    key,
+                    etag: None,
+                }
+            }
+            Act::DeleteAndCreate => {
+                let spec = self.spec(name);
+                let delete = Mutation::DeleteEndpoint {
+                    name: endpoint,
+                    etag: None,
+                    allow_missing: false,
+                };
+                self.registry
+                    .mutate(delete, None, self.now)
+                    .expect("it exists");
+                Mutation::CreateEndpoint(spec)
+            }
+        };
+        // A refusal (not queued, disabled) is an answer like any other.
+        let _ = self.registry.mutate(mutation, None, self.now);
+        self.registry.advance(self.now);
+    }
+}
+
+/// Everything that a repeated report must not change.
+fn state(registry: &Registry) -> String {
+    let endpoints: Vec<_> = registry.endpoints.values().map(|e| (**e).clone()).collect();
+    format!(
+        "{endpoints:?} {:?} {:?} {:?}",
+        registry.meta.totals, registry.meta.generation, registry.publication
+    )
+}
+
+/// The rules of one step: from `before` to `after`.
+fn check(step: &Step, before: &Endpoint, after: &Endpoint) {
+    assert!(after.generation >= before.generation, "generations grow");
+    let operator = matches!(step, Step::Operate { .. });
+    let fell = before.health.incident().is_none() && after.health.incident().is_some();
+    let rose = before.health.incident().is_some() && after.health.incident().is_none();
+    if rose {
+        assert!(
+            after.generation > before.generation,
+            "a recovery begins a generation"
+        );
+        assert!(
+            operator || matches!(step, Step::Answer { passed: true, .. }),
+            "only a verification or an operator lifts unhealthy"
+        );
+    }
+    if fell && !operator {
+        assert_eq!(
+            after.generation, before.generation,
+            "a fall ends nothing yet"
+        );
+    }
+    if after.spec.admin_state != before.spec.admin_state {
+        assert!(operator, "evidence never changes the operator's wish");
+    }
+    if let (Health::Degraded { until: was, .. }, Health::Degraded { until: is, .. }) =
+        (&before.health, &after.health)
+    {
+        let newer = after
+            .mark
+            .evidence
+            .as_ref()
+            .is_some_and(|e| e.view >= before.mark.view);
+        assert!(
+            is >= was || newer,
+            "only newer evidence brings an end forward"
+        );
+    }
+    if let (Some(one), Some(two)) = (before.health.incident(), after.health.incident())
+        && before.generation == after.generation
+    {
+        assert_eq!(
+            one.first_failure, two.first_failure,
+            "it is the same incident"
+        );
+        assert!(two.observations >= one.observations);
+    }
+    let idle = after.checks.due.is_none() && after.checks.running.is_none();
+    let enabled = after.spec.admin_state != AdminState::Disabled;
+    if enabled && after.health.incident().is_some() {
+        assert!(!idle, "whoever is queued will be checked");
+    }
+    if enabled && matches!(after.health, Health::Unknown { .. }) {
+        assert!(!idle, "whoever is unknown will be checked");
+    }
+    if !enabled {
+        assert!(
+            after.checks.running.is_none(),
+            "nobody asks a disabled endpoint"
+        );
+    }
+}
+
+fn class() -> impl Strategy<Value = OutcomeClass> {
+    use OutcomeClass::*;
+    prop_oneof![
+        4 => Just(Success),
+        2 => Just(Auth),
+        1 => prop_oneof![Just(Forbidden), Just(RateLimited), Just(Overloaded)],
+        1 => prop_oneof![Just(ServerError), Just(StreamBroken)],
+        2 => prop_oneof![Just(Timeout), Just(Connect)],
+        1 => prop_oneof![Just(Request), Just(Cancelled)],
+    ]
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    use Act::*;
+    prop_oneof![
+        2 => Just(Enable),
+        1 => prop_oneof![Just(Disable), Just(Drain), Just(Eject)],
+        1 => prop_oneof![Just(Restore), Just(RemoveFailure), Just(Verify)],
+        1 => prop_oneof![Just(RotateKey), Just(DeleteAndCreate)],
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let proxy = 0..PROXIES.len();
+    let endpoint = 0..ENDPOINTS.len();
+    prop_oneof![
+        4 => proxy.clone().prop_map(|proxy| Step::Sync { proxy }),
+        6 => (proxy.clone(), endpoint.clone())
+            .prop_map(|(proxy, endpoint)| Step::Begin { proxy, endpoint }),
+        6 => (any::<usize>(), class(), proptest::option::of(0..200_000_u64)).prop_map(
+            |(attempt, class, retry_after)| Step::Finish { attempt, class, retry_after }
+        ),
+        5 => (proxy, any::<bool>()).prop_map(|(proxy, answer_lost)| Step::Send { proxy, answer_lost }),
+        4 => (any::<usize>(), any::<bool>(), class())
+            .prop_map(|(check, passed, class)| Step::Answer { check, passed, class }),
+        1 => (endpoint, act()).prop_map(|(endpoint, act)| Step::Operate { endpoint, act }),
+        3 => (0..120_000_u64).prop_map(|millis| Step::Wait { millis }),
+        1 => Just(Step::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_rules_hold_in_every_history(steps in vec(step(), 1..120)) {
+        let mut world = World::new();
+        for step in steps {
+            let before: Vec<_> = ENDPOINTS.iter().map(|name| world.endpoint(name)).collect();
+            let revision = world.registry.view();
+            world.step(step.clone());
+            let changed = !world.registry.publication.is_empty();
+            world.settle();
+            for (name, before) in ENDPOINTS.iter().zip(before) {
+                let after = world.endpoint(name);
+                check(&step, &before, &after);
+                let fell = before.health.incident().is_none() && after.health.incident().is_some();
+                world.incidents += u64::from(fell);
+                let live = world.orders.iter().filter(|order| {
+                    after.checks.running.is_some_and(|running| running.id == order.id)
+                });
+                prop_assert!(live.count() <= 1, "never two checks for one endpoint");
+                if !before.health.acts_like(&after.health) || before.generation != after.generation {
+                    prop_assert!(world.registry.view() > revision, "news makes a new view");
+                }
+            }
+            prop_assert!(world.registry.view() >= revision, "views never go back");
+            prop_assert_eq!(world.registry.view() > revision, changed || matches!(step, Step::Restart));
+            let totals = world.registry.meta.totals;
+            prop_assert_eq!(totals.failed, world.incidents, "one incident, one count");
+            prop_assert_eq!(totals.verified, totals.recovered + totals.still_failed);
+        }
+
+    }
+
+    /// However bad the history: once the causes are gone and checks are answered,
+    /// every enabled endpoint comes back without an operator.
+    #[test]
+    fn no_state_is_for_ever(steps in vec(step(), 1..80)) {
+        let mut world = World::new();
+        for step in steps {
+            world.step(step);
+            world.settle();
+        }
+        for _ in 0..200 {
+            world.step(Step::Wait { millis: 60_000 });
+            world.settle();
+            while !world.orders.is_empty() {
+                world.step(Step::Answer { check: 0, passed: true, class: OutcomeClass::Success });
+                world.settle();
+            }
+        }
+        for name in ENDPOINTS {
+            let endpoint = world.endpoint(name);
+            let selectable = match endpoint.health {
+                Health::Healthy { .. } => true,
+                Health::Degraded { until, .. } => until <= world.now.clock,
+                Health::Unknown { .. } | Health::Unhealthy(_) => false,
+            };
+            let wanted = endpoint.spec.admin_state != AdminState::Disabled;
+            prop_assert!(selectable || !wanted, "{name} is stuck: {:?}", endpoint.health);
+        }
+    }
+}
