@@ -2,8 +2,8 @@
 //!
 //! - [`routing`]: the core; which endpoint gets an attempt, and what is learned.
 //! - [`reports`]: what is owed to the control plane.
-//! - [`counters`]: lifetime counts.
+//! - [`proxy`]: the HTTP data path.
 
-mod counters;
+mod proxy;
 mod reports;
 mod routing;

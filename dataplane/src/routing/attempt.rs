@@ -77,13 +77,8 @@ impl Attempt {
         }
     }
 
-    /// Counts the attempt, which may be a `retry`.
-    pub(super) fn count(&self, retry: bool) {
-        let counters = self.router.counters();
-        counters.attempts.fetch_add(1, Ordering::Relaxed);
-        if retry {
-            counters.retries.fetch_add(1, Ordering::Relaxed);
-        }
+    /// Counts the attempt.
+    pub(super) fn count(&self) {
         let totals = self.entry().live.totals();
         totals.attempts.fetch_add(1, Ordering::Relaxed);
     }
@@ -139,12 +134,12 @@ impl Attempt {
     }
 
     fn report(&self, outcome: Outcome, now: Instant) {
-        let (known_life, clean) = self.with_newest(|newest| {
-            let clean = newest.is_none_or(|newest| newest.routed.is_clean());
-            (self.is_of_present_life(), clean)
-        });
         let urgent = match outcome.class {
-            OutcomeClass::Success => !clean,
+            // A success is in no hurry, unless the view holds something against the
+            // endpoint.
+            OutcomeClass::Success => {
+                self.with_newest(|newest| newest.is_some_and(|newest| !newest.routed.is_clean()))
+            }
             OutcomeClass::Auth
             | OutcomeClass::Forbidden
             | OutcomeClass::RateLimited
@@ -156,7 +151,11 @@ impl Attempt {
             // Evidence of nothing.
             OutcomeClass::Request | OutcomeClass::Cancelled | OutcomeClass::Unspecified => return,
         };
-        if !known_life {
+        let newest = self.router.newest();
+        if newest
+            .as_ref()
+            .is_none_or(|newest| newest.life() != self.table.life())
+        {
             return; // The registry that gave out this generation is gone.
         }
         let endpoint = self.endpoint();
@@ -180,13 +179,6 @@ impl Attempt {
             Some(newest) => newest.counterpart(pinned, self.entry()),
             None => None,
         })
-    }
-
-    fn is_of_present_life(&self) -> bool {
-        let newest = self.router.newest();
-        newest
-            .as_ref()
-            .is_some_and(|newest| newest.life() == self.table.life())
     }
 
     fn entry(&self) -> &Entry {

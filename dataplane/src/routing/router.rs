@@ -10,7 +10,7 @@ use qcc_proto::v1::View;
 use tokio::sync::{Notify, futures::Notified};
 
 use super::{Policy, Routed, Routing, Table};
-use crate::{counters::Counters, reports::Outbox};
+use crate::reports::Outbox;
 
 /// Hands out [`Routing`]s. Cheap to clone; all clones are one.
 #[derive(Debug, Clone)]
@@ -23,7 +23,6 @@ struct Shared {
     table: ArcSwapOption<Table>,
     wake: Notify,
     seeds: AtomicU64,
-    counters: Arc<Counters>,
     outbox: Arc<Outbox>,
 }
 
@@ -43,13 +42,12 @@ pub(crate) struct Update {
 
 impl Router {
     /// Returns a router without a view. The seed decides every weighted choice.
-    pub(crate) fn new(seed: u64, counters: Arc<Counters>, outbox: Arc<Outbox>) -> Self {
+    pub(crate) fn new(seed: u64, outbox: Arc<Outbox>) -> Self {
         Self {
             shared: Arc::new(Shared {
                 table: ArcSwapOption::empty(),
                 wake: Notify::new(),
                 seeds: AtomicU64::new(seed),
-                counters,
                 outbox,
             }),
         }
@@ -96,11 +94,6 @@ impl Router {
     /// Returns the newest table, for a moment's look.
     pub(super) fn newest(&self) -> Guard<Option<Arc<Table>>> {
         self.shared.table.load()
-    }
-
-    /// Returns the counts of this process.
-    pub(crate) fn counters(&self) -> &Counters {
-        &self.shared.counters
     }
 
     /// Returns where reports go.

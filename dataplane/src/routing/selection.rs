@@ -144,21 +144,11 @@ impl Routing {
         // Few are usable: choose among exactly those. Somebody else may be quicker;
         // then there is one less, so this ends.
         loop {
-            let weight = |index: usize| u64::from(self.table.entries()[index].routed.weight);
             let usable = |&index: &usize| self.usable(index, again, now).is_some();
-            let total: u64 = tier.clone().filter(usable).map(weight).sum();
-            if total == 0 {
-                return None;
-            }
-            let mut point = self.random() % total;
-            let weight = |index: usize| u64::from(self.table.entries()[index].routed.weight);
-            let usable = |&index: &usize| self.usable(index, again, now).is_some();
-            let chosen = tier.clone().filter(usable).find(|&index| {
-                let below = point < weight(index);
-                point = point.saturating_sub(weight(index));
-                below
-            });
-            if let Some(attempt) = chosen.and_then(|index| self.take(index, again, now)) {
+            let usable: Vec<usize> = tier.clone().filter(usable).collect();
+            let random = self.random();
+            let index = self.table.draw_among(&usable, random)?;
+            if let Some(attempt) = self.take(index, again, now) {
                 return Some(attempt);
             }
         }
@@ -187,7 +177,7 @@ impl Routing {
             blocked: admission.blocked,
         };
         self.attempts += 1;
-        attempt.count(self.attempts > 1);
+        attempt.count();
         Some(attempt)
     }
 

@@ -145,6 +145,18 @@ impl Table {
         let point = random % total;
         tier.start + sums.partition_point(|&sum| sum <= point)
     }
+
+    /// Picks one of some positions by weight; `None` if there are none.
+    pub(crate) fn draw_among(&self, positions: &[usize], random: u64) -> Option<usize> {
+        let weight = |&index: &usize| u64::from(self.entries[index].routed.weight);
+        let total: u64 = positions.iter().map(weight).sum();
+        let mut point = random.checked_rem(total)?;
+        positions.iter().copied().find(|index| {
+            let found = point < weight(index);
+            point = point.saturating_sub(weight(index));
+            found
+        })
+    }
 }
 
 /// Where an endpoint stands in preference order.
