@@ -112,7 +112,7 @@ impl Default for Settings {
 /// Counts since the process started, but for `active`, which is now.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    /// Client requests that were taken, not counting those to our own paths.
+    /// Client requests that were taken, not counting those that ask only for us.
     pub(crate) requests: AtomicU64,
     /// Requests that were answered with an endpoint's answer.
     pub(crate) relayed: AtomicU64,

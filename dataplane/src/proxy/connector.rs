@@ -1,0 +1,235 @@
+//! Where connection pools may connect, and how long that may take.
+//!
+//! Whoever can set a base URL decides where a proxy connects, with a key. So every
+//! address is checked as it is connected to: after name resolution, which may answer
+//! differently each time, and as a literal, which is not resolved at all.
+
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+    vec,
+};
+
+use http::Uri;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_util::{
+    client::legacy::connect::{
+        Connected, Connection, HttpConnector,
+        dns::{GaiResolver, Name},
+    },
+    rt::TokioIo,
+};
+use qcc_proto::upstream::may_connect;
+use tokio::{net::TcpStream, time::timeout};
+use tower_service::Service;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type BoxFuture<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
+
+/// Idle time after which the kernel asks whether the peer is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// Opens connections for one pool: TCP, and TLS for https.
+#[derive(Debug, Clone)]
+pub(super) struct Connector {
+    inner: HttpsConnector<HttpConnector<Resolver>>,
+    timeout: Duration,
+}
+
+impl Connector {
+    pub(super) fn new(tls: Arc<rustls::ClientConfig>, timeout: Duration) -> Self {
+        let mut tcp = HttpConnector::new_with_resolver(Resolver(GaiResolver::new()));
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(KEEP_ALIVE));
+        tcp.set_connect_timeout(Some(timeout)); // Divided among the addresses of a name.
+        Self {
+            inner: HttpsConnector::from((tcp, tls)),
+            timeout,
+        }
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = Wire;
+    type Error = BoxError;
+    type Future = BoxFuture<Wire>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, target: Uri) -> Self::Future {
+        if literal(&target).is_some_and(|address| !may_connect(address)) {
+            return Box::pin(async { Err(refused().into()) });
+        }
+        let connecting = self.inner.call(target);
+        let limit = self.timeout;
+        Box::pin(async move {
+            let io = timeout(limit, connecting)
+                .await
+                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connect timed out"))??;
+            Ok(Wire {
+                io,
+                used: Used::default(),
+            })
+        })
+    }
+}
+
+fn refused() -> io::Error {
+    io::Error::other("address is not allowed for an endpoint")
+}
+
+/// The address that a URL names without a name.
+fn literal(target: &Uri) -> Option<IpAddr> {
+    let host = target.host()?;
+    let host = host
+        .strip_prefix('[')
+        .and_then(|it| it.strip_suffix(']'))
+        .unwrap_or(host);
+    host.parse().ok()
+}
+
+/// The system's resolver, without the addresses that no endpoint may have.
+#[derive(Debug, Clone)]
+pub(super) struct Resolver(GaiResolver);
+
+impl Service<Name> for Resolver {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let resolving = self.0.call(name);
+        Box::pin(async move { allowed(resolving.await?) })
+    }
+}
+
+fn allowed(found: impl Iterator<Item = SocketAddr>) -> io::Result<vec::IntoIter<SocketAddr>> {
+    let allowed: Vec<_> = found.filter(|address| may_connect(address.ip())).collect();
+    if allowed.is_empty() {
+        return Err(refused());
+    }
+    Ok(allowed.into_iter())
+}
+
+/// Whether a connection has carried an answer. One that has may have been closed by its
+/// peer, for being idle, at the moment when the next request was on its way.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Used(Arc<AtomicBool>);
+
+impl Used {
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection to an endpoint.
+#[derive(Debug)]
+pub(super) struct Wire {
+    io: MaybeHttpsStream<TokioIo<TcpStream>>,
+    used: Used,
+}
+
+impl Connection for Wire {
+    fn connected(&self) -> Connected {
+        self.io.connected().extra(self.used.clone())
+    }
+}
+
+impl Read for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl Write for Wire {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_literal_address_is_seen_in_any_form() {
+        for (url, expected) in [
+            ("http://169.254.169.254/latest", Some("169.254.169.254")),
+            ("http://[fe80::1]:80/", Some("fe80::1")),
+            ("https://api.example/", None),
+        ] {
+            let expected = expected.map(|it| it.parse().unwrap());
+            assert_eq!(literal(&Uri::from_static(url)), expected);
+        }
+    }
+
+    #[test]
+    fn of_a_names_addresses_only_the_allowed_are_left() {
+        let found = ["169.254.169.254:80", "127.0.0.1:80", "[::]:80"].map(|it| it.parse().unwrap());
+        let left: Vec<_> = allowed(found.into_iter()).unwrap().collect();
+        assert_eq!(left, ["127.0.0.1:80".parse().unwrap()]);
+        assert!(allowed(found[..1].iter().copied()).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_refused_address_is_not_connected_to() {
+        let tls = super::super::upstream::tls();
+        let mut connector = Connector::new(tls, Duration::from_secs(1));
+        for url in [
+            "http://169.254.1.1:1/",
+            "http://0.0.0.0:1/",
+            "https://[::]:1/",
+        ] {
+            let error = connector.call(Uri::from_static(url)).await.unwrap_err();
+            assert_eq!(error.to_string(), "address is not allowed for an endpoint");
+        }
+    }
+}

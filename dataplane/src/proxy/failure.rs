@@ -1,0 +1,118 @@
+//! An answer that a client does not get (yet): kept in case no other endpoint does better.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, response::Parts};
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use super::headers::is_identity;
+
+/// Bytes of an error's body that are read to learn its type.
+const PEEK_BYTES_MAX: usize = 64 << 10;
+
+/// Longest wait for them. The status has already decided the verdict; the type is a
+/// detail for people, and neither the mark nor the next try should wait for it long.
+const PEEK_TIMEOUT: Duration = Duration::from_millis(20);
+
+/// Bytes of a provider's `request-id` that are reported.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// An error that an endpoint answered with. Complete: what has not been read of its
+/// body is still on its connection.
+pub(super) struct Failure {
+    pub(super) head: Parts,
+    /// The start of the body.
+    pub(super) start: Bytes,
+    /// What follows it, if it has not ended.
+    pub(super) rest: Option<Incoming>,
+}
+
+impl Failure {
+    /// Takes an answer and reads the start of its body.
+    pub(super) async fn read(head: Parts, mut body: Incoming) -> Self {
+        let mut start = BytesMut::new();
+        let mut ended = body.is_end_stream();
+        let reading = async {
+            while !ended && start.len() < PEEK_BYTES_MAX {
+                match body.frame().await {
+                    Some(Ok(frame)) => {
+                        if let Ok(data) = frame.into_data() {
+                            start.extend_from_slice(&data);
+                        }
+                        ended = body.is_end_stream();
+                    }
+                    // Left on the connection, so that the client sees the break as well.
+                    Some(Err(_)) => return,
+                    None => ended = true,
+                }
+            }
+        };
+        let _ = timeout(PEEK_TIMEOUT, reading).await; // What has come by then is enough.
+        Self {
+            head,
+            start: start.freeze(),
+            rest: (!ended).then_some(body),
+        }
+    }
+
+    /// The provider's machine-readable type of the error; empty if there is none.
+    pub(super) fn error_type(&self) -> String {
+        if is_identity(&self.head.headers) {
+            error_type(&self.start)
+        } else {
+            String::new()
+        }
+    }
+}
+
+/// The `type` inside of an error in the shape of Anthropic or OpenAI; empty if `json`
+/// is anything else.
+pub(super) fn error_type(json: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Envelope {
+        error: Error,
+    }
+    #[derive(Deserialize)]
+    struct Error {
+        r#type: String,
+    }
+    serde_json::from_slice(json).map_or_else(|_| String::new(), |it: Envelope| it.error.r#type)
+}
+
+/// The provider's id of the request, for its support; empty if it gave none.
+pub(super) fn request_id(headers: &HeaderMap) -> String {
+    ["request-id", "x-request-id"]
+        .into_iter()
+        .find_map(|name| headers.get(name)?.to_str().ok())
+        .map(|id| id.chars().take(REQUEST_ID_BYTES_MAX).collect())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_type_of_an_error_is_read_from_either_shape() {
+        for (json, expected) in [
+            (
+                r#"{"type":"error","error":{"type":"overloaded_error","message":"m"},"request_id":"r"}"#,
+                "overloaded_error",
+            ),
+            (
+                r#"{"error":{"message":"m","type":"server_error","param":null,"code":null}}"#,
+                "server_error",
+            ),
+            (r#"{"error":"no"}"#, ""),
+            (r#"{"error":{"type":5}}"#, ""),
+            ("<html>", ""),
+            ("", ""),
+        ] {
+            assert_eq!(error_type(json.as_bytes()), expected, "{json}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What does not cross a proxy.
+//!
+//! Hop-by-hop fields are removed first and our own are set afterwards, so that a
+//! client's `connection: x-api-key` cannot take the endpoint's credential away.
+//! Everything else passes as it came, duplicates and their order included.
+
+use http::{
+    HeaderMap, HeaderName,
+    header::{
+        CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST,
+        PROXY_AUTHENTICATE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    },
+};
+
+/// Which endpoint answered.
+pub(super) const X_QCC_ENDPOINT: HeaderName = HeaderName::from_static("x-qcc-endpoint");
+/// How many tries it took.
+pub(super) const X_QCC_ATTEMPTS: HeaderName = HeaderName::from_static("x-qcc-attempts");
+/// The view that the choice was made by.
+pub(super) const X_QCC_REVISION: HeaderName = HeaderName::from_static("x-qcc-revision");
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// RFC 9110, section 7.6.1, and `trailer`, as trailers are not forwarded.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Removes from a request's fields what is not for the endpoint. Its length is removed
+/// too: the body that is sent upstream brings its own. Credentials are left to
+/// [`qcc_proto::upstream::set_credential`].
+pub(super) fn strip_request(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    for name in [HOST, CONTENT_LENGTH, EXPECT] {
+        headers.remove(name);
+    }
+}
+
+/// Removes from a response's fields what is not for the client. Its length stays,
+/// unless it contradicts a transfer coding: copied, the two would make hyper's server
+/// drop the client's connection without a word.
+pub(super) fn strip_response(headers: &mut HeaderMap) {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
+    strip_hop_by_hop(headers);
+    // Many clients share an endpoint's credential; its sessions are not theirs.
+    for name in [PROXY_AUTHENTICATE, SET_COOKIE] {
+        headers.remove(name);
+    }
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Whether a message is framed by `chunked` alone, if it names a coding at all. Any
+/// other coding, or `chunked` twice, is read differently by different parsers.
+pub(super) fn transfer_coding_is_plain(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding
+            .as_bytes()
+            .trim_ascii()
+            .eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// Whether the body is not compressed.
+pub(super) fn is_identity(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// Whether the body is a stream of server-sent events.
+pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
+    const EVENT_STREAM: &[u8] = b"text/event-stream";
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let media_type = value.as_bytes().split(|byte| *byte == b';').next();
+        media_type.is_some_and(|it| it.trim_ascii().eq_ignore_ascii_case(EVENT_STREAM))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                    HeaderValue::from_str(value).unwrap(),
+                )
+            })
+            .collect()
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        headers.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_fields_and_those_that_connection_names_stay_behind() {
+        let fields = headers(&[
+            ("Connection", "close, X-Secret"),
+            ("connection", " x-other ,, te"),
+            ("x-secret", "1"),
+            ("x-other", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("te", "trailers"),
+            ("trailer", "x"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("accept", "a"),
+        ]);
+        let mut request = fields.clone();
+        strip_request(&mut request);
+        assert_eq!(names(&request), ["accept"]);
+        let mut response = fields;
+        strip_response(&mut response);
+        assert_eq!(names(&response), ["accept"]);
+    }
+
+    #[test]
+    fn everything_else_passes_in_order() {
+        let mut request = headers(&[
+            ("anthropic-version", "2026-10-21"),
+            ("anthropic-beta", "a"),
+            ("anthropic-beta", "b"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("host", "proxy"),
+            ("content-length", "3"),
+            ("expect", "100-continue"),
+        ]);
+        strip_request(&mut request);
+        assert_eq!(
+            names(&request),
+            ["anthropic-version", "anthropic-beta", "x-forwarded-for"]
+        );
+        let beta: Vec<_> = request.get_all("anthropic-beta").iter().collect();
+        assert_eq!(beta, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_length_beside_a_transfer_coding_is_dropped() {
+        let mut both = headers(&[("content-length", "3"), ("transfer-encoding", "chunked")]);
+        strip_response(&mut both);
+        assert!(both.is_empty());
+        let mut length = headers(&[("content-length", "3"), ("set-cookie", "a=b")]);
+        strip_response(&mut length);
+        assert_eq!(names(&length), ["content-length"]);
+    }
+
+    #[test]
+    fn only_one_plain_chunked_is_a_plain_transfer_coding() {
+        for (codings, plain) in [
+            (&[][..], true),
+            (&["chunked"], true),
+            (&["Chunked"], true),
+            (&["gzip, chunked"], false),
+            (&["chunked", "chunked"], false),
+            (&["identity"], false),
+        ] {
+            let fields: Vec<_> = codings.iter().map(|c| ("transfer-encoding", *c)).collect();
+            assert_eq!(
+                transfer_coding_is_plain(&headers(&fields)),
+                plain,
+                "{codings:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn event_streams_are_known_by_their_media_type() {
+        for (value, expected) in [
+            ("text/event-stream", true),
+            ("Text/Event-Stream; charset=utf-8", true),
+            ("text/event-streams", false),
+            ("application/json", false),
+        ] {
+            assert_eq!(
+                is_event_stream(&headers(&[("content-type", value)])),
+                expected
+            );
+        }
+    }
+}

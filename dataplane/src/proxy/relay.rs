@@ -1,0 +1,348 @@
+//! The response body on its way to the client.
+//!
+//! Frames pass as they arrive. The attempt lives in here: a proper end makes it a
+//! success (or what an error inside of the stream says), a cut or silence breaks it,
+//! and being dropped means that the client has gone: then the upstream connection is
+//! closed, and nobody is blamed.
+//!
+//! A broken stream never looks like a whole one. The body ends in an error, which the
+//! client sees as a missing last chunk, a short body or a stream reset; a stream of
+//! events first gets an `error` event, for clients that would mistake silence for an end.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use qcc_proto::{upstream::class_of_error_type, v1::OutcomeClass};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tracing::debug;
+
+use super::{
+    failure::request_id, reply::Shape, service::InFlight, sse::Scanner, upload::Progress,
+    upstream::describe,
+};
+use crate::routing::{Attempt, Outcome};
+
+/// Time for the last event to leave before the connection is broken: an error discards
+/// what has not been written yet.
+const FAREWELL: Duration = Duration::from_millis(20);
+
+/// A response body: one of ours, or an endpoint's.
+pub(super) enum Body {
+    /// All of it.
+    Own(Option<Bytes>),
+    /// As it comes.
+    Relayed(Box<Relay>),
+}
+
+/// An endpoint's body.
+pub(super) struct Relay {
+    /// What was read of it before it was known that it would be relayed.
+    start: Option<Bytes>,
+    /// `None` once it has ended or broken.
+    upstream: Option<Incoming>,
+    /// The attempt, unless it was finished before.
+    attempt: Option<Pending>,
+    /// Present for a readable stream of events.
+    events: Option<Events>,
+    clock: Clock,
+    /// Runs between the last event and the break.
+    farewell: Option<Pin<Box<Sleep>>>,
+    in_flight: InFlight,
+}
+
+/// An attempt that the end of the body decides.
+pub(super) struct Pending {
+    pub(super) attempt: Attempt,
+    /// What it comes to if the body ends properly.
+    pub(super) class: OutcomeClass,
+    pub(super) http_status: u16,
+    pub(super) headers: HeaderMap,
+    /// How the client's body stands, if it was streamed.
+    pub(super) upload: Option<Arc<Progress>>,
+}
+
+/// How a stream of events is watched, and what a last event looks like.
+pub(super) struct Events {
+    pub(super) scanner: Scanner,
+    pub(super) shape: Shape,
+}
+
+/// How long may pass between two frames, and until the end.
+pub(super) struct Clock {
+    idle: Duration,
+    deadline: Instant,
+    last: Instant,
+    /// A frame came since `last` was read off the clock.
+    moved: bool,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// The end of a body that has broken.
+#[derive(Debug)]
+pub(super) struct Broken;
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the endpoint's answer broke off")
+    }
+}
+
+impl std::error::Error for Broken {}
+
+impl Body {
+    pub(super) fn own(bytes: Bytes) -> Self {
+        Self::Own(Some(bytes).filter(|bytes| !bytes.is_empty()))
+    }
+}
+
+impl Relay {
+    /// Relays an answer whose end decides its attempt.
+    pub(super) fn new(
+        upstream: Incoming,
+        attempt: Pending,
+        events: Option<Events>,
+        clock: Clock,
+        in_flight: InFlight,
+    ) -> Body {
+        Self::start(
+            None,
+            Some(upstream),
+            Some(attempt),
+            events,
+            clock,
+            in_flight,
+        )
+    }
+
+    /// Relays an error that has been read in part.
+    pub(super) fn of_failure(
+        start: Bytes,
+        rest: Option<Incoming>,
+        clock: Clock,
+        in_flight: InFlight,
+    ) -> Body {
+        let start = Some(start).filter(|start| !start.is_empty());
+        Self::start(start, rest, None, None, clock, in_flight)
+    }
+
+    fn start(
+        start: Option<Bytes>,
+        upstream: Option<Incoming>,
+        attempt: Option<Pending>,
+        events: Option<Events>,
+        clock: Clock,
+        in_flight: InFlight,
+    ) -> Body {
+        let mut relay = Self {
+            start,
+            upstream,
+            attempt,
+            events,
+            clock,
+            farewell: None,
+            in_flight,
+        };
+        relay.settle_if_ended();
+        Body::Relayed(Box::new(relay))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if let Some(start) = self.start.take() {
+            self.settle_if_ended();
+            return Poll::Ready(Some(Ok(Frame::data(start))));
+        }
+        if let Some(farewell) = &mut self.farewell {
+            ready!(farewell.as_mut().poll(cx));
+            return Poll::Ready(Some(Err(Broken)));
+        }
+        loop {
+            let Some(upstream) = &mut self.upstream else {
+                return Poll::Ready(None);
+            };
+            match http_body::Body::poll_frame(Pin::new(upstream), cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.clock.moved = true;
+                    let Ok(data) = frame.into_data() else {
+                        continue; // Trailers are not forwarded.
+                    };
+                    if let Some(events) = &mut self.events {
+                        events.scanner.scan(&data);
+                    }
+                    self.settle_if_ended();
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Poll::Ready(None) => {
+                    self.settle();
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Some(Err(error))) => return self.break_off(&describe(&error)),
+                Poll::Pending => {
+                    let reason = ready!(self.clock.poll(cx));
+                    return self.break_off(reason);
+                }
+            }
+        }
+    }
+
+    /// The proper end, known with the last frame or after it.
+    fn settle_if_ended(&mut self) {
+        let ended = |body: &Incoming| http_body::Body::is_end_stream(body);
+        if self.start.is_none() && self.upstream.as_ref().is_none_or(ended) {
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        self.upstream = None;
+        self.in_flight.relayed();
+        if let Some(pending) = self.attempt.take() {
+            let error_type = self.error_in_band();
+            let class = error_type
+                .as_deref()
+                .map_or(pending.class, class_of_error_type);
+            pending.finish(class, error_type.unwrap_or_default(), "");
+        }
+    }
+
+    fn break_off(&mut self, reason: &str) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        debug!(reason, "answer broke off");
+        self.upstream = None; // Closes the connection, or resets the stream.
+        self.in_flight.relayed();
+        let error_type = self.error_in_band();
+        let last_word = match (&self.events, &error_type) {
+            (Some(events), None) => {
+                let message = format!("the answer broke off: {reason}");
+                let at_boundary = events.scanner.at_boundary();
+                Some(events.shape.stream_error(&message, at_boundary))
+            }
+            // The provider has said itself what is wrong, or the bytes are not for us to add to.
+            (Some(_), Some(_)) | (None, _) => None,
+        };
+        if let Some(pending) = self.attempt.take() {
+            let fault = pending.upload.as_ref().and_then(|upload| upload.fault());
+            match (fault, error_type) {
+                (Some(_), _) => drop(pending), // The client's own body broke off.
+                (None, Some(error_type)) => {
+                    let class = class_of_error_type(&error_type);
+                    pending.finish(class, error_type, reason);
+                }
+                (None, None) => pending.finish(OutcomeClass::StreamBroken, String::new(), reason),
+            }
+        }
+        Poll::Ready(Some(match last_word {
+            Some(event) => {
+                self.farewell = Some(Box::pin(sleep(FAREWELL)));
+                Ok(Frame::data(event))
+            }
+            None => Err(Broken),
+        }))
+    }
+
+    fn error_in_band(&self) -> Option<String> {
+        let error = self.events.as_ref()?.scanner.error()?;
+        Some(error.to_owned())
+    }
+}
+
+impl Pending {
+    fn finish(self, class: OutcomeClass, error_type: String, detail: &str) {
+        let request_id = match class {
+            OutcomeClass::Success => String::new(), // Successes are merged into a number.
+            _ => request_id(&self.headers),
+        };
+        let outcome = Outcome {
+            class,
+            http_status: self.http_status,
+            error_type,
+            retry_after: None,
+            detail: detail.to_owned(),
+            upstream_request_id: request_id,
+        };
+        self.attempt.finish(outcome, Instant::now().into());
+    }
+}
+
+impl Clock {
+    pub(super) fn new(idle: Duration, deadline: Instant, now: Instant) -> Self {
+        Self {
+            idle,
+            deadline,
+            last: now,
+            moved: false,
+            timer: None,
+        }
+    }
+
+    /// Completes with the limit that was reached. Called while there is no frame: only
+    /// then a clock is read, and a timer is not set anew for each frame.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
+        if std::mem::take(&mut self.moved) {
+            self.last = Instant::now();
+        }
+        let limit = self.deadline.min(self.last + self.idle);
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(limit)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let now = Instant::now();
+            if now >= self.deadline {
+                return Poll::Ready("the total time is up");
+            }
+            if now >= limit {
+                return Poll::Ready("it was silent for too long");
+            }
+            timer.as_mut().reset(limit);
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self.get_mut() {
+            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Relayed(relay) => relay.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(bytes) => bytes.is_none(),
+            Self::Relayed(relay) => {
+                relay.start.is_none() && relay.upstream.is_none() && relay.farewell.is_none()
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
+            Self::Relayed(relay) => {
+                let start = relay.start.as_ref().map_or(0, |start| start.len() as u64);
+                let rest = match &relay.upstream {
+                    Some(upstream) => http_body::Body::size_hint(upstream).exact(),
+                    None => Some(0),
+                };
+                rest.map_or_else(SizeHint::default, |rest| SizeHint::with_exact(start + rest))
+            }
+        }
+    }
+}

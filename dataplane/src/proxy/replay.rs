@@ -1,0 +1,197 @@
+//! The request body, kept for another try.
+//!
+//! A body is collected before the first try, up to a limit of its own and within a
+//! budget for all requests. That costs a moment (clients send a prompt in one go), and
+//! buys that a client that breaks off, or frames its body badly, never reaches an
+//! endpoint. A body over a limit is not kept: it streams through, with one try.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use tokio::time::timeout;
+
+use super::upload::Fault;
+
+/// Room made at once for a body that claims to be long; the rest as it really comes.
+const ROOM_AT_ONCE: usize = 256 << 10;
+
+/// Bytes kept for all requests together.
+#[derive(Debug)]
+pub(super) struct Budget {
+    max: usize,
+    used: AtomicUsize,
+}
+
+impl Budget {
+    pub(super) fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            max,
+            used: AtomicUsize::new(0),
+        })
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        self.used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(bytes).filter(|used| *used <= self.max)
+            })
+            .is_ok()
+    }
+}
+
+/// A part of the budget; given back on drop.
+#[derive(Debug)]
+pub(super) struct Share {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Share {
+    fn none_of(budget: &Arc<Budget>) -> Self {
+        Self {
+            budget: Arc::clone(budget),
+            bytes: 0,
+        }
+    }
+
+    fn grow(&mut self, bytes: usize) -> bool {
+        let granted = self.budget.take(bytes);
+        if granted {
+            self.bytes += bytes;
+        }
+        granted
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// What bounds the reading of a body.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Longest body that is kept.
+    pub(super) replay_max: usize,
+    /// Longest body that is taken at all.
+    pub(super) body_max: Option<u64>,
+    /// Longest silence between two pieces.
+    pub(super) idle: Duration,
+}
+
+/// A body after it was read as far as it is kept.
+#[derive(Debug)]
+pub(super) enum Collected {
+    /// All of it. The share lasts for as long as another try may need the bytes.
+    Whole { bytes: Bytes, share: Share },
+    /// Its start; the rest is still to come.
+    Start { bytes: Bytes, rest: Incoming },
+}
+
+/// Reads a body until its end or a limit.
+pub(super) async fn collect(
+    mut body: Incoming,
+    limits: Limits,
+    budget: &Arc<Budget>,
+) -> Result<Collected, Fault> {
+    let mut share = Share::none_of(budget);
+    if body.is_end_stream() {
+        let bytes = Bytes::new();
+        return Ok(Collected::Whole { bytes, share });
+    }
+    let declared = body.size_hint().lower();
+    if limits.body_max.is_some_and(|max| declared > max) {
+        return Err(Fault::TooLarge);
+    }
+    let fits = usize::try_from(declared).is_ok_and(|declared| declared <= limits.replay_max);
+    if !fits {
+        let bytes = Bytes::new();
+        return Ok(Collected::Start { bytes, rest: body });
+    }
+
+    // Most bodies are one piece: kept as it came, nothing is copied.
+    let Some(first) = next(&mut body, limits.idle).await? else {
+        let bytes = Bytes::new();
+        return Ok(Collected::Whole { bytes, share });
+    };
+    let kept = first.len() <= limits.replay_max && share.grow(first.len());
+    if kept && body.is_end_stream() {
+        return Ok(Collected::Whole {
+            bytes: first,
+            share,
+        });
+    }
+    if !kept {
+        return Ok(Collected::Start {
+            bytes: first,
+            rest: body,
+        });
+    }
+
+    // Many pieces are put together: kept one by one they would hold on to the read
+    // buffers that they were cut from.
+    let room = (declared as usize).clamp(first.len(), ROOM_AT_ONCE.max(first.len()));
+    let mut bytes = BytesMut::with_capacity(room);
+    bytes.extend_from_slice(&first);
+    while let Some(piece) = next(&mut body, limits.idle).await? {
+        let total = bytes.len() + piece.len();
+        if limits.body_max.is_some_and(|max| total as u64 > max) {
+            return Err(Fault::TooLarge);
+        }
+        bytes.extend_from_slice(&piece);
+        if total > limits.replay_max || !share.grow(piece.len()) {
+            let bytes = bytes.freeze();
+            return Ok(Collected::Start { bytes, rest: body });
+        }
+    }
+    let bytes = bytes.freeze();
+    Ok(Collected::Whole { bytes, share })
+}
+
+/// The next piece of data; `None` at the end. Trailers are not for us.
+async fn next(body: &mut Incoming, idle: Duration) -> Result<Option<Bytes>, Fault> {
+    loop {
+        if body.is_end_stream() {
+            return Ok(None);
+        }
+        match timeout(idle, body.frame()).await {
+            Err(_) => return Err(Fault::Stalled),
+            Ok(None) => return Ok(None),
+            Ok(Some(Err(_))) => return Err(Fault::Broken),
+            Ok(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_is_shared_and_given_back() {
+        let budget = Budget::new(10);
+        let mut one = Share::none_of(&budget);
+        let mut two = Share::none_of(&budget);
+        assert!(one.grow(6));
+        assert!(!two.grow(5));
+        assert!(two.grow(4));
+        assert!(!one.grow(1));
+        drop(one);
+        assert!(two.grow(6));
+        drop(two);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    }
+}

@@ -1,0 +1,402 @@
+//! Answers of our own, in the shape that the caller's library expects.
+//!
+//! The one place that builds them. They name endpoints and reasons, never credentials,
+//! and nothing that a client sent.
+
+use std::{borrow::Cow, fmt::Write, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER},
+};
+use serde_json::json;
+
+use super::relay::Body;
+
+const X_QCC_ERROR: HeaderName = HeaderName::from_static("x-qcc-error");
+const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// Why we answer instead of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The head breaks a rule of HTTP or of ours.
+    Malformed,
+    /// The body broke off or is badly framed.
+    BodyBroken,
+    /// The client stopped sending its body.
+    BodyTimeout,
+    /// The body is longer than is taken.
+    BodyTooLarge,
+    /// CONNECT or TRACE.
+    Method,
+    /// A path under our own prefix that does not exist.
+    NotFound,
+    /// An `expect` that we cannot meet.
+    Expectation,
+    /// There is no view yet.
+    NoView,
+    /// We are stopping.
+    Draining,
+    /// No endpoint is selectable.
+    NoEndpoint,
+    /// Every selectable endpoint is busy.
+    Busy,
+    /// Every try was refused for its credential.
+    CredentialsRejected,
+    /// Every try failed before an answer.
+    Unreachable,
+    /// No answer came in time.
+    Timeout,
+}
+
+/// What is fixed for each kind: status, our name for it, Anthropic's name for it.
+struct Facts(StatusCode, &'static str, &'static str);
+
+impl Kind {
+    fn facts(self) -> Facts {
+        const INVALID: &str = "invalid_request_error";
+        // Not `overloaded_error`: for that one Claude Code shows a fixed text instead of ours.
+        const API: &str = "api_error";
+        use StatusCode as Status;
+        match self {
+            Self::Malformed => Facts(Status::BAD_REQUEST, "malformed_request", INVALID),
+            Self::BodyBroken => Facts(Status::BAD_REQUEST, "malformed_body", INVALID),
+            Self::BodyTimeout => Facts(Status::REQUEST_TIMEOUT, "body_timeout", "timeout_error"),
+            Self::BodyTooLarge => {
+                let name = "body_too_large";
+                Facts(Status::PAYLOAD_TOO_LARGE, name, "request_too_large")
+            }
+            Self::Method => Facts(Status::METHOD_NOT_ALLOWED, "method_not_allowed", INVALID),
+            Self::NotFound => Facts(Status::NOT_FOUND, "not_found", "not_found_error"),
+            Self::Expectation => Facts(Status::EXPECTATION_FAILED, "expectation_failed", INVALID),
+            Self::NoView => Facts(Status::SERVICE_UNAVAILABLE, "no_view", API),
+            Self::Draining => Facts(Status::SERVICE_UNAVAILABLE, "draining", API),
+            Self::NoEndpoint => Facts(Status::SERVICE_UNAVAILABLE, "no_endpoint_available", API),
+            Self::Busy => Facts(Status::SERVICE_UNAVAILABLE, "endpoints_busy", API),
+            Self::CredentialsRejected => Facts(Status::BAD_GATEWAY, "credentials_rejected", API),
+            Self::Unreachable => Facts(Status::BAD_GATEWAY, "endpoints_unreachable", API),
+            Self::Timeout => Facts(
+                Status::GATEWAY_TIMEOUT,
+                "endpoints_timed_out",
+                "timeout_error",
+            ),
+        }
+    }
+
+    /// Whether the connection is in a state, or the client of a kind, that ends it.
+    fn closes(self) -> bool {
+        match self {
+            Self::Malformed
+            | Self::BodyBroken
+            | Self::BodyTimeout
+            | Self::BodyTooLarge
+            | Self::Method
+            | Self::Expectation
+            | Self::Draining => true,
+            Self::NotFound
+            | Self::NoView
+            | Self::NoEndpoint
+            | Self::Busy
+            | Self::CredentialsRejected
+            | Self::Unreachable
+            | Self::Timeout => false,
+        }
+    }
+
+    /// The shortest sensible pause before another try, where another may help.
+    fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::NoView | Self::Draining | Self::NoEndpoint | Self::Busy => {
+                Some(Duration::from_secs(1))
+            }
+            Self::Malformed
+            | Self::BodyBroken
+            | Self::BodyTimeout
+            | Self::BodyTooLarge
+            | Self::Method
+            | Self::NotFound
+            | Self::Expectation
+            | Self::CredentialsRejected
+            | Self::Unreachable
+            | Self::Timeout => None,
+        }
+    }
+}
+
+/// An answer of our own.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) kind: Kind,
+    message: Cow<'static, str>,
+    retry_after: Option<Duration>,
+    is_final: bool,
+}
+
+impl Refusal {
+    /// Says what is wrong, in words for the caller.
+    pub(super) fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            retry_after: kind.retry_after(),
+            is_final: false,
+        }
+    }
+
+    /// Tells when another try has a chance.
+    pub(super) fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// Tells that no other try has one.
+    pub(super) fn final_answer(mut self) -> Self {
+        self.is_final = true;
+        self
+    }
+
+    /// Builds the response. `shape` is the caller's; only HTTP/1 may be told to close.
+    pub(super) fn into_response(self, shape: Shape, is_http1: bool) -> Response<Body> {
+        let Facts(status, name, _) = self.kind.facts();
+        let request_id = format!("req_qcc_{:032x}", rand::random::<u128>());
+        let body = shape.error(self.kind, &self.message, &request_id);
+        let mut response = Response::new(Body::own(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, shape.content_type());
+        headers.insert(CACHE_CONTROL, NO_STORE);
+        headers.insert(X_QCC_ERROR, HeaderValue::from_static(name));
+        if let Ok(id) = HeaderValue::try_from(request_id) {
+            headers.insert(shape.request_id(), id);
+        }
+        if let Some(wait) = self.retry_after {
+            // Whole seconds, as clients read nothing finer; never "at once".
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if self.is_final {
+            headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        if self.kind == Kind::Method {
+            let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+            headers.insert(ALLOW, HeaderValue::from_static(allowed));
+        }
+        if is_http1 && self.kind.closes() {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// An empty answer that says no more than its status.
+pub(super) fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::own(Bytes::new()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CACHE_CONTROL, NO_STORE);
+    response
+}
+
+/// Which library is calling, by what it calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// `{"type": "error", "error": {"type", "message"}, "request_id"}`.
+    Anthropic,
+    /// `{"error": {"message", "type", "param", "code"}}`.
+    OpenAi,
+    /// RFC 9457.
+    Problem,
+}
+
+impl Shape {
+    /// Tells by path and headers.
+    pub(super) fn of(path: &str, headers: &HeaderMap) -> Self {
+        const OPENAI: [&str; 10] = [
+            "chat",
+            "completions",
+            "responses",
+            "embeddings",
+            "models",
+            "moderations",
+            "images",
+            "audio",
+            "files",
+            "batches",
+        ];
+        let Some(resource) = path.strip_prefix("/v1/") else {
+            return Self::Problem;
+        };
+        let resource = resource.split('/').next().unwrap_or_default();
+        if resource == "messages" || headers.contains_key("anthropic-version") {
+            Self::Anthropic
+        } else if OPENAI.contains(&resource) {
+            Self::OpenAi
+        } else {
+            Self::Problem
+        }
+    }
+
+    fn content_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Anthropic | Self::OpenAi => "application/json",
+            Self::Problem => "application/problem+json",
+        })
+    }
+
+    fn request_id(self) -> HeaderName {
+        match self {
+            Self::Anthropic => REQUEST_ID,
+            Self::OpenAi | Self::Problem => X_REQUEST_ID,
+        }
+    }
+
+    fn error(self, kind: Kind, message: &str, request_id: &str) -> Bytes {
+        let Facts(status, name, error_type) = kind.facts();
+        let body = match self {
+            Self::Anthropic => json!({
+                "type": "error",
+                "error": { "type": error_type, "message": message },
+                "request_id": request_id,
+            }),
+            Self::OpenAi => json!({ "error": {
+                "message": message,
+                "type": error_type,
+                "param": null,
+                "code": name,
+            }}),
+            Self::Problem => json!({
+                "title": status.canonical_reason(),
+                "status": status.as_u16(),
+                "detail": message,
+                "reason": name,
+                "request_id": request_id,
+            }),
+        };
+        body.to_string().into()
+    }
+
+    /// The last event of a stream that breaks off: not an end that could be taken for
+    /// a proper one. `at_boundary`: the stream stands between two events.
+    pub(super) fn stream_error(self, message: &str, at_boundary: bool) -> Bytes {
+        // A half event cannot be taken back. Closing it lets the error be read; what its
+        // reader makes of the half is an error as well.
+        let mut event = String::from(if at_boundary { "" } else { "\n\n" });
+        let error = json!({ "type": "api_error", "message": message });
+        let written = match self {
+            Self::Anthropic => {
+                let data = json!({ "type": "error", "error": error });
+                write!(event, "event: error\ndata: {data}\n\n")
+            }
+            Self::OpenAi => {
+                let data = json!({ "error": {
+                    "message": message,
+                    "type": "api_error",
+                    "param": null,
+                    "code": "stream_broken",
+                }});
+                write!(event, "data: {data}\n\n")
+            }
+            Self::Problem => write!(event, "event: error\ndata: {error}\n\n"),
+        };
+        written.map_or_else(|_| Bytes::new(), |()| event.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn shape(path: &str, fields: &[(&'static str, &'static str)]) -> Shape {
+        let headers = fields
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect();
+        Shape::of(path, &headers)
+    }
+
+    #[test]
+    fn the_shape_is_that_of_the_library_that_calls() {
+        let version: &[_] = &[("anthropic-version", "2026-10-21")];
+        assert_eq!(shape("/v1/messages", &[]), Shape::Anthropic);
+        assert_eq!(shape("/v1/messages/count_tokens", &[]), Shape::Anthropic);
+        assert_eq!(shape("/v1/models", version), Shape::Anthropic);
+        assert_eq!(shape("/v1/models", &[]), Shape::OpenAi);
+        assert_eq!(shape("/v1/chat/completions", &[]), Shape::OpenAi);
+        assert_eq!(shape("/v1/responses", &[]), Shape::OpenAi);
+        assert_eq!(shape("/v1/chatter", &[]), Shape::Problem);
+        assert_eq!(shape("/else", version), Shape::Problem);
+    }
+
+    async fn answer(refusal: Refusal, shape: Shape) -> (Response<()>, Value) {
+        let (head, body) = refusal.into_response(shape, true).into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (
+            Response::from_parts(head, ()),
+            serde_json::from_slice(&body).unwrap(),
+        )
+    }
+
+    #[tokio::test]
+    async fn a_503_says_why_and_when_to_come_back() {
+        let refusal = Refusal::new(Kind::NoEndpoint, "no endpoint: `a`: rejected")
+            .retry_after(Duration::from_millis(1001));
+        let (head, body) = answer(refusal, Shape::Anthropic).await;
+        assert_eq!(head.status(), 503);
+        assert_eq!(head.headers()["retry-after"], "2");
+        assert_eq!(head.headers()["x-qcc-error"], "no_endpoint_available");
+        assert_eq!(head.headers()["cache-control"], "no-store");
+        assert!(!head.headers().contains_key("connection"));
+        assert_eq!(body["type"], "error");
+        assert_eq!(body["error"]["type"], "api_error");
+        assert_eq!(body["error"]["message"], "no endpoint: `a`: rejected");
+        assert_eq!(
+            head.headers()["request-id"],
+            body["request_id"].as_str().unwrap()
+        );
+    }
+
+    #[tokio::test]
+    async fn openai_and_problem_shapes() {
+        let refusal = Refusal::new(Kind::CredentialsRejected, "m").final_answer();
+        let (head, body) = answer(refusal, Shape::OpenAi).await;
+        assert_eq!(head.status(), 502);
+        assert_eq!(head.headers()["x-should-retry"], "false");
+        assert!(head.headers().contains_key("x-request-id"));
+        assert_eq!(body["error"]["code"], "credentials_rejected");
+
+        let (head, body) = answer(Refusal::new(Kind::Malformed, "m"), Shape::Problem).await;
+        assert_eq!(head.headers()["content-type"], "application/problem+json");
+        assert_eq!(head.headers()["connection"], "close");
+        assert_eq!(body["status"], 400);
+    }
+
+    #[test]
+    fn a_retry_after_is_never_zero() {
+        let refusal = Refusal::new(Kind::NoEndpoint, "m").retry_after(Duration::ZERO);
+        let response = refusal.into_response(Shape::Problem, false);
+        assert_eq!(response.headers()["retry-after"], "1");
+    }
+
+    #[test]
+    fn a_broken_stream_ends_in_an_error_event() {
+        let event = Shape::Anthropic.stream_error("cut", false);
+        let event = std::str::from_utf8(&event).unwrap();
+        let data = event.strip_prefix("\n\nevent: error\ndata: ").unwrap();
+        let data: Value = serde_json::from_str(data).unwrap();
+        assert_eq!(data["type"], "error");
+        assert_eq!(data["error"]["type"], "api_error");
+        let event = Shape::OpenAi.stream_error("cut", true);
+        assert!(event.starts_with(b"data: {\"error\":"));
+    }
+}

@@ -1,0 +1,171 @@
+//! One request from its head to its response head.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use http::{
+    Request, Response, StatusCode, Version,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    request::Parts,
+};
+use hyper::body::Incoming;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Counters, Settings, count,
+    exchange::{Exchange, Outgoing},
+    headers,
+    relay::Body,
+    replay::{self, Budget, Limits},
+    reply::{self, Kind, Refusal, Shape},
+    rules::{self, Route},
+    upstream::Upstreams,
+};
+use crate::routing::Router;
+
+/// What all requests share.
+pub(super) struct Service {
+    pub(super) router: Router,
+    pub(super) upstreams: Upstreams,
+    pub(super) settings: Settings,
+    /// Places for requests that wait for an endpoint.
+    pub(super) waiting: Semaphore,
+    budget: Arc<Budget>,
+    pub(super) counters: Arc<Counters>,
+    stop: CancellationToken,
+}
+
+/// A request that is being served. Dropped before it was settled: its client went away.
+pub(super) struct InFlight {
+    counters: Option<Arc<Counters>>,
+}
+
+impl Service {
+    pub(super) fn new(
+        router: Router,
+        settings: Settings,
+        counters: Arc<Counters>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            router,
+            upstreams: Upstreams::new(&settings),
+            waiting: Semaphore::new(settings.waiting_max),
+            budget: Budget::new(settings.replay_total_bytes),
+            settings,
+            counters,
+            stop,
+        }
+    }
+
+    /// Answers a request: with an endpoint's answer, or one of our own.
+    pub(super) async fn call(&self, request: Request<Incoming>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        match rules::route(&head) {
+            Ok(Route::Forward) => self.forward(head, body).await,
+            Ok(Route::Hello | Route::Health) => reply::empty(StatusCode::OK),
+            Ok(Route::Ready) => reply::empty(match self.is_ready() {
+                true => StatusCode::OK,
+                false => StatusCode::SERVICE_UNAVAILABLE,
+            }),
+            Err(refusal) => self.refuse(&head, refusal, InFlight::new(&self.counters)),
+        }
+    }
+
+    /// With a view requests can be served, whether or not the control plane is there.
+    fn is_ready(&self) -> bool {
+        !self.stop.is_cancelled() && self.router.table().is_some()
+    }
+
+    async fn forward(&self, mut head: Parts, body: Incoming) -> Response<Body> {
+        let in_flight = InFlight::new(&self.counters);
+        let started = Instant::now();
+        if self.stop.is_cancelled() {
+            let refusal = Refusal::new(Kind::Draining, "the proxy is stopping");
+            return self.refuse(&head, refusal, in_flight);
+        }
+        let limits = Limits {
+            replay_max: self.settings.replay_max_bytes,
+            body_max: self.settings.body_max_bytes,
+            idle: self.settings.body_idle_timeout,
+        };
+        let collected = match replay::collect(body, limits, &self.budget).await {
+            Ok(collected) => collected,
+            Err(fault) => return self.refuse(&head, fault.into(), in_flight),
+        };
+        // Only now, so that the view is of the moment when the request is sent.
+        let Some(routing) = self.router.begin() else {
+            let message = "the proxy has not yet heard from its control plane";
+            return self.refuse(&head, Refusal::new(Kind::NoView, message), in_flight);
+        };
+        let framing = [CONTENT_LENGTH, TRANSFER_ENCODING];
+        let has_length = framing.iter().any(|name| head.headers.contains_key(name));
+        let shape = Shape::of(head.uri.path(), &head.headers);
+        headers::strip_request(&mut head.headers);
+        let request = Outgoing {
+            method: head.method,
+            target: head.uri,
+            headers: head.headers,
+            has_length,
+            shape,
+            is_http1: is_http1(head.version),
+        };
+        Exchange::new(self, request, collected.into(), routing, started, in_flight)
+            .run()
+            .await
+    }
+
+    fn refuse(&self, head: &Parts, refusal: Refusal, mut in_flight: InFlight) -> Response<Body> {
+        in_flight.own_error();
+        tracing::debug!(kind = ?refusal.kind, "request refused");
+        let shape = Shape::of(head.uri.path(), &head.headers);
+        refusal.into_response(shape, is_http1(head.version))
+    }
+}
+
+fn is_http1(version: Version) -> bool {
+    version < Version::HTTP_2
+}
+
+impl InFlight {
+    fn new(counters: &Arc<Counters>) -> Self {
+        count(&counters.requests);
+        counters.active.fetch_add(1, Ordering::Relaxed);
+        Self {
+            counters: Some(Arc::clone(counters)),
+        }
+    }
+
+    /// Hands the duty to settle over.
+    pub(super) fn take(&mut self) -> Self {
+        Self {
+            counters: self.counters.take(),
+        }
+    }
+
+    /// The client got an endpoint's answer.
+    pub(super) fn relayed(&mut self) {
+        self.settle(|counters| count(&counters.relayed));
+    }
+
+    /// The client got an error of ours.
+    pub(super) fn own_error(&mut self) {
+        self.settle(|counters| count(&counters.own_errors));
+    }
+
+    fn settle(&mut self, how: impl FnOnce(&Counters)) {
+        if let Some(counters) = self.counters.take() {
+            how(&counters);
+            counters.active.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.settle(|counters| count(&counters.cancelled));
+    }
+}

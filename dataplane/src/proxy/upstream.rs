@@ -1,0 +1,288 @@
+//! Connection pools, one for each endpoint: what happens to one endpoint's connections
+//! is no other endpoint's trouble, even where both are at the same host.
+
+use std::{
+    collections::HashMap,
+    error::Error as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use http::{Extensions, Request, Response};
+use hyper::body::Incoming;
+use hyper_rustls::ConfigBuilderExt;
+use hyper_util::{
+    client::legacy::{self, Client},
+    rt::{TokioExecutor, TokioTimer},
+};
+use qcc_proto::v1::OutcomeClass;
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tracing::warn;
+
+use super::{
+    Settings,
+    connector::{Connector, Used},
+    upload::Upload,
+};
+use crate::routing::Endpoint;
+
+/// Idle time after which a pooled connection is closed.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Time without a request after which a pool is dropped: by then it is empty.
+const UNUSED_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Interval of HTTP/2 pings while requests are in flight, and longest wait for an answer.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of an error's description.
+const DETAIL_BYTES_MAX: usize = 200;
+
+/// All pools.
+pub(super) struct Upstreams {
+    pools: ArcSwap<HashMap<Arc<str>, Arc<Pool>>>,
+    tls: Arc<ClientConfig>,
+    headers_max: usize,
+    head_max_bytes: usize,
+    start: Instant,
+}
+
+/// The connections to one endpoint.
+pub(super) struct Pool {
+    client: Client<Connector, Upload>,
+    connect_timeout: Duration,
+    /// Seconds from the start of all to the last use.
+    last_used: AtomicU64,
+}
+
+/// Why there was no answer.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// Who is to blame.
+    pub(super) class: OutcomeClass,
+    /// What happened, shortly. Names no credential.
+    pub(super) detail: String,
+}
+
+impl Upstreams {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            pools: ArcSwap::default(),
+            tls: tls(),
+            headers_max: settings.headers_max,
+            head_max_bytes: settings.head_max_bytes,
+            start: Instant::now(),
+        }
+    }
+
+    /// The pool of an endpoint. A new connect timeout means a new pool; requests in
+    /// flight finish in the old one.
+    pub(super) fn pool(
+        &self,
+        endpoint: &Endpoint,
+        connect_timeout: Duration,
+        now: Instant,
+    ) -> Arc<Pool> {
+        let used = now.saturating_duration_since(self.start).as_secs();
+        let fits = |pool: &&Arc<Pool>| pool.connect_timeout == connect_timeout;
+        if let Some(pool) = self.pools.load().get(&endpoint.name).filter(fits) {
+            pool.last_used.store(used, Ordering::Relaxed);
+            return Arc::clone(pool);
+        }
+        let new = Arc::new(self.new_pool(connect_timeout, used));
+        self.pools.rcu(|pools| {
+            let mut pools = HashMap::clone(pools);
+            // Somebody may have been quicker; one pool is enough.
+            if pools.get(&endpoint.name).filter(fits).is_none() {
+                pools.insert(Arc::clone(&endpoint.name), Arc::clone(&new));
+            }
+            pools
+        });
+        let pools = self.pools.load();
+        Arc::clone(pools.get(&endpoint.name).filter(fits).unwrap_or(&new))
+    }
+
+    /// Drops the pools of endpoints that are gone, or that nobody uses.
+    pub(super) fn sweep(&self, now: Instant) {
+        let now = now.saturating_duration_since(self.start).as_secs();
+        let in_use = |pool: &Pool| {
+            now.saturating_sub(pool.last_used.load(Ordering::Relaxed)) < UNUSED_TIMEOUT.as_secs()
+        };
+        if self.pools.load().values().all(|pool| in_use(pool)) {
+            return;
+        }
+        self.pools.rcu(|pools| {
+            let mut pools = HashMap::clone(pools);
+            pools.retain(|_, pool| in_use(pool));
+            pools
+        });
+    }
+
+    fn new_pool(&self, connect_timeout: Duration, used: u64) -> Pool {
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .http1_max_headers(self.headers_max)
+            .http1_max_buf_size(self.head_max_bytes)
+            .http2_max_header_list_size(u32::try_from(self.head_max_bytes).unwrap_or(u32::MAX))
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .http2_keep_alive_timeout(PING_TIMEOUT)
+            // A pooled connection that died before it took the request: nothing was sent.
+            .retry_canceled_requests(true)
+            .build(Connector::new(Arc::clone(&self.tls), connect_timeout));
+        Pool {
+            client,
+            connect_timeout,
+            last_used: AtomicU64::new(used),
+        }
+    }
+}
+
+impl Pool {
+    /// Sends a request and waits for the head of its answer.
+    pub(super) async fn send(
+        &self,
+        request: Request<Upload>,
+    ) -> Result<Response<Incoming>, Failed> {
+        match self.client.request(request).await {
+            Ok(response) => {
+                if let Some(used) = response.extensions().get::<Used>() {
+                    used.set();
+                }
+                Ok(response)
+            }
+            Err(error) => Err(Failed::from(error)),
+        }
+    }
+}
+
+impl From<legacy::Error> for Failed {
+    fn from(error: legacy::Error) -> Self {
+        let was_used = || {
+            let mut extras = Extensions::new();
+            error.connect_info()?.get_extras(&mut extras);
+            extras.get::<Used>().map(Used::get)
+        };
+        let cause = error
+            .source()
+            .and_then(|it| it.downcast_ref::<hyper::Error>());
+        if cause.is_some_and(|cause| cause.is_parse() || cause.is_parse_too_large()) {
+            // Somebody is there, but does not speak HTTP as it should.
+            return Self {
+                class: OutcomeClass::ServerError,
+                detail: format!("malformed response: {}", describe(&error)),
+            };
+        }
+        if was_used() == Some(true) {
+            // Perhaps no more than an idle connection that was closed at the wrong moment:
+            // evidence that counts, but does not eject by itself.
+            return Self {
+                class: OutcomeClass::StreamBroken,
+                detail: format!("reused connection: {}", describe(&error)),
+            };
+        }
+        Self {
+            class: OutcomeClass::Connect,
+            detail: describe(&error),
+        }
+    }
+}
+
+/// The innermost cause of an error: what happened, without who passed it on.
+pub(super) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cut(cause.to_string())
+}
+
+fn cut(mut text: String) -> String {
+    let mut end = text.len().min(DETAIL_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
+/// TLS towards endpoints: the platform's roots, HTTP/2 where it is offered.
+pub(super) fn tls() -> Arc<ClientConfig> {
+    let versions = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions();
+    #[expect(clippy::expect_used, reason = "no input can change it")]
+    let config = versions.expect("ring supports the default protocol versions");
+    let mut config = match config.clone().with_native_roots() {
+        Ok(config) => config.with_no_client_auth(),
+        Err(error) => {
+            warn!(%error, "no root certificates found: every https endpoint will fail");
+            config
+                .with_root_certificates(RootCertStore::empty())
+                .with_no_client_auth()
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::Uri;
+
+    use super::*;
+
+    fn endpoint(name: &str) -> Endpoint {
+        Endpoint {
+            name: Arc::from(name),
+            base_url: Uri::from_static("http://127.0.0.1:1"),
+            credential: None,
+            first_byte_timeout: Duration::from_secs(1),
+            generation: 1,
+        }
+    }
+
+    #[tokio::test]
+    async fn each_endpoint_has_one_pool_for_as_long_as_it_is_used() {
+        let upstreams = Upstreams::new(&Settings::default());
+        let connect = Duration::from_secs(5);
+        let start = Instant::now();
+        let a = upstreams.pool(&endpoint("a"), connect, start);
+        let b = upstreams.pool(&endpoint("b"), connect, start);
+        assert!(!Arc::ptr_eq(&a, &b));
+        let later = start + UNUSED_TIMEOUT;
+        assert!(Arc::ptr_eq(
+            &a,
+            &upstreams.pool(&endpoint("a"), connect, later)
+        ));
+
+        upstreams.sweep(later + Duration::from_secs(1));
+        assert!(Arc::ptr_eq(
+            &a,
+            &upstreams.pool(&endpoint("a"), connect, later)
+        ));
+        assert!(!Arc::ptr_eq(
+            &b,
+            &upstreams.pool(&endpoint("b"), connect, later)
+        ));
+
+        let other = upstreams.pool(&endpoint("a"), connect * 2, later);
+        assert!(!Arc::ptr_eq(&a, &other));
+    }
+
+    #[test]
+    fn a_description_is_cut_between_characters() {
+        assert_eq!(cut("é".repeat(150)).len(), DETAIL_BYTES_MAX);
+        assert_eq!(
+            cut(format!("a{}", "é".repeat(150))).len(),
+            DETAIL_BYTES_MAX - 1
+        );
+    }
+}
