@@ -2,8 +2,11 @@
 
 use std::{sync::Arc, time::Duration, time::Instant};
 
-use http::{HeaderName, HeaderValue, Uri};
-use qcc_proto::v1::{AdminState, Cause};
+use http::Uri;
+use qcc_proto::{
+    upstream::Credential,
+    v1::{AdminState, Cause},
+};
 
 /// What the HTTP path needs to know of an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,9 +15,8 @@ pub(crate) struct Endpoint {
     pub name: Arc<str>,
     /// Where requests go; scheme and host are present.
     pub base_url: Uri,
-    /// The credential's header. The value is marked sensitive, so it prints as
-    /// `Sensitive`.
-    pub credential: Option<(HeaderName, HeaderValue)>,
+    /// Its credential, ready to be put into requests.
+    pub credential: Option<Credential>,
     /// Longest wait for a response head.
     pub first_byte_timeout: Duration,
     /// The generation that reports name.
