@@ -1,1 +1,16 @@
-//! Scenarios.
+//! What the product promises, shown with real processes and real sockets. Each
+//! test tells one story; each module is one theme.
+
+mod blame;
+mod command_line;
+mod contract;
+mod credentials;
+mod data;
+mod foreign;
+mod harness;
+mod outage;
+mod passing;
+mod reports;
+mod secrets;
+mod verification;
+mod watching;

@@ -1,6 +1,12 @@
 //! A TCP relay that can be cut and stalled.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -11,6 +17,8 @@ use tokio::{
     sync::watch,
     task::{JoinHandle, JoinSet},
 };
+
+use crate::wait::eventually;
 
 /// How a relay treats its connections.
 #[derive(Clone, Copy, PartialEq)]
@@ -23,10 +31,14 @@ enum Line {
     Stalled,
 }
 
-/// Stands between proxies and the control plane.
-pub struct Relay {
+/// Stands between proxies and the control plane. Clones are the same relay.
+#[derive(Clone)]
+pub struct Relay(Arc<Shared>);
+
+struct Shared {
     address: SocketAddr,
     line: watch::Sender<Line>,
+    accepted: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -38,44 +50,64 @@ impl Relay {
             .expect("loopback has a free port");
         let address = listener.local_addr().expect("a listener has an address");
         let (line, state) = watch::channel(Line::Open);
-        let task = tokio::spawn(accept(listener, target, state));
-        Self {
+        let accepted = Arc::<AtomicUsize>::default();
+        let task = tokio::spawn(accept(listener, target, state, Arc::clone(&accepted)));
+        Self(Arc::new(Shared {
             address,
             line,
+            accepted,
             task,
-        }
+        }))
+    }
+
+    /// Waits until somebody has connected that many times, in vain or not.
+    pub async fn tried(&self, times: usize) {
+        eventually(
+            &format!("the relay was tried {times} times"),
+            async || match self.0.accepted.load(Relaxed) {
+                count if count >= times => Ok(()),
+                count => Err(count),
+            },
+        )
+        .await;
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.0.address
     }
 
     /// Breaks all connections, and every new one.
     pub fn cut(&self) {
-        self.line.send_replace(Line::Cut);
+        self.0.line.send_replace(Line::Cut);
     }
 
     /// Holds back all that comes from the target. Nobody is told.
     pub fn stall(&self) {
-        self.line.send_replace(Line::Stalled);
+        self.0.line.send_replace(Line::Stalled);
     }
 
     /// Lets everything pass again, what was held back included.
     pub fn heal(&self) {
-        self.line.send_replace(Line::Open);
+        self.0.line.send_replace(Line::Open);
     }
 }
 
-impl Drop for Relay {
+impl Drop for Shared {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, line: watch::Receiver<Line>) {
+async fn accept(
+    listener: TcpListener,
+    target: SocketAddr,
+    line: watch::Receiver<Line>,
+    accepted: Arc<AtomicUsize>,
+) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
+        accepted.fetch_add(1, Relaxed);
         let mut state = line.clone();
         connections.spawn(async move {
             tokio::select! {

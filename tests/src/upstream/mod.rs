@@ -156,6 +156,11 @@ impl Upstream {
         self.state.disconnects.load(Relaxed)
     }
 
+    /// Closes the listener and every connection, as if the machine had gone.
+    pub fn shut(&self) {
+        self.task.abort();
+    }
+
     /// Waits until that many client requests have arrived.
     pub async fn received(&self, requests: usize) {
         eventually(

@@ -1,0 +1,303 @@
+//! Losing the control plane loses no request and no report.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+};
+
+use qcc_proto::v1::{DisableEndpointRequest, EnableEndpointRequest, HealthState};
+use qcc_tests::{Answer, Gate, Piece, Testbed, client::Call, eventually};
+use rustix::process::Signal;
+use tokio::task::JoinSet;
+
+/// Clients that send one request after the other until they are stopped.
+struct Load {
+    stop: Arc<AtomicBool>,
+    served: Arc<AtomicUsize>,
+    clients: JoinSet<Vec<String>>,
+}
+
+impl Load {
+    fn start(calls: impl IntoIterator<Item = Call>) -> Self {
+        let (stop, served) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let mut clients = JoinSet::new();
+        for call in calls {
+            let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
+            clients.spawn(async move {
+                let mut failures = Vec::new();
+                while !stop.load(Relaxed) {
+                    match call.clone().send().await {
+                        Ok(response) if response.status == 200 => {}
+                        Ok(response) => failures.push(format!("{response:?}")),
+                        Err(error) => failures.push(error),
+                    }
+                    served.fetch_add(1, Relaxed);
+                }
+                failures
+            });
+        }
+        Self {
+            stop,
+            served,
+            clients,
+        }
+    }
+
+    /// Waits until that many more requests have been answered.
+    async fn goes_on(&self, requests: usize) {
+        let goal = self.served.load(Relaxed) + requests;
+        eventually("the load goes on", async || {
+            match self.served.load(Relaxed) {
+                count if count >= goal => Ok(()),
+                count => Err(count),
+            }
+        })
+        .await;
+    }
+
+    /// Stops the clients and returns how often each was not served.
+    async fn stop(self) -> Vec<String> {
+        self.stop.store(true, Relaxed);
+        self.clients
+            .join_all()
+            .await
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_control_plane_costs_no_request_and_no_report() {
+    let testbed = Testbed::start()
+        .patient_checks()
+        .endpoints(["a", "b", "c"])
+        .proxies(2)
+        .await;
+    let control = testbed.control();
+    let before = testbed.proxy(0).status().await.expect("the proxy answers");
+    let load = Load::start((0..6).map(|client| testbed.proxy(client % 2).message()));
+    load.goes_on(20).await;
+    for round in 0..3 {
+        control.kill();
+        load.goes_on(20).await;
+        if round == 1 {
+            testbed.upstream("a").respond(401); // Found out by each proxy alone.
+            load.goes_on(20).await;
+        }
+        control.start().await;
+        load.goes_on(20).await;
+    }
+    assert_eq!(load.stop().await, [""; 0]);
+
+    let endpoint = control.eventually_is("a", HealthState::Unhealthy).await;
+    for proxy in testbed.proxies() {
+        proxy.eventually_knows("a", HealthState::Unhealthy).await;
+        let seen = proxy.endpoint("a").await.expect("the proxy answers");
+        assert_eq!(seen.generation, endpoint.generation);
+    }
+    testbed.settled().await;
+    assert_eq!(control.queue_stats().await.total_failed, 1);
+    for name in ["a", "b", "c"] {
+        let (mut attempts, mut successes) = (0, 0);
+        for proxy in testbed.proxies() {
+            let seen = proxy.endpoint(name).await.expect("the proxy answers");
+            attempts += seen.attempts;
+            successes += seen.successes;
+        }
+        let stats = control.endpoint(name).await.stats.unwrap_or_default();
+        assert_eq!(
+            (stats.attempts + stats.stale, stats.successes),
+            (attempts, successes),
+            "{name}"
+        );
+        assert_eq!(
+            testbed.upstream(name).client_requests() as u64,
+            attempts,
+            "{name}"
+        );
+    }
+    let after = testbed.proxy(0).status().await.expect("the proxy answers");
+    assert_eq!(after.incarnation, before.incarnation);
+    assert_eq!(after.dropped_outcomes, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proxies_serve_behind_a_cut_and_catch_up_after_it() {
+    let testbed = Testbed::start()
+        .patient_checks()
+        .endpoints(["a", "b"])
+        .relayed()
+        .proxies(2)
+        .await;
+    let before = testbed.proxy(0).status().await.expect("the proxy answers");
+    testbed.relay().cut();
+    eventually("the proxy has noticed", async || {
+        let status = testbed
+            .proxy(0)
+            .status()
+            .await
+            .map_err(|status| status.to_string())?;
+        match status.connected_control_url.as_str() {
+            "" => Ok(()),
+            url => Err(url.to_owned()),
+        }
+    })
+    .await;
+    let request = DisableEndpointRequest {
+        name: "a".to_owned(),
+    };
+    testbed
+        .control()
+        .endpoints()
+        .disable_endpoint(request)
+        .await
+        .expect("it exists");
+    for proxy in testbed.proxies() {
+        let response = proxy.message().await.expect_status(200);
+        assert_eq!(response.served_by(), "a"); // It cannot know.
+        assert!(proxy.status().await.expect("the proxy answers").ready);
+    }
+    testbed.relay().heal();
+    for proxy in testbed.proxies() {
+        proxy.eventually_avoids("a").await;
+        assert_eq!(proxy.message().await.expect_status(200).served_by(), "b");
+    }
+    let after = testbed.proxy(0).status().await.expect("the proxy answers");
+    assert_eq!(after.incarnation, before.incarnation);
+    testbed.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_connection_is_noticed_and_replaced() {
+    let testbed = Testbed::start()
+        .patient_checks()
+        .endpoints(["a", "b"])
+        .relayed()
+        .proxies(1)
+        .await;
+    let proxy = testbed.proxy(0);
+    testbed.relay().stall();
+    let request = DisableEndpointRequest {
+        name: "a".to_owned(),
+    };
+    testbed
+        .control()
+        .endpoints()
+        .disable_endpoint(request)
+        .await
+        .expect("it exists");
+    proxy.message().await.expect_status(200);
+    eventually("the proxy has noticed", async || {
+        let status = proxy.status().await.map_err(|status| status.to_string())?;
+        if status.stale || status.connected_control_url.is_empty() {
+            return Ok(());
+        }
+        Err(format!("{status:?}"))
+    })
+    .await;
+    proxy.message().await.expect_status(200);
+    testbed.relay().heal();
+    proxy.eventually_avoids("a").await;
+    testbed.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_control_plane_slows_nobody() {
+    let testbed = Testbed::start()
+        .patient_checks()
+        .endpoints(["a", "b"])
+        .proxies(1)
+        .await;
+    let control = testbed.control();
+    control.freeze();
+    testbed.upstream("a").respond(401);
+    testbed.proxy(0).messages(20).expect_all(200).await;
+    control.thaw();
+    control.eventually_is("a", HealthState::Unhealthy).await;
+    testbed.settled().await;
+    assert_eq!(control.queue_stats().await.total_failed, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_waits_for_its_first_view() {
+    let mut testbed = Testbed::start()
+        .patient_checks()
+        .endpoints(["a"])
+        .relayed()
+        .await;
+    testbed.relay().cut();
+    let relay = testbed.relay().clone();
+    let healing = async {
+        relay.tried(3).await; // The proxy has asked in vain.
+        relay.heal();
+    };
+    let (proxy, ()) = tokio::join!(testbed.add_proxy(), healing);
+    testbed.proxy(proxy).message().await.expect_status(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopping_proxy_finishes_what_it_has_begun() {
+    let testbed = Testbed::start()
+        .patient_checks()
+        .endpoints(["a"])
+        .proxies(2)
+        .await;
+    let (control, proxy) = (testbed.control(), testbed.proxy(0));
+    let gate = Gate::new();
+    let stream = [
+        "data: 1\n\n".into(),
+        Piece::Wait(gate.clone()),
+        "data: 2\n\n".into(),
+    ];
+    testbed.upstream("a").respond(Answer::stream(stream));
+    let mut stream = proxy.message().open().await.expect("an answer");
+    stream.expect("data: 1\n\n").await;
+    proxy.signal(Signal::TERM);
+    eventually("new connections are refused", async || {
+        match proxy.get("/").send().await {
+            Err(_) => Ok(()),
+            Ok(response) => Err(format!("{response:?}")),
+        }
+    })
+    .await;
+    gate.open();
+    stream.expect("data: 2\n\n").await;
+    stream.finish().await.expect("a proper end");
+    assert!(proxy.ended().await.success());
+    let stats = control.endpoint("a").await.stats.unwrap_or_default();
+    assert_eq!(
+        testbed.upstream("a").client_requests() as u64,
+        stats.attempts,
+        "reports were lost"
+    );
+    testbed.upstream("a").respond(200);
+    testbed.proxy(1).message().await.expect_status(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_proxy_takes_nobody_with_it() {
+    let testbed = Testbed::start()
+        .patient_checks()
+        .endpoints(["a", "b"])
+        .proxies(2)
+        .await;
+    testbed.upstream("a").respond_once(Answer::hang());
+    let mut lost = tokio::task::JoinSet::new();
+    lost.spawn(testbed.proxy(0).message().send());
+    testbed.upstream("a").received(1).await;
+    testbed.proxy(0).kill();
+    let lost = lost.join_next().await.expect("one task").expect("no panic");
+    lost.expect_err("its proxy is gone");
+    testbed.proxy(1).messages(20).expect_all(200).await;
+    let request = EnableEndpointRequest {
+        name: "a".to_owned(),
+    };
+    testbed
+        .control()
+        .endpoints()
+        .enable_endpoint(request)
+        .await
+        .expect("it exists");
+    assert_eq!(testbed.control().queue_stats().await.total_failed, 0);
+}
