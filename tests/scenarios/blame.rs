@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use qcc_proto::v1::{Cause, HealthState};
+use qcc_proto::v1::{Cause, HealthState, Timeouts};
 use qcc_tests::{Answer, Gate, Piece, Testbed, client::Volley, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -285,6 +285,72 @@ async fn a_rate_limited_endpoint_is_back_when_it_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_provider_can_ask_for_a_pause_beyond_the_cap() {
+    let testbed = Testbed::start().endpoints(["a", "b"]).proxies(1).await;
+    testbed
+        .upstream("a")
+        .respond(Answer::status(429).header("retry-after", "86400"));
+    assert_eq!(
+        testbed
+            .proxy(0)
+            .message()
+            .await
+            .expect_status(200)
+            .served_by(),
+        "b"
+    );
+    let degraded = testbed
+        .control()
+        .eventually_is("a", HealthState::Degraded)
+        .await;
+    let health = degraded.health.unwrap_or_default();
+    let until = health.until_time.unwrap_or_default().seconds;
+    let since = health.since_time.unwrap_or_default().seconds;
+    assert!((500..=601).contains(&(until - since)), "{health:?}");
+    let asked = health
+        .evidence
+        .unwrap_or_default()
+        .retry_after
+        .unwrap_or_default();
+    assert_eq!(asked.seconds, 86_400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overload_is_a_short_pause_for_one_endpoint() {
+    let testbed = Testbed::start().endpoints(["a", "b"]).proxies(2).await;
+    testbed.upstream("a").respond(529);
+    assert_eq!(
+        testbed
+            .proxy(0)
+            .message()
+            .await
+            .expect_status(200)
+            .served_by(),
+        "b"
+    );
+    let degraded = testbed
+        .control()
+        .eventually_is("a", HealthState::Degraded)
+        .await;
+    assert_eq!(
+        degraded.health.unwrap_or_default().cause(),
+        Cause::Overloaded
+    );
+    testbed.proxy(1).eventually_avoids("a").await;
+    assert_eq!(
+        testbed
+            .proxy(1)
+            .message()
+            .await
+            .expect_status(200)
+            .served_by(),
+        "b"
+    );
+    assert_eq!(testbed.upstream("a").client_requests(), 1);
+    assert_eq!(testbed.control().queue_stats().await.total_failed, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn server_errors_eject_only_in_a_row() {
     let testbed = Testbed::start()
         .patient_checks()
@@ -346,6 +412,43 @@ async fn a_broken_stream_ends_visibly_and_counts_against_the_endpoint() {
     );
     assert_eq!(proxy.message().await.expect_status(200).served_by(), "b");
     assert_eq!(testbed.upstream("b").client_requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_falls_silent_ends_after_the_idle_timeout() {
+    let builder = Testbed::start()
+        .patient_checks()
+        .endpoints(["a", "b"])
+        .policy(|policy| {
+            let idle = Some(prost_types::Duration {
+                seconds: 0,
+                nanos: 300_000_000,
+            });
+            policy.timeouts = Some(Timeouts {
+                idle,
+                ..Default::default()
+            });
+        });
+    let testbed = builder.proxies(1).await;
+    let half = Answer::stream(["data: half\n\n".into()]).then_hang();
+    testbed.upstream("a").respond(half);
+    let mut stream = testbed.proxy(0).message().open().await.expect("an answer");
+    stream.expect("data: half\n\n").await;
+    match stream.finish().await {
+        Err(error) => assert_ne!(error, "silence"),
+        Ok(rest) => assert!(
+            rest.text().contains("event: error"),
+            "a clean end: {rest:?}"
+        ),
+    }
+    testbed.settled().await;
+    let stats = testbed
+        .control()
+        .endpoint("a")
+        .await
+        .stats
+        .unwrap_or_default();
+    assert_eq!((stats.successes, stats.failures), (0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,5 +12,6 @@ mod outage;
 mod passing;
 mod reports;
 mod secrets;
+mod starting;
 mod verification;
 mod watching;

@@ -1,5 +1,6 @@
 //! Whatever is not ours to change passes as it came.
 
+use qcc_proto::v1::ApiFlavor;
 use qcc_tests::{Answer, Gate, Piece, Testbed};
 
 /// "hello" under gzip: opaque bytes to everybody between the two ends.
@@ -195,6 +196,36 @@ async fn the_client_s_credentials_stay_here_and_the_endpoint_s_own_are_sent() {
     assert_eq!(request.header("x-api-key"), Some("key-of-a"));
     assert_eq!(request.header("authorization"), None);
     assert_eq!(request.header("te"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_openai_shaped_cluster_gets_bearer_keys_and_checks_in_its_shape() {
+    let builder = Testbed::start().policy(|policy| policy.set_api(ApiFlavor::Openai));
+    let testbed = builder.endpoints(["a"]).proxies(1).await;
+    let upstream = testbed.upstream("a");
+    let checks = upstream.requests();
+    assert_eq!(checks[0].target, "/v1/chat/completions");
+    assert_eq!(checks[0].header("authorization"), Some("Bearer key-of-a"));
+    let call = testbed
+        .proxy(0)
+        .post("/v1/chat/completions")
+        .header("authorization", "Bearer mine");
+    call.message(false).await.expect_status(200);
+    assert_eq!(
+        upstream.last_request().header("authorization"),
+        Some("Bearer key-of-a")
+    );
+    assert_eq!(upstream.last_request().header("x-api-key"), None);
+
+    upstream.respond(401);
+    let call = testbed.proxy(0).post("/v1/chat/completions").message(false);
+    call.clone().await;
+    let refusal = call.await.expect_status(503);
+    let body: serde_json::Value = serde_json::from_slice(&refusal.body).expect("the error is JSON");
+    assert!(
+        body["error"]["message"].is_string() && body.get("type").is_none(),
+        "{body}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

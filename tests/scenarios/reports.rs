@@ -4,7 +4,7 @@ use qcc_proto::v1::{
     EndpointStats, HealthState, ListProxiesRequest, Outcome, OutcomeClass, ProxyIdentity,
     ReportBatch, ReportOutcomesRequest, View, health_sync_service_client::HealthSyncServiceClient,
 };
-use qcc_tests::{FakeProxy, Testbed, eventually, outcome};
+use qcc_tests::{Checks, FakeProxy, Gate, Testbed, eventually, outcome};
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -335,6 +335,38 @@ async fn one_proxy_s_own_trouble_stays_its_own() {
             .served_by(),
         "a"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_proxies_in_the_same_trouble_are_believed() {
+    let testbed = Testbed::start().patient_checks().endpoints(["a"]).await;
+    let control = testbed.control();
+    let gate = Gate::new();
+    testbed
+        .upstream("a")
+        .answer_checks(Checks::EchoBehind(gate.clone()));
+    let mut proxies = [
+        FakeProxy::new(control, "one", "1"),
+        FakeProxy::new(control, "two", "1"),
+    ];
+    let mut watches = Vec::new();
+    for proxy in &proxies {
+        watches.push(proxy.watch("default", None).await.expect("a watch"));
+    }
+    let snapshot = proxies[0].snapshot("default").await;
+    proxies[0]
+        .report(vec![outcome(&snapshot, "a", OutcomeClass::Timeout)])
+        .await;
+    gate.reached_by(1).await; // The control plane's own check is on its way, and stays there.
+    let suspected = control.endpoint("a").await.health.unwrap_or_default();
+    assert_eq!(suspected.state(), HealthState::Healthy);
+    assert_eq!(suspected.suspecting_proxies, ["one"]);
+    proxies[1]
+        .report(vec![outcome(&snapshot, "a", OutcomeClass::Timeout)])
+        .await;
+    control.eventually_is("a", HealthState::Unhealthy).await;
+    gate.open();
+    assert_eq!(control.queue_stats().await.total_failed, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,7 +71,8 @@ impl Answer {
         Self::json(status, &json!({"type": "error", "error": error}))
     }
 
-    /// Answers 200 with a message that says `text`.
+    /// Answers 200 with a message that says `text`, in the shapes of Anthropic's and
+    /// OpenAI's APIs at once.
     pub fn text(text: &str) -> Self {
         let message = json!({
             "id": "msg_1",
@@ -79,6 +80,7 @@ impl Answer {
             "role": "assistant",
             "model": "scripted",
             "content": [{"type": "text", "text": text}],
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": text}}],
             "stop_reason": "end_turn",
             "stop_sequence": null,
             "usage": {"input_tokens": 9, "output_tokens": 3},
