@@ -188,6 +188,17 @@ impl ReportBuffer {
         self.dropped = 0;
     }
 
+    /// Returns whether another batch should follow at once: the one in flight was
+    /// not acknowledged whole, or what is pending fills one.
+    pub(crate) fn has_backlog(&self) -> bool {
+        self.in_flight.is_some() || self.pending.len() >= BATCH_MAX
+    }
+
+    /// Returns whether all reports are acknowledged.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Returns the number of reports that are not acknowledged.
     pub(crate) fn len(&self) -> usize {
         self.pending.len()

@@ -32,8 +32,7 @@ mod table;
 
 pub(crate) use attempt::{Attempt, Outcome};
 pub(crate) use endpoint::{Endpoint, Health, Routed};
-pub(crate) use live::Live;
-pub(crate) use mark::{Block, Mark};
+pub(crate) use mark::Block;
 pub(crate) use policy::{ATTEMPTS_MAX, CoolDowns, Policy, Timeouts};
 pub(crate) use reason::{Reason, Unavailable};
 pub(crate) use router::{Router, Update};

@@ -1,0 +1,288 @@
+//! From the wire to the core. What comes in may be from a newer or a broken control
+//! plane: nothing here panics, and what cannot be used is named.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::Uri;
+use qcc_proto::{
+    duration,
+    upstream::{self, credential_header},
+    v1,
+};
+
+use crate::routing::{ATTEMPTS_MAX, CoolDowns, Endpoint, Health, Policy, Routed, Timeouts};
+
+/// No wait is longer: the largest value that the contract allows anywhere.
+const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// The contract's default for [`Endpoint::first_byte_timeout`].
+const FIRST_BYTE_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Why an endpoint of a view cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Error {
+    /// It has no name.
+    Name,
+    /// The base URL is not `http(s)://host[:port][/path]`.
+    BaseUrl,
+    /// The credential does not fit into a header.
+    Credential(upstream::Error),
+    /// The operator's wish is missing, or of a kind that this version does not know.
+    AdminState(i32),
+    /// The health state is missing, or of a kind that this version does not know.
+    State(i32),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name => f.write_str("it has no name"),
+            // The URL itself could hold a password.
+            Self::BaseUrl => f.write_str("base_url is not `http(s)://host[:port][/path]`"),
+            Self::Credential(error) => write!(f, "{error}"),
+            Self::AdminState(value) => write!(f, "unknown admin_state {value}"),
+            Self::State(value) => write!(f, "unknown state {value}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Ties the control plane's clock to ours: its reading in a message, and when that
+/// message came. Deadlines arrive late by the message's travel time, never early.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clocks {
+    /// The control plane's reading, in milliseconds.
+    pub clock_ms: u64,
+    /// When it was received.
+    pub received: Instant,
+}
+
+impl Clocks {
+    /// Returns a deadline of the control plane on our clock.
+    fn deadline(self, until_clock_ms: u64) -> Instant {
+        let left = Duration::from_millis(until_clock_ms.saturating_sub(self.clock_ms));
+        self.received + left.min(DURATION_MAX)
+    }
+}
+
+/// Converts an endpoint.
+pub(crate) fn routed(endpoint: v1::RoutedEndpoint, clocks: Clocks) -> Result<Routed, Error> {
+    if endpoint.name.is_empty() {
+        return Err(Error::Name);
+    }
+    let credential = if endpoint.api_key.is_empty() {
+        None
+    } else {
+        let scheme = endpoint.credential_scheme();
+        Some(credential_header(scheme, &endpoint.api_key).map_err(Error::Credential)?)
+    };
+    let admin = match endpoint.admin_state() {
+        v1::AdminState::Unspecified => return Err(Error::AdminState(endpoint.admin_state)),
+        known => known,
+    };
+    let first_byte_timeout = limit(&endpoint.first_byte_timeout, FIRST_BYTE_DEFAULT);
+    Ok(Routed {
+        admin,
+        health: health(&endpoint, clocks)?,
+        failures: endpoint.consecutive_failures,
+        failures_max: endpoint.max_failures.max(1),
+        proven: endpoint.proven,
+        priority: endpoint.priority,
+        weight: endpoint.weight.max(1),
+        endpoint: Arc::new(Endpoint {
+            base_url: base_url(&endpoint.base_url)?,
+            name: endpoint.name.into(),
+            credential,
+            first_byte_timeout,
+            generation: endpoint.generation,
+        }),
+    })
+}
+
+/// Converts a policy. Values outside their range are brought into it: a policy in
+/// force has none, and a proxy without a policy would be worth less than one with a
+/// slightly different one.
+pub(crate) fn policy(policy: &v1::ClusterPolicy) -> Policy {
+    let defaults = Policy::default();
+    let timeouts = policy.timeouts.unwrap_or_default();
+    let cool_downs = policy.cool_downs.unwrap_or_default();
+    let attempts_max = policy.attempts_max.unwrap_or(defaults.attempts_max);
+    let unproven = policy.unproven_concurrency;
+    Policy {
+        api: match policy.api() {
+            v1::ApiFlavor::Unspecified => defaults.api,
+            known => known,
+        },
+        attempts_max: attempts_max.clamp(1, ATTEMPTS_MAX as u32),
+        unproven_concurrency: unproven.unwrap_or(defaults.unproven_concurrency).max(1),
+        timeouts: Timeouts {
+            connect: limit(&timeouts.connect, defaults.timeouts.connect),
+            idle: limit(&timeouts.idle, defaults.timeouts.idle),
+            total: limit(&timeouts.total, defaults.timeouts.total),
+        },
+        cool_downs: CoolDowns {
+            overloaded: wait(&cool_downs.overloaded, defaults.cool_downs.overloaded),
+            rate_limited: wait(&cool_downs.rate_limited, defaults.cool_downs.rate_limited),
+            max: wait(&cool_downs.max, defaults.cool_downs.max),
+        },
+        queue_timeout: wait(&policy.queue_timeout, defaults.queue_timeout),
+    }
+}
+
+fn health(endpoint: &v1::RoutedEndpoint, clocks: Clocks) -> Result<Health, Error> {
+    let cause = endpoint.cause();
+    Ok(match endpoint.state() {
+        v1::HealthState::Unspecified => return Err(Error::State(endpoint.state)),
+        v1::HealthState::Unknown => Health::Unknown,
+        v1::HealthState::Healthy => Health::Healthy,
+        v1::HealthState::Degraded => Health::Degraded {
+            cause,
+            until: clocks.deadline(endpoint.until_clock_ms),
+        },
+        v1::HealthState::Unhealthy => Health::Unhealthy { cause },
+    })
+}
+
+fn base_url(text: &str) -> Result<Uri, Error> {
+    let url: Uri = text.parse().map_err(|_| Error::BaseUrl)?;
+    let http = matches!(url.scheme_str(), Some("http" | "https"));
+    let host = url.host().is_some_and(|host| !host.is_empty());
+    let user = url
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'));
+    if http && host && !user && url.query().is_none() {
+        Ok(url)
+    } else {
+        Err(Error::BaseUrl)
+    }
+}
+
+/// Reads a limit, which cannot be zero.
+fn limit(value: &Option<prost_types::Duration>, default: Duration) -> Duration {
+    wait(value, default).max(Duration::from_millis(1))
+}
+
+/// Reads a wait, which can be zero.
+fn wait(value: &Option<prost_types::Duration>, default: Duration) -> Duration {
+    let read = value.as_ref().and_then(duration::from_proto);
+    read.unwrap_or(default).min(DURATION_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint() -> v1::RoutedEndpoint {
+        v1::RoutedEndpoint {
+            name: "a".into(),
+            base_url: "https://api.example/base".into(),
+            api_key: "sk-canary".into(),
+            credential_scheme: v1::CredentialScheme::XApiKey.into(),
+            generation: 7,
+            admin_state: v1::AdminState::Enabled.into(),
+            state: v1::HealthState::Healthy.into(),
+            max_failures: 3,
+            priority: 1,
+            weight: 100,
+            ..Default::default()
+        }
+    }
+
+    fn clocks() -> Clocks {
+        Clocks {
+            clock_ms: 50_000,
+            received: Instant::now(),
+        }
+    }
+
+    fn error(change: impl FnOnce(&mut v1::RoutedEndpoint)) -> Error {
+        let mut broken = endpoint();
+        change(&mut broken);
+        routed(broken, clocks()).unwrap_err()
+    }
+
+    #[test]
+    fn an_endpoint_arrives_whole_and_never_prints_its_key() {
+        let routed = routed(endpoint(), clocks()).unwrap();
+        assert_eq!(routed.endpoint.base_url.path(), "/base");
+        assert_eq!(routed.endpoint.first_byte_timeout, FIRST_BYTE_DEFAULT);
+        assert!(!format!("{routed:?}").contains("canary"));
+    }
+
+    #[test]
+    fn a_deadline_moves_to_our_clock() {
+        let clocks = clocks();
+        let mut degraded = endpoint();
+        degraded.state = v1::HealthState::Degraded.into();
+        degraded.cause = v1::Cause::Overloaded.into();
+        for (until_clock_ms, left) in [(53_500, 3_500), (49_000, 0), (u64::MAX, 86_400_000)] {
+            degraded.until_clock_ms = until_clock_ms;
+            let expected = Health::Degraded {
+                cause: v1::Cause::Overloaded,
+                until: clocks.received + Duration::from_millis(left),
+            };
+            assert_eq!(routed(degraded.clone(), clocks).unwrap().health, expected);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        assert_eq!(error(|e| e.name.clear()), Error::Name);
+        for url in [
+            "",
+            "api.example",
+            "ftp://a",
+            "http://",
+            "http://u:p@a",
+            "http://a/?q",
+            "http://a b",
+        ] {
+            assert_eq!(error(|e| e.base_url = url.into()), Error::BaseUrl, "{url}");
+        }
+        assert!(matches!(
+            error(|e| e.api_key = "a\nb".into()),
+            Error::Credential(_)
+        ));
+        assert_eq!(error(|e| e.admin_state = 9), Error::AdminState(9));
+        assert_eq!(error(|e| e.state = 0), Error::State(0));
+    }
+
+    #[test]
+    fn a_policy_is_brought_into_its_range() {
+        assert_eq!(policy(&v1::ClusterPolicy::default()), Policy::default());
+        let odd = policy(&v1::ClusterPolicy {
+            attempts_max: Some(99),
+            unproven_concurrency: Some(0),
+            timeouts: Some(v1::Timeouts {
+                connect: Some(prost_types::Duration {
+                    seconds: -1,
+                    nanos: 0,
+                }),
+                idle: Some(prost_types::Duration {
+                    seconds: 0,
+                    nanos: 0,
+                }),
+                total: Some(prost_types::Duration {
+                    seconds: i64::MAX,
+                    nanos: 0,
+                }),
+                first_byte: None,
+            }),
+            queue_timeout: Some(prost_types::Duration {
+                seconds: 0,
+                nanos: 0,
+            }),
+            ..Default::default()
+        });
+        assert_eq!(odd.attempts_max, 10);
+        assert_eq!(odd.unproven_concurrency, 1);
+        assert_eq!(odd.timeouts.connect, Duration::from_secs(5));
+        assert_eq!(odd.timeouts.idle, Duration::from_millis(1));
+        assert!(odd.timeouts.total <= Duration::from_secs(86_400));
+        assert_eq!(odd.queue_timeout, Duration::ZERO);
+    }
+}

@@ -1,0 +1,124 @@
+//! Keeps this process in step with the control plane, and never lets a request wait
+//! for it.
+//!
+//! - [`session`]: one connection, from the list of addresses, for both streams.
+//! - [`watch`]: views in. [`replica`]: the rules by which they are applied.
+//! - [`reporter`]: reports out, until they are acknowledged.
+//! - [`convert`]: from the wire to the core.
+//! - [`link`]: how current we are. [`backoff`]: when to try again.
+//!
+//! While the control plane is away the last view and this process's own marks are
+//! what is routed by, and reports wait in the outbox. On return the watch resumes
+//! where it stopped, and whatever was not acknowledged is sent again.
+
+mod backoff;
+mod convert;
+mod link;
+mod replica;
+mod reporter;
+mod session;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::{fmt, sync::Arc};
+
+use http::Uri;
+use qcc_proto::v1::ProxyIdentity;
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use crate::{reports::Outbox, routing::Router};
+use backoff::Backoff;
+pub(crate) use link::Link;
+use replica::{OutOfStep, Replica};
+use session::Session;
+
+/// What the connection needs to know.
+#[derive(Debug)]
+pub(crate) struct Sync {
+    /// The control planes, to be tried in turn. Not empty.
+    pub control_urls: Vec<Uri>,
+    /// Who we are.
+    pub identity: ProxyIdentity,
+    /// The cluster we serve.
+    pub cluster: String,
+    /// Learns of views.
+    pub router: Router,
+    /// Holds what is to be reported.
+    pub outbox: Arc<Outbox>,
+    /// Learns how current we are.
+    pub link: Link,
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+enum Error {
+    /// It could not be opened.
+    Connect(tonic::transport::Error),
+    /// A call failed.
+    Call(tonic::Status),
+    /// The control plane ended a stream.
+    Ended,
+    /// Nothing was heard for too long.
+    Silent,
+    /// The views do not fit together.
+    OutOfStep(OutOfStep),
+    /// The control plane misses reports that it had acknowledged, again and again.
+    SequenceGap,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(error) => match innermost(error) {
+                Some(reason) => write!(f, "connect: {reason}"),
+                None => write!(f, "connect: {error}"),
+            },
+            Self::Call(status) => write!(f, "{}: {}", status.code(), status.message()),
+            Self::Ended => f.write_str("the control plane ended the stream"),
+            Self::Silent => f.write_str("nothing heard for 15 s"),
+            Self::OutOfStep(error) => write!(f, "out of step: {error}"),
+            Self::SequenceGap => f.write_str("the control plane misses reports"),
+        }
+    }
+}
+
+impl Sync {
+    /// Stays connected for ever.
+    pub(crate) async fn run(self) {
+        let mut replica = Replica::default();
+        let mut backoff = Backoff::new(self.control_urls.len());
+        let mut quiet = false;
+        for url in self.control_urls.iter().cycle() {
+            let mut session = Session::new(&self, url, &mut replica);
+            let error = session.run().await;
+            let was_up = session.is_up();
+            self.link.lost();
+            match (was_up, self.link.state().view) {
+                (true, Some(view)) => {
+                    warn!(%url, %error, %view, "control plane lost; serving from the last view");
+                }
+                // Said once: a control plane may be away for long.
+                (true, None) => warn!(%url, %error, "control plane lost"),
+                (false, _) if !quiet => warn!(%url, %error, "no control plane"),
+                (false, _) => debug!(%url, %error, "no control plane"),
+            }
+            quiet = !was_up;
+            if was_up {
+                backoff.reset();
+            }
+            sleep(backoff.next(rand::random())).await;
+        }
+        info!("no control plane is configured");
+    }
+}
+
+/// Finds the reason behind tonic's "transport error".
+fn innermost(error: &dyn std::error::Error) -> Option<&dyn std::error::Error> {
+    let mut reason = error.source()?;
+    while let Some(deeper) = reason.source() {
+        reason = deeper;
+    }
+    Some(reason)
+}

@@ -1,0 +1,257 @@
+//! Our copy of the control plane's state, and the rules by which it follows: a view
+//! is taken whole or not at all, never skipped, and never goes back, unless the
+//! control plane itself has gone back and says so in a snapshot that we asked for.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
+
+use qcc_proto::v1::{
+    RoutedEndpoint, SnapshotBookmark, SnapshotChunk, SnapshotDelta, View, WatchSnapshotsResponse,
+    watch_snapshots_response::Update as Message,
+};
+
+use super::convert::{self, Clocks};
+use crate::routing::{Policy, Routed, Update};
+
+/// Most endpoints of a cluster. Ten times what the product is sized for: a bound on
+/// what a broken control plane can make us hold, not a limit to plan with.
+const ENDPOINTS_MAX: usize = 100_000;
+
+/// The state of one cluster as of one view.
+#[derive(Debug, Default)]
+pub(crate) struct Replica {
+    view: Option<View>,
+    contents: Contents,
+    /// A snapshot whose last chunk is still to come.
+    incoming: Option<Contents>,
+    /// The stream was opened without a view to resume from: its first snapshot is
+    /// what the control plane has, even if that is less than we had.
+    fresh: bool,
+    /// The next stream must not resume: we and the control plane disagree.
+    restart: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Contents {
+    policy: Arc<Policy>,
+    endpoints: BTreeMap<Arc<str>, Arc<Routed>>,
+}
+
+/// What a message changed.
+#[derive(Debug)]
+pub(crate) enum Applied {
+    /// Part of a snapshot; nothing is visible yet.
+    Partial,
+    /// Nothing: we are current.
+    Current,
+    /// A new view is to be routed by.
+    View(Update),
+}
+
+/// An endpoint that could not be used.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct LeftOut {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub error: convert::Error,
+}
+
+/// Why a message was not applied: the stream must be opened anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OutOfStep {
+    /// The message is older than what we have.
+    Backwards {
+        /// Its view.
+        theirs: View,
+        /// Ours.
+        ours: View,
+    },
+    /// The message builds on a view that we do not have.
+    Gap {
+        /// What it builds on.
+        theirs: View,
+        /// Ours, if any.
+        ours: Option<View>,
+    },
+    /// The message makes no sense here.
+    Nonsense(&'static str),
+}
+
+impl fmt::Display for OutOfStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Backwards { theirs, ours } => write!(f, "view {theirs} after {ours}"),
+            Self::Gap {
+                theirs,
+                ours: Some(ours),
+            } => {
+                write!(f, "a change of view {theirs}, but we are at {ours}")
+            }
+            Self::Gap { theirs, ours: None } => {
+                write!(f, "a change of view {theirs}, but we have none")
+            }
+            Self::Nonsense(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for OutOfStep {}
+
+impl Replica {
+    /// Begins a new stream, and returns the view to resume from.
+    pub(crate) fn open(&mut self) -> Option<View> {
+        self.incoming = None;
+        let resume = self.view.filter(|_| !self.restart);
+        self.fresh = resume.is_none();
+        resume
+    }
+
+    /// Makes the next stream begin with a snapshot.
+    pub(crate) fn restart(&mut self) {
+        self.restart = true;
+    }
+
+    /// Applies one message of the stream. `left_out` collects endpoints that could
+    /// not be used.
+    pub(crate) fn apply(
+        &mut self,
+        message: WatchSnapshotsResponse,
+        received: Instant,
+        left_out: &mut Vec<LeftOut>,
+    ) -> Result<Applied, OutOfStep> {
+        let clocks = Clocks {
+            clock_ms: message.clock_ms,
+            received,
+        };
+        let applied = self.step(message, clocks, left_out);
+        self.restart =
+            applied.is_err() || (self.restart && matches!(applied, Ok(Applied::Partial)));
+        applied
+    }
+
+    fn step(
+        &mut self,
+        message: WatchSnapshotsResponse,
+        clocks: Clocks,
+        left_out: &mut Vec<LeftOut>,
+    ) -> Result<Applied, OutOfStep> {
+        let view = message
+            .view
+            .ok_or(OutOfStep::Nonsense("a message without a view"))?;
+        if let Some(ours) = self.view.filter(|ours| view < *ours && !self.fresh) {
+            return Err(OutOfStep::Backwards { theirs: view, ours });
+        }
+        match message.update {
+            Some(Message::Snapshot(chunk)) => self.snapshot(view, chunk, clocks, left_out),
+            Some(_) if self.incoming.is_some() => {
+                Err(OutOfStep::Nonsense("a change in the middle of a snapshot"))
+            }
+            Some(Message::Delta(delta)) => self.delta(view, delta, clocks, left_out),
+            Some(Message::Bookmark(SnapshotBookmark {})) => self.bookmark(view),
+            None => Err(OutOfStep::Nonsense("a message without an update")),
+        }
+    }
+
+    fn snapshot(
+        &mut self,
+        view: View,
+        chunk: SnapshotChunk,
+        clocks: Clocks,
+        left_out: &mut Vec<LeftOut>,
+    ) -> Result<Applied, OutOfStep> {
+        let mut contents = if chunk.first {
+            let policy = chunk
+                .policy
+                .as_ref()
+                .map(convert::policy)
+                .unwrap_or_default();
+            Contents {
+                policy: Arc::new(policy),
+                endpoints: BTreeMap::new(),
+            }
+        } else {
+            (self.incoming.take()).ok_or(OutOfStep::Nonsense("a snapshot without its beginning"))?
+        };
+        contents.put(chunk.endpoints, clocks, left_out)?;
+        if !chunk.last {
+            self.incoming = Some(contents);
+            return Ok(Applied::Partial);
+        }
+        self.incoming = None;
+        self.contents = contents;
+        let reset = self.view.is_some_and(|ours| view < ours);
+        Ok(self.publish(view, reset))
+    }
+
+    fn delta(
+        &mut self,
+        view: View,
+        delta: SnapshotDelta,
+        clocks: Clocks,
+        left_out: &mut Vec<LeftOut>,
+    ) -> Result<Applied, OutOfStep> {
+        let theirs = delta.from_view.unwrap_or_default();
+        self.expect(theirs)?;
+        if let Some(policy) = &delta.policy {
+            self.contents.policy = Arc::new(convert::policy(policy));
+        }
+        for name in &delta.removed_endpoints {
+            self.contents.endpoints.remove(name.as_str());
+        }
+        self.contents.put(delta.endpoints, clocks, left_out)?;
+        Ok(self.publish(view, false))
+    }
+
+    fn bookmark(&mut self, view: View) -> Result<Applied, OutOfStep> {
+        self.expect(view)?;
+        Ok(Applied::Current)
+    }
+
+    fn expect(&self, theirs: View) -> Result<(), OutOfStep> {
+        let ours = self.view;
+        // After a fresh start only a snapshot can tell what the control plane has.
+        if ours == Some(theirs) && !self.fresh {
+            Ok(())
+        } else {
+            Err(OutOfStep::Gap { theirs, ours })
+        }
+    }
+
+    fn publish(&mut self, view: View, reset: bool) -> Applied {
+        self.view = Some(view);
+        self.fresh = false;
+        Applied::View(Update {
+            view,
+            policy: Arc::clone(&self.contents.policy),
+            endpoints: self.contents.endpoints.values().cloned().collect(),
+            reset,
+        })
+    }
+}
+
+impl Contents {
+    fn put(
+        &mut self,
+        endpoints: Vec<RoutedEndpoint>,
+        clocks: Clocks,
+        left_out: &mut Vec<LeftOut>,
+    ) -> Result<(), OutOfStep> {
+        for endpoint in endpoints {
+            let name = endpoint.name.clone();
+            match convert::routed(endpoint, clocks) {
+                Ok(routed) => {
+                    let name = Arc::clone(&routed.endpoint.name);
+                    self.endpoints.insert(name, Arc::new(routed));
+                }
+                Err(error) => {
+                    self.endpoints.remove(name.as_str()); // What it was before is not so any more.
+                    left_out.push(LeftOut { name, error });
+                }
+            }
+        }
+        if self.endpoints.len() > ENDPOINTS_MAX {
+            return Err(OutOfStep::Nonsense("more than 100,000 endpoints"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+//! Reports out: one batch at a time, each sent until it is acknowledged.
+//!
+//! Stop and wait is enough: a batch takes whatever has gathered, so batches grow
+//! with the load and with the control plane's slowness, and there is never a
+//! question of order. Every message carries the view that we have applied; without
+//! anything to report one is sent when the view changes, and every 5 s as a sign of
+//! life.
+
+use std::{convert::Infallible, time::Duration, time::Instant};
+
+use qcc_proto::v1::{
+    Outcome, ProxyIdentity, ReportBatch, StreamReportsRequest, StreamReportsResponse, View,
+    health_sync_service_client::HealthSyncServiceClient,
+};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Streaming, transport::Channel};
+use tracing::warn;
+
+use super::{Error, Link};
+use crate::reports::{Batch, Outbox, Report};
+
+/// A third of the control plane's patience with a silent proxy.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// A batch is answered after one commit; this long means that nobody is there.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Reports until the stream breaks. What was not acknowledged stays in the outbox.
+pub(super) async fn run(
+    client: HealthSyncServiceClient<Channel>,
+    identity: &ProxyIdentity,
+    outbox: &Outbox,
+    link: &Link,
+) -> Error {
+    match report(client, identity, outbox, link).await {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+async fn report(
+    client: HealthSyncServiceClient<Channel>,
+    identity: &ProxyIdentity,
+    outbox: &Outbox,
+    link: &Link,
+) -> Result<Infallible, Error> {
+    let mut views = link.subscribe();
+    let mut told = views.borrow_and_update().view;
+    let hello = StreamReportsRequest {
+        proxy: Some(identity.clone()),
+        batch: Some(encode(None, told)),
+    };
+    let (mut stream, answer) = Stream::open(client, hello).await?;
+    outbox.settle(|buffer| buffer.resume(answer.acknowledged_sequence));
+    let mut gaps = 0;
+    loop {
+        if !outbox.buffer().has_backlog() {
+            tokio::select! {
+                () = outbox.due() => {}
+                _ = views.wait_for(|state| state.view != told) => {}
+                () = sleep(HEARTBEAT) => {}
+            }
+        }
+        told = views.borrow_and_update().view;
+        let batch = encode(outbox.buffer().next_batch(), told);
+        let answer = stream.ask(StreamReportsRequest {
+            proxy: None,
+            batch: Some(batch),
+        });
+        let answer = answer.await?;
+        let acknowledged = answer.acknowledged_sequence;
+        if answer.sequence_gap {
+            warn!(acknowledged, "the control plane misses reports");
+            outbox.settle(|buffer| buffer.resume(acknowledged));
+            gaps += 1;
+        } else {
+            outbox.settle(|buffer| buffer.acknowledge(acknowledged));
+            gaps = 0;
+        }
+        if gaps > 1 {
+            return Err(Error::SequenceGap);
+        }
+    }
+}
+
+/// A stream on which each question has one answer.
+struct Stream {
+    questions: mpsc::Sender<StreamReportsRequest>,
+    answers: Streaming<StreamReportsResponse>,
+}
+
+impl Stream {
+    async fn open(
+        mut client: HealthSyncServiceClient<Channel>,
+        hello: StreamReportsRequest,
+    ) -> Result<(Self, StreamReportsResponse), Error> {
+        let (questions, receiver) = mpsc::channel(1);
+        // Queued before the call: a server may wait for it before it answers at all.
+        questions.send(hello).await.map_err(|_| Error::Ended)?;
+        let call = client.stream_reports(ReceiverStream::new(receiver));
+        let opened = timeout(ANSWER_TIMEOUT, call).await;
+        let answers = opened.map_err(|_| Error::Silent)?.map_err(Error::Call)?;
+        let mut stream = Self {
+            questions,
+            answers: answers.into_inner(),
+        };
+        let answer = stream.answer().await?;
+        Ok((stream, answer))
+    }
+
+    async fn ask(
+        &mut self,
+        question: StreamReportsRequest,
+    ) -> Result<StreamReportsResponse, Error> {
+        // A closed stream has the reason in its last answer.
+        let _ = self.questions.send(question).await;
+        self.answer().await
+    }
+
+    async fn answer(&mut self) -> Result<StreamReportsResponse, Error> {
+        let answer = timeout(ANSWER_TIMEOUT, self.answers.message()).await;
+        let answer = answer.map_err(|_| Error::Silent)?.map_err(Error::Call)?;
+        answer.ok_or(Error::Ended)
+    }
+}
+
+fn encode(batch: Option<&Batch>, applied_view: Option<View>) -> ReportBatch {
+    let Some(batch) = batch else {
+        return ReportBatch {
+            first_sequence: 1, // No outcomes: any number is right, and this one leaves no gap.
+            applied_view,
+            ..Default::default()
+        };
+    };
+    let now = Instant::now();
+    ReportBatch {
+        first_sequence: batch.first_sequence,
+        dropped: batch.dropped,
+        outcomes: batch
+            .reports
+            .iter()
+            .map(|report| outcome(report, now))
+            .collect(),
+        applied_view,
+    }
+}
+
+fn outcome(report: &Report, now: Instant) -> Outcome {
+    let outcome = &report.outcome;
+    Outcome {
+        endpoint: report.endpoint.to_string(),
+        generation: report.generation,
+        view: Some(report.view),
+        class: outcome.class.into(),
+        count: report.count,
+        http_status: outcome.http_status.into(),
+        error_type: cut(&outcome.error_type, 64),
+        retry_after_ms: outcome.retry_after.map(millis),
+        detail: cut(&outcome.detail, 200),
+        upstream_request_id: cut(&outcome.upstream_request_id, 128),
+        age_ms: millis(now.saturating_duration_since(report.at)),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Cuts a text to at most so many bytes, between characters.
+fn cut(text: &str, bytes_max: usize) -> String {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}

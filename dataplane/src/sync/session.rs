@@ -1,0 +1,73 @@
+//! One connection to one control plane, which carries both streams.
+
+use std::time::Duration;
+
+use http::Uri;
+use qcc_proto::v1::health_sync_service_client::HealthSyncServiceClient;
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{Error, Sync, replica::Replica, reporter, watch::Watch};
+
+/// Longer than any healthy network needs, short enough for the next address.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Without pings a connection whose peer has vanished stays stuck for good, even
+/// after the network has healed.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The control plane keeps messages below 1 MiB; this leaves room for other makes.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// One connection.
+pub(super) struct Session<'a> {
+    sync: &'a Sync,
+    url: &'a Uri,
+    watch: Watch<'a>,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(sync: &'a Sync, url: &'a Uri, replica: &'a mut Replica) -> Self {
+        Self {
+            sync,
+            url,
+            watch: Watch::new(sync, url, replica),
+        }
+    }
+
+    /// Connects and runs both streams, until one of them ends.
+    pub(super) async fn run(&mut self) -> Error {
+        let client = match connect(self.url).await {
+            Ok(client) => client,
+            Err(error) => return error,
+        };
+        let reports = reporter::run(
+            client.clone(),
+            &self.sync.identity,
+            &self.sync.outbox,
+            &self.sync.link,
+        );
+        tokio::select! {
+            error = self.watch.run(client) => error,
+            error = reports => error,
+        }
+    }
+
+    /// Returns whether the control plane has answered.
+    pub(super) fn is_up(&self) -> bool {
+        self.watch.is_up()
+    }
+}
+
+async fn connect(url: &Uri) -> Result<HealthSyncServiceClient<Channel>, Error> {
+    let endpoint = Endpoint::from(url.clone())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    let channel = timeout(2 * CONNECT_TIMEOUT, endpoint.connect()).await;
+    let channel = channel
+        .map_err(|_| Error::Silent)?
+        .map_err(Error::Connect)?;
+    Ok(HealthSyncServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+}

@@ -1,0 +1,108 @@
+//! Views in: follows `WatchSnapshots` and hands each new view to the router.
+
+use std::time::Instant;
+
+use http::Uri;
+use qcc_proto::v1::{
+    WatchSnapshotsRequest, WatchSnapshotsResponse,
+    health_sync_service_client::HealthSyncServiceClient,
+};
+use tokio::time::timeout;
+use tonic::{Code, Status, transport::Channel};
+use tracing::{debug, info, warn};
+
+use super::{
+    Error, Sync,
+    link::SILENCE_MAX,
+    replica::{Applied, Replica},
+};
+
+/// One stream of views.
+pub(super) struct Watch<'a> {
+    sync: &'a Sync,
+    url: &'a Uri,
+    replica: &'a mut Replica,
+    up: bool,
+}
+
+impl<'a> Watch<'a> {
+    pub(super) fn new(sync: &'a Sync, url: &'a Uri, replica: &'a mut Replica) -> Self {
+        Self {
+            sync,
+            url,
+            replica,
+            up: false,
+        }
+    }
+
+    /// Returns whether anything that fits has been heard.
+    pub(super) fn is_up(&self) -> bool {
+        self.up
+    }
+
+    /// Follows the stream until it ends.
+    pub(super) async fn run(&mut self, client: HealthSyncServiceClient<Channel>) -> Error {
+        match self.follow(client).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    async fn follow(
+        &mut self,
+        mut client: HealthSyncServiceClient<Channel>,
+    ) -> Result<std::convert::Infallible, Error> {
+        let resume_from = self.replica.open();
+        let request = WatchSnapshotsRequest {
+            proxy: Some(self.sync.identity.clone()),
+            cluster: self.sync.cluster.clone(),
+            resume_from,
+        };
+        let opened = timeout(SILENCE_MAX, client.watch_snapshots(request)).await;
+        let opened = opened.map_err(|_| Error::Silent)?;
+        let mut stream = opened.map_err(|status| self.refused(status))?.into_inner();
+        loop {
+            let message = timeout(SILENCE_MAX, stream.message()).await;
+            let message = message.map_err(|_| Error::Silent)?;
+            let message = message.map_err(|status| self.refused(status))?;
+            self.apply(message.ok_or(Error::Ended)?)?;
+        }
+    }
+
+    fn apply(&mut self, message: WatchSnapshotsResponse) -> Result<(), Error> {
+        let now = Instant::now();
+        let mut left_out = Vec::new();
+        let applied = self.replica.apply(message, now, &mut left_out);
+        for endpoint in left_out {
+            warn!(endpoint = %endpoint.name, error = %endpoint.error, "endpoint left out");
+        }
+        let view = match applied.map_err(Error::OutOfStep)? {
+            Applied::Partial => return Ok(()),
+            Applied::Current => None,
+            Applied::View(update) => {
+                let view = update.view;
+                if update.reset {
+                    warn!(%view, "the control plane has forgotten what we had; starting over");
+                    self.sync.outbox.settle(|buffer| buffer.clear());
+                }
+                debug!(%view, endpoints = update.endpoints.len(), "view applied");
+                self.sync.router.publish(update);
+                Some(view)
+            }
+        };
+        self.sync.link.confirmed(self.url, view, now);
+        if !self.up {
+            self.up = true;
+            info!(url = %self.url, view = ?self.sync.link.state().view, "in step with the control plane");
+        }
+        Ok(())
+    }
+
+    /// A control plane that does not know our view cannot resume from it.
+    fn refused(&mut self, status: Status) -> Error {
+        if status.code() == Code::OutOfRange {
+            self.replica.restart();
+        }
+        Error::Call(status)
+    }
+}
