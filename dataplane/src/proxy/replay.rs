@@ -123,6 +123,9 @@ pub(super) async fn collect(
         let bytes = Bytes::new();
         return Ok(Collected::Whole { bytes, share });
     };
+    if limits.body_max.is_some_and(|max| first.len() as u64 > max) {
+        return Err(Fault::TooLarge);
+    }
     let kept = first.len() <= limits.replay_max && share.grow(first.len());
     if kept && body.is_end_stream() {
         return Ok(Collected::Whole {

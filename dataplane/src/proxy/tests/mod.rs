@@ -1,1 +1,8 @@
-//! Placeholder
+//! The whole path over real sockets, one story a test.
+
+mod bodies;
+mod harness;
+mod own;
+mod retries;
+mod streams;
+mod wire;

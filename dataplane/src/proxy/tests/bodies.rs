@@ -1,0 +1,168 @@
+//! Request bodies: replayed, streamed through, broken.
+
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+
+use super::harness::*;
+
+fn post(body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "POST /v1/messages HTTP/1.1\r\nhost: proxy\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// Bytes in which a lost or moved piece shows.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length as u64)
+        .map(|at| (at ^ (at >> 8) ^ (at >> 16)) as u8)
+        .collect()
+}
+
+#[tokio::test]
+async fn a_20_mib_body_is_sent_again_byte_for_byte() {
+    let bad = Upstream::always(answer(529, "", "")).await;
+    let good = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::start(&[&bad, &good]).await;
+    let body = pattern(20 << 20);
+    let got = proxy.send(post(&body)).await;
+    assert_eq!(
+        (got.status(), got.header("x-qcc-attempts")),
+        (200, Some("2"))
+    );
+    for upstream in [&bad, &good] {
+        let request = &upstream.requests()[0];
+        assert!(request.ends_with(&body));
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_to_keep_streams_through_with_one_try() {
+    let bad = Upstream::start(|number| match number {
+        0 => answer(200, "", "ok"),
+        _ => answer(500, "", "bad"),
+    })
+    .await;
+    let good = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::start(&[&bad, &good]).await;
+    let body = pattern(33 << 20);
+    let got = proxy.send(post(&body)).await;
+    assert_eq!(
+        (got.status(), got.header("x-qcc-attempts")),
+        (200, Some("1"))
+    );
+    let request = &bad.requests()[0];
+    assert!(request.ends_with(&body));
+    let got = proxy.send(post(&body)).await;
+    assert_eq!((got.status(), got.text()), (500, "bad"));
+    assert_eq!(good.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_is_kept_up_to_the_limit_and_streams_beyond_it() {
+    let upstream = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::with(&[&upstream], |options| {
+        options.settings.replay_max_bytes = 1000
+    })
+    .await;
+    for (pieces, framing) in [
+        (1, "content-length: 500\r\n"),
+        (5, "transfer-encoding: chunked\r\n"),
+    ] {
+        let mut client = proxy.connect().await;
+        let head = "POST /v1/messages HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+        client.write(head).await;
+        for _ in 0..pieces {
+            client.write(chunk(&"#".repeat(500))).await;
+        }
+        client.write("0\r\n\r\n").await;
+        assert_eq!(client.answer().await.status(), 200);
+        let request = upstream.requests().pop().unwrap();
+        let request = String::from_utf8(request).unwrap();
+        assert!(request.contains(framing), "{}", &request[..200]);
+        assert_eq!(request.matches('#').count(), pieces * 500);
+    }
+}
+
+#[tokio::test]
+async fn when_the_budget_is_used_up_bodies_stream_through() {
+    let bad = Upstream::always(answer(500, "", "bad")).await;
+    let good = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::with(&[&bad, &good], |options| {
+        options.settings.replay_total_bytes = 10
+    })
+    .await;
+    let got = proxy.send(post(b"12345678901")).await;
+    assert_eq!((got.status(), got.text()), (500, "bad"));
+    let got = proxy.send(post(b"1234567890")).await;
+    assert_eq!((got.status(), got.text()), (200, "ok"));
+}
+
+#[tokio::test]
+async fn a_badly_framed_body_never_reaches_an_endpoint() {
+    let upstream = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::start(&[&upstream]).await;
+    let head = "POST /v1/messages HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    for body in [
+        "5\r\nhello\r\nnonsense\r\n",
+        "0x2\r\nab\r\n0\r\n\r\n",
+        "-2\r\n",
+    ] {
+        let got = proxy.send(format!("{head}{body}")).await;
+        assert_eq!(
+            (got.status(), got.header("connection")),
+            (400, Some("close")),
+            "{body}"
+        );
+    }
+    let mut client = proxy.connect().await;
+    client.write(format!("{head}5\r\nhel")).await;
+    client.stream.shutdown().await.unwrap();
+    let got = client.answer().await;
+    assert!(got.head.is_empty() || got.status() == 400);
+    assert_eq!(upstream.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn a_streamed_body_that_breaks_or_stalls_blames_no_endpoint() {
+    let upstream = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::with(&[&upstream], |options| {
+        options.settings.replay_max_bytes = 10;
+        options.settings.body_idle_timeout = Duration::from_millis(200);
+        options.first_byte_timeout = Duration::from_millis(100);
+    })
+    .await;
+    let head = "POST /v1/messages HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let long = chunk(&"x".repeat(100));
+    let got = proxy.send(format!("{head}{long}nonsense\r\n")).await;
+    assert_eq!(got.status(), 400);
+    let got = proxy.send(format!("{head}{long}")).await;
+    assert_eq!(got.status(), 408);
+    let blamed = proxy.reports().into_iter();
+    let blamed = blamed.filter(|(_, class)| *class != qcc_proto::v1::OutcomeClass::Cancelled);
+    assert_eq!(blamed.count(), 0);
+    assert_eq!(proxy.post().await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused() {
+    let upstream = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::with(&[&upstream], |options| {
+        options.settings.body_max_bytes = Some(100);
+        options.settings.replay_max_bytes = 50;
+    })
+    .await;
+    let got = proxy.send(post(&[b'x'; 101])).await;
+    assert_eq!(
+        (got.status(), got.header("connection")),
+        (413, Some("close"))
+    );
+    let head = "POST /v1/messages HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let long = chunk(&"x".repeat(101));
+    let got = proxy.send(format!("{head}{long}0\r\n\r\n")).await;
+    assert_eq!(got.status(), 413);
+    assert_eq!(proxy.send(post(&[b'x'; 100])).await.status(), 200);
+    assert_eq!(upstream.requests().len(), 1);
+}

@@ -1,0 +1,497 @@
+//! A proxy in this process, scripted upstreams, and a client that sees every byte.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use http::Uri;
+use qcc_proto::{
+    upstream::credential_header,
+    v1::{AdminState, CredentialScheme, OutcomeClass, View},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    proxy::{Counters, Settings, serve},
+    reports::Outbox,
+    routing::{Endpoint, Health, Policy, Routed, Router, Update},
+};
+
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One thing an upstream does after it has read a request.
+#[derive(Clone)]
+pub(super) enum Step {
+    Send(Vec<u8>),
+    /// Wait until the test opens the gate.
+    Gate(Gate),
+    /// Say nothing until the peer closes.
+    Silence,
+    /// Close the connection properly.
+    Close,
+    /// Close it with a reset.
+    Reset,
+}
+
+pub(super) fn send(bytes: impl AsRef<[u8]>) -> Step {
+    Step::Send(bytes.as_ref().to_vec())
+}
+
+/// A whole answer with a length.
+pub(super) fn answer(status: u16, fields: &str, body: &str) -> Vec<Step> {
+    let length = body.len();
+    vec![send(format!(
+        "HTTP/1.1 {status} X\r\n{fields}content-length: {length}\r\n\r\n{body}"
+    ))]
+}
+
+/// The head of a stream of events.
+pub(super) const EVENTS: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+
+pub(super) fn chunk(data: &str) -> String {
+    format!("{:x}\r\n{data}\r\n", data.len())
+}
+
+/// Closed until it is opened.
+#[derive(Clone)]
+pub(super) struct Gate(CancellationToken);
+
+impl Gate {
+    pub(super) fn new() -> Self {
+        Self(CancellationToken::new())
+    }
+
+    pub(super) fn open(&self) {
+        self.0.cancel();
+    }
+}
+
+/// An endpoint that does as the test says, for the nth request that it gets.
+pub(super) struct Upstream {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    requests: Mutex<Vec<Vec<u8>>>,
+    connections: AtomicUsize,
+    /// Connections whose peer closed them while we were silent or sending.
+    left: AtomicUsize,
+}
+
+impl Upstream {
+    pub(super) async fn start(script: impl Fn(usize) -> Vec<Step> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared::default());
+        let script = Arc::new(script);
+        let task = {
+            let shared = Arc::clone(&shared);
+            tokio::spawn(async move {
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    shared.connections.fetch_add(1, SeqCst);
+                    let (shared, script) = (Arc::clone(&shared), Arc::clone(&script));
+                    tokio::spawn(connection(stream, shared, script));
+                }
+            })
+        };
+        Self {
+            address,
+            shared,
+            task,
+        }
+    }
+
+    pub(super) async fn always(steps: Vec<Step>) -> Self {
+        Self::start(move |_| steps.clone()).await
+    }
+
+    /// What was asked, byte for byte.
+    pub(super) fn requests(&self) -> Vec<Vec<u8>> {
+        self.shared.requests.lock().unwrap().clone()
+    }
+
+    pub(super) fn connections(&self) -> usize {
+        self.shared.connections.load(SeqCst)
+    }
+
+    /// Stops listening: connections are refused.
+    pub(super) async fn stop(&mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+
+    pub(super) async fn sees_the_peer_leave(&self) {
+        eventually(|| self.shared.left.load(SeqCst) > 0).await;
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn connection(
+    mut stream: TcpStream,
+    shared: Arc<Shared>,
+    script: Arc<impl Fn(usize) -> Vec<Step>>,
+) {
+    let mut buffer = Vec::new();
+    while let Some(request) = read_message(&mut stream, &mut buffer, true).await.whole() {
+        let number = {
+            let mut requests = shared.requests.lock().unwrap();
+            requests.push(request);
+            requests.len() - 1
+        };
+        for step in script(number) {
+            match step {
+                Step::Send(bytes) => {
+                    if stream.write_all(&bytes).await.is_err() {
+                        shared.left.fetch_add(1, SeqCst);
+                        return;
+                    }
+                }
+                Step::Gate(gate) => gate.0.cancelled().await,
+                Step::Silence => {
+                    let _ = stream.read(&mut [0; 1]).await;
+                    shared.left.fetch_add(1, SeqCst);
+                    return;
+                }
+                Step::Close => return,
+                Step::Reset => {
+                    stream.set_zero_linger().unwrap();
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// A proxy in front of endpoints, the first of them preferred.
+pub(super) struct Proxy {
+    pub(super) address: SocketAddr,
+    pub(super) router: Router,
+    pub(super) counters: Arc<Counters>,
+    outbox: Arc<Outbox>,
+    pub(super) stop: CancellationToken,
+    pub(super) serving: JoinHandle<()>,
+}
+
+/// What a test changes about a proxy before it starts.
+pub(super) struct Options {
+    pub(super) policy: Policy,
+    pub(super) settings: Settings,
+    pub(super) first_byte_timeout: Duration,
+    pub(super) proven: bool,
+    pub(super) base_path: &'static str,
+}
+
+impl Proxy {
+    pub(super) async fn start(upstreams: &[&Upstream]) -> Self {
+        Self::with(upstreams, |_| ()).await
+    }
+
+    pub(super) async fn with(upstreams: &[&Upstream], change: impl FnOnce(&mut Options)) -> Self {
+        let addresses: Vec<_> = upstreams.iter().map(|it| it.address).collect();
+        let mut options = Options {
+            policy: Policy::default(),
+            settings: Settings::default(),
+            first_byte_timeout: Duration::from_secs(5),
+            proven: true,
+            base_path: "",
+        };
+        change(&mut options);
+        let proxy = Self::without_a_view(options.settings.clone()).await;
+        proxy.publish(&addresses, &options);
+        proxy
+    }
+
+    pub(super) async fn without_a_view(settings: Settings) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let outbox = Arc::new(Outbox::new(1000));
+        let router = Router::new(1, Arc::clone(&outbox));
+        let counters = Arc::new(Counters::default());
+        let stop = CancellationToken::new();
+        let serving = serve(
+            listener,
+            router.clone(),
+            settings,
+            Arc::clone(&counters),
+            stop.clone(),
+        );
+        Self {
+            address,
+            router,
+            counters,
+            outbox,
+            stop,
+            serving: tokio::spawn(serving),
+        }
+    }
+
+    fn publish(&self, addresses: &[SocketAddr], options: &Options) {
+        let endpoints = addresses.iter().enumerate().map(|(index, address)| {
+            let name = format!("e{index}");
+            let base_url = format!("http://{address}{}", options.base_path);
+            let key = format!("sk-{name}");
+            let credential = credential_header(CredentialScheme::XApiKey, &key).unwrap();
+            Arc::new(Routed {
+                endpoint: Arc::new(Endpoint {
+                    name: Arc::from(name),
+                    base_url: Uri::try_from(base_url).unwrap(),
+                    credential: Some(credential),
+                    first_byte_timeout: options.first_byte_timeout,
+                    generation: 1,
+                }),
+                admin: AdminState::Enabled,
+                health: if options.proven {
+                    Health::Healthy
+                } else {
+                    Health::Unknown
+                },
+                failures: 0,
+                failures_max: 3,
+                proven: options.proven,
+                priority: index as u32,
+                weight: 100,
+            })
+        });
+        self.router.publish(Update {
+            view: View {
+                term: 3,
+                revision: 14,
+            },
+            policy: Arc::new(options.policy.clone()),
+            endpoints: endpoints.collect(),
+            reset: false,
+        });
+    }
+
+    /// Sends one request on a connection of its own.
+    pub(super) async fn send(&self, request: impl AsRef<[u8]>) -> Answer {
+        let mut client = self.connect().await;
+        client.write(request).await;
+        client.answer().await
+    }
+
+    /// `POST /v1/messages` with a small body.
+    pub(super) async fn post(&self) -> Answer {
+        self.send(POST).await
+    }
+
+    pub(super) async fn connect(&self) -> Client {
+        Client {
+            stream: TcpStream::connect(self.address).await.unwrap(),
+            buffer: Vec::new(),
+        }
+    }
+
+    /// All that has been reported so far: endpoint and class.
+    pub(super) fn reports(&self) -> Vec<(String, OutcomeClass)> {
+        let mut buffer = self.outbox.buffer();
+        let reports = buffer.next_batch().map(|batch| batch.reports.clone());
+        let reports = reports.unwrap_or_default().into_iter();
+        reports
+            .map(|it| (it.endpoint.to_string(), it.outcome.class))
+            .collect()
+    }
+
+    /// Waits until so many attempts have been reported.
+    pub(super) async fn reported(&self, count: usize) -> Vec<(String, OutcomeClass)> {
+        eventually(|| self.outbox.buffer().len() >= count).await;
+        self.reports()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+pub(super) const POST: &str = "POST /v1/messages HTTP/1.1\r\nhost: proxy\r\n\
+    authorization: Bearer client\r\ncontent-length: 4\r\n\r\n{ok}";
+
+pub(super) struct Client {
+    pub(super) stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    pub(super) async fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    pub(super) async fn answer(&mut self) -> Answer {
+        let reading = read_message(&mut self.stream, &mut self.buffer, false);
+        match timeout(PATIENCE, reading).await.expect("an answer in time") {
+            Message::Whole { head, body, .. } => Answer {
+                head,
+                body,
+                whole: true,
+            },
+            Message::Cut { head, body } => Answer {
+                head,
+                body,
+                whole: false,
+            },
+        }
+    }
+
+    /// Reads until these bytes have come.
+    pub(super) async fn reads(&mut self, wanted: &str) {
+        let reading = async {
+            while !String::from_utf8_lossy(&self.buffer).contains(wanted) {
+                let count = self.stream.read_buf(&mut self.buffer).await.unwrap();
+                assert_ne!(count, 0, "closed before `{wanted}`");
+            }
+        };
+        timeout(PATIENCE, reading).await.expect("it in time");
+    }
+}
+
+/// What a client got.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) head: String,
+    pub(super) body: Vec<u8>,
+    /// It ended as its head promised.
+    pub(super) whole: bool,
+}
+
+impl Answer {
+    pub(super) fn status(&self) -> u16 {
+        self.head[9..12].parse().unwrap()
+    }
+
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        header(&self.head, name)
+    }
+
+    pub(super) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().skip(1).find_map(|line| {
+        let (field, value) = line.split_once(':')?;
+        field.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+enum Message {
+    /// With its body decoded, and as it was on the wire.
+    Whole {
+        head: String,
+        body: Vec<u8>,
+        raw: Vec<u8>,
+    },
+    Cut {
+        head: String,
+        body: Vec<u8>,
+    },
+}
+
+impl Message {
+    fn whole(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Whole { raw, .. } => Some(raw),
+            Self::Cut { .. } => None,
+        }
+    }
+}
+
+/// Reads one request or response. What comes after it stays in the buffer.
+async fn read_message(stream: &mut TcpStream, buffer: &mut Vec<u8>, is_request: bool) -> Message {
+    loop {
+        if let Some(end) = find(buffer, b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
+            if head.starts_with("HTTP/1.1 100 ") {
+                buffer.drain(..end + 4);
+                continue;
+            }
+            let start = end + 4;
+            if let Some(length) = header(&head, "content-length") {
+                let length: usize = length.parse().unwrap();
+                if buffer.len() >= start + length {
+                    let raw: Vec<u8> = buffer.drain(..start + length).collect();
+                    let body = raw[start..].to_vec();
+                    return Message::Whole { head, body, raw };
+                }
+            } else if header(&head, "transfer-encoding").is_some() {
+                if let Some((length, body)) = dechunk(&buffer[start..]) {
+                    let raw: Vec<u8> = buffer.drain(..start + length).collect();
+                    return Message::Whole { head, body, raw };
+                }
+            } else if is_request || head[9..12] == *"204" {
+                let raw: Vec<u8> = buffer.drain(..start).collect();
+                return Message::Whole {
+                    head,
+                    body: Vec::new(),
+                    raw,
+                };
+            }
+        }
+        let count = stream.read_buf(buffer).await.unwrap_or(0);
+        if count == 0 {
+            let end = find(buffer, b"\r\n\r\n").unwrap_or(buffer.len());
+            let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
+            let rest = buffer[(end + 4).min(buffer.len())..].to_vec();
+            return Message::Cut { head, body: rest };
+        }
+    }
+}
+
+/// The length on the wire and the data, if all chunks are there.
+fn dechunk(bytes: &[u8]) -> Option<(usize, Vec<u8>)> {
+    let (mut at, mut body) = (0, Vec::new());
+    loop {
+        let line = find(&bytes[at..], b"\r\n")?;
+        let size = std::str::from_utf8(&bytes[at..at + line]).unwrap();
+        let size = usize::from_str_radix(size, 16).unwrap();
+        at += line + 2;
+        let data = bytes.get(at..at + size)?;
+        body.extend_from_slice(data);
+        at += size + 2;
+        if at > bytes.len() {
+            return None;
+        }
+        if size == 0 {
+            return Some((at, body));
+        }
+    }
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|it| it == wanted)
+}
+
+pub(super) async fn eventually(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, waiting)
+        .await
+        .expect("it to happen in time");
+}

@@ -1,0 +1,101 @@
+//! What we answer ourselves.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use super::harness::*;
+use crate::proxy::Settings;
+
+#[tokio::test]
+async fn hello_and_health_are_never_forwarded() {
+    let upstream = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::start(&[&upstream]).await;
+    for (request, status) in [
+        ("HEAD / ", 200),
+        ("GET / ", 200),
+        ("HEAD /api/hello ", 200),
+        ("GET /__qcc__/health ", 200),
+        ("GET /__qcc__/ready ", 200),
+        ("GET /__qcc__/none ", 404),
+        ("CONNECT proxy:443 ", 405),
+        ("TRACE / ", 405),
+        ("OPTIONS * ", 400),
+        ("GET /v1/../admin ", 400),
+        ("GET /v1/%2e%2e/admin ", 400),
+    ] {
+        let got = proxy
+            .send(format!(
+                "{request}HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+            ))
+            .await;
+        assert_eq!(got.status(), status, "{request}");
+    }
+    for fields in ["", "host: a\r\nhost: b\r\n"] {
+        let got = proxy
+            .send(format!("GET /v1/models HTTP/1.1\r\n{fields}\r\n"))
+            .await;
+        assert_eq!(
+            (got.status(), got.header("connection")),
+            (400, Some("close"))
+        );
+    }
+    assert_eq!(upstream.requests().len(), 0);
+    assert_eq!(proxy.counters.relayed.load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn the_host_of_an_absolute_target_does_not_matter() {
+    let upstream = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::start(&[&upstream]).await;
+    let got = proxy
+        .send("GET http://evil.example/v1/models HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await;
+    assert_eq!(got.text(), "ok");
+    assert!(upstream.requests()[0].starts_with(b"GET /v1/models HTTP/1.1\r\n"));
+}
+
+#[tokio::test]
+async fn without_a_view_it_is_not_ready_and_says_so() {
+    let proxy = Proxy::without_a_view(Settings::default()).await;
+    let ready = proxy
+        .send("GET /__qcc__/ready HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await;
+    assert_eq!(ready.status(), 503);
+    let got = proxy.post().await;
+    assert_eq!(
+        (got.status(), got.header("x-qcc-error")),
+        (503, Some("no_view"))
+    );
+    assert_eq!(got.header("retry-after"), Some("1"));
+    assert!(got.text().contains("\"type\":\"error\""));
+}
+
+#[tokio::test]
+async fn heads_over_the_limits_are_refused() {
+    let upstream = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::start(&[&upstream]).await;
+    let many = "x: 1\r\n".repeat(200);
+    let long = format!("x: {}\r\n", "1".repeat(100_000));
+    for fields in [many, long] {
+        let got = proxy
+            .send(format!(
+                "GET /v1/models HTTP/1.1\r\nhost: a\r\n{fields}\r\n"
+            ))
+            .await;
+        assert_eq!(got.status(), 431);
+    }
+    assert_eq!(upstream.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn clients_that_do_not_get_to_the_point_are_closed() {
+    let proxy = Proxy::without_a_view(Settings {
+        header_read_timeout: Duration::from_millis(100),
+        ..Settings::default()
+    })
+    .await;
+    for start in ["", "P", "POST / HTTP/1.1\r\nho"] {
+        let mut client = proxy.connect().await;
+        client.write(start).await;
+        assert_eq!(client.answer().await.head, "", "{start:?}");
+    }
+}

@@ -1,0 +1,195 @@
+//! Answers that take their time, break, or are no longer wanted.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use qcc_proto::v1::OutcomeClass as Class;
+
+use super::harness::*;
+
+#[tokio::test]
+async fn events_pass_as_they_arrive_byte_for_byte() {
+    let gate = Gate::new();
+    let steps = vec![
+        send(EVENTS),
+        send(chunk(
+            "event: message_start\r\ndata: {\"caf\u{e9}\":1}\r\n\r\n: ping\n",
+        )),
+        Step::Gate(gate.clone()),
+        send(chunk("\ndata: [DONE]\n\n")),
+        send("0\r\n\r\n"),
+    ];
+    let upstream = Upstream::always(steps).await;
+    let proxy = Proxy::start(&[&upstream]).await;
+    let mut client = proxy.connect().await;
+    client.write(POST).await;
+    client.reads(": ping\n").await; // While the upstream holds the rest back.
+    gate.open();
+    let got = client.answer().await;
+    assert!(got.whole);
+    let expected =
+        "event: message_start\r\ndata: {\"caf\u{e9}\":1}\r\n\r\n: ping\n\ndata: [DONE]\n\n";
+    assert_eq!(got.text(), expected);
+    assert_eq!(proxy.reported(1).await, [("e0".into(), Class::Success)]);
+}
+
+#[tokio::test]
+async fn a_cut_stream_of_events_ends_in_an_error_event_and_no_proper_end() {
+    for last in [Step::Close, Step::Reset] {
+        let upstream = Upstream::always(vec![send(EVENTS), send(chunk("data: 1\n\n")), last]).await;
+        let proxy = Proxy::start(&[&upstream]).await;
+        let got = proxy.post().await;
+        assert_eq!((got.status(), got.whole), (200, false));
+        let body = String::from_utf8_lossy(&got.body);
+        assert!(body.contains("event: error\ndata: {"), "{body}");
+        assert!(body.contains("\"api_error\""));
+        assert!(!body.ends_with("0\r\n\r\n"));
+        assert_eq!(
+            proxy.reported(1).await,
+            [("e0".into(), Class::StreamBroken)]
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_error_event_has_the_shape_of_the_caller() {
+    let upstream =
+        Upstream::always(vec![send(EVENTS), send(chunk("data: 1\n\n")), Step::Close]).await;
+    let proxy = Proxy::start(&[&upstream]).await;
+    let got = proxy
+        .send(POST.replace("/v1/messages", "/v1/chat/completions"))
+        .await;
+    let body = String::from_utf8_lossy(&got.body);
+    assert!(body.contains("data: {\"error\":{"), "{body}");
+    assert!(!body.contains("event: error"));
+}
+
+#[tokio::test]
+async fn a_cut_body_is_visibly_short() {
+    let with_length = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n1234";
+    let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\n1234\r\n";
+    let gzip = EVENTS.replace(
+        "\r\n\r\n",
+        "\r\ncontent-encoding: gzip\r\n\r\n4\r\n\u{1f}234\r\n",
+    );
+    for start in [with_length, chunked, gzip.as_str()] {
+        let upstream = Upstream::always(vec![send(start), Step::Close]).await;
+        let proxy = Proxy::start(&[&upstream]).await;
+        let got = proxy.post().await;
+        assert_eq!((got.status(), got.whole), (200, false));
+        assert!(!String::from_utf8_lossy(&got.body).contains("error"));
+        assert_eq!(
+            proxy.reported(1).await,
+            [("e0".into(), Class::StreamBroken)]
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_silent_stream_is_cut() {
+    let upstream = Upstream::always(vec![
+        send(EVENTS),
+        send(chunk("data: 1\n\n")),
+        Step::Silence,
+    ])
+    .await;
+    let proxy = Proxy::with(&[&upstream], |options| {
+        options.policy.timeouts.idle = Duration::from_millis(100);
+    })
+    .await;
+    let got = proxy.post().await;
+    assert!(!got.whole);
+    assert!(String::from_utf8_lossy(&got.body).contains("silent for too long"));
+    upstream.sees_the_peer_leave().await;
+    assert_eq!(
+        proxy.reported(1).await,
+        [("e0".into(), Class::StreamBroken)]
+    );
+}
+
+#[tokio::test]
+async fn an_error_inside_of_a_stream_passes_and_counts_as_what_it_says() {
+    let event =
+        "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}\n\n";
+    let (first, second) = event.split_at(30);
+    let steps = vec![
+        send(EVENTS),
+        send(chunk(first)),
+        send(chunk(second)),
+        send("0\r\n\r\n"),
+    ];
+    let upstream = Upstream::always(steps).await;
+    let proxy = Proxy::start(&[&upstream]).await;
+    let got = proxy.post().await;
+    assert_eq!((got.whole, got.text()), (true, event));
+    assert_eq!(proxy.reported(1).await, [("e0".into(), Class::Overloaded)]);
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_cancels_its_attempt_and_nobody_is_blamed() {
+    let streaming = vec![send(EVENTS), send(chunk("data: 1\n\n")), Step::Silence];
+    for (steps, first_words) in [(vec![Step::Silence], None), (streaming, Some("data: 1"))] {
+        let upstream = Upstream::always(steps).await;
+        let proxy = Proxy::start(&[&upstream]).await;
+        let mut client = proxy.connect().await;
+        client.write(POST).await;
+        eventually(|| upstream.requests().len() == 1).await;
+        if let Some(words) = first_words {
+            client.reads(words).await;
+        }
+        drop(client);
+        upstream.sees_the_peer_leave().await;
+        eventually(|| proxy.counters.cancelled.load(Relaxed) == 1).await;
+        assert_eq!(proxy.counters.active.load(Relaxed), 0);
+        let blamed = proxy
+            .reports()
+            .into_iter()
+            .filter(|(_, class)| *class != Class::Cancelled);
+        assert_eq!(blamed.count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn running_answers_finish_when_the_proxy_stops() {
+    let gate = Gate::new();
+    let steps = vec![
+        send(EVENTS),
+        send(chunk("data: 1\n\n")),
+        Step::Gate(gate.clone()),
+        send(chunk("data: 2\n\n")),
+        send("0\r\n\r\n"),
+    ];
+    let upstream = Upstream::always(steps).await;
+    let mut proxy = Proxy::start(&[&upstream]).await;
+    let mut client = proxy.connect().await;
+    let mut idle = proxy.connect().await;
+    client.write(POST).await;
+    client.reads("data: 1").await;
+    proxy.stop.cancel();
+    eventually(|| std::net::TcpStream::connect(proxy.address).is_err()).await;
+    assert_eq!(idle.answer().await.head, ""); // Closed.
+    gate.open();
+    let got = client.answer().await;
+    assert_eq!((got.whole, got.text()), (true, "data: 1\n\ndata: 2\n\n"));
+    (&mut proxy.serving).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_does_not_finish_in_time_is_ended() {
+    let upstream = Upstream::always(vec![
+        send(EVENTS),
+        send(chunk("data: 1\n\n")),
+        Step::Silence,
+    ])
+    .await;
+    let mut proxy = Proxy::with(&[&upstream], |options| {
+        options.settings.drain_timeout = Duration::from_millis(50);
+    })
+    .await;
+    let mut client = proxy.connect().await;
+    client.write(POST).await;
+    client.reads("data: 1").await;
+    proxy.stop.cancel();
+    (&mut proxy.serving).await.unwrap();
+    assert!(!client.answer().await.whole);
+    upstream.sees_the_peer_leave().await;
+}
