@@ -1,1 +1,221 @@
-//! Placeholder.
+//! The control plane of qcc: owns endpoint health and the failure queue.
+//!
+//! ```text
+//!   grpc ──▶ actor ──▶ registry      decides; pure
+//!    ▲         │
+//!    │         ├─────▶ store         durable before anything is said
+//!    │         ├─────▶ feed ──▶ grpc readers, data planes
+//!    │         └─────▶ checker ──▶ verifier ──▶ endpoints
+//! ```
+//!
+//! - [`registry`]: every rule about health, the queue, reports and configuration.
+//! - [`store`]: one crash-safe file. `records`: what the registry looks like in it.
+//! - `actor`: the writer, a thread that owns both. `clock`: its time.
+//! - `feed`: the published state. `sessions`: who listens.
+//! - [`verifier`]: asks an endpoint whether it works. `checker`: does so when told.
+//! - `grpc`: messages in, messages out.
+//! - [`config`]: flags, environment and file.
+
+pub mod actor;
+
+pub mod clock;
+pub mod config;
+pub mod feed;
+mod grpc;
+pub mod records;
+pub mod registry;
+pub mod sessions;
+pub mod store;
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+pub use config::{Config, default_data_dir};
+
+use registry::Mutation;
+use store::Store;
+
+/// A control plane that is bound and about to serve.
+#[derive(Debug)]
+pub struct ControlPlane {
+    address: SocketAddr,
+    ready_file: Option<PathBuf>,
+    listener: TcpListener,
+    api: grpc::Api,
+    writer: oneshot::Receiver<Result<(), store::Error>>,
+    checker: JoinHandle<()>,
+}
+
+/// Why a control plane does not start, or stopped.
+#[derive(Debug)]
+pub enum Error {
+    /// The address cannot be used.
+    Listen(SocketAddr, io::Error),
+    /// The store cannot be opened or written.
+    Store(store::Error),
+    /// A stored record cannot be read.
+    Records(records::Error),
+    /// The resources to apply were refused.
+    Apply(String),
+
+    /// The system gave no random bytes or no thread.
+    System(&'static str, io::Error),
+    /// The ready file cannot be written.
+    ReadyFile(PathBuf, io::Error),
+    /// Serving failed.
+    Serve(tonic::transport::Error),
+    /// The writer panicked: nothing more can be changed.
+    WriterDied,
+}
+
+/// Opens the store, applies what was declared, and binds.
+///
+/// # Errors
+///
+/// Says what stands in the way; nothing was overwritten.
+pub async fn start(config: Config) -> Result<ControlPlane, Error> {
+    // Bind first: an address in use is no reason to begin a new term.
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(|error| Error::Listen(config.listen, error))?;
+    let address = listener
+        .local_addr()
+        .map_err(|error| Error::Listen(config.listen, error))?;
+
+    let options = store::Options {
+        data_dir: config.data_dir,
+        seal_key_file: config.seal_key_file,
+    };
+    let (store, loaded) = Store::open(&options).map_err(Error::Store)?;
+    let term = loaded.term;
+    let saved = records::load(loaded.records).map_err(Error::Records)?;
+    let mut salt = vec![0; 16];
+    getrandom::fill(&mut salt)
+        .map_err(|error| Error::System("get random bytes", io::Error::other(error)))?;
+    let (writer, handle, feed, orders) = actor::new(store, term, saved, salt);
+    let (ended, writer_end) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("writer".into())
+        .spawn(move || ended.send(writer.run()))
+        .map_err(|error| Error::System("start the writer", error))?;
+    let checker = tokio::spawn(async move {
+        let _ = orders;
+    });
+
+    if let Some(resources) = &config.apply {
+        let declaration =
+            grpc::declaration(resources).map_err(|status| Error::Apply(status.message().into()))?;
+        let applied = handle.mutate(Mutation::Apply(declaration), None).await;
+        applied.map_err(|error| Error::Apply(error.to_string()))?;
+    }
+    let view = feed.snapshot().view;
+    info!(grpc = %address, %view, data_dir = %options.data_dir.display(), "control plane listening");
+    Ok(ControlPlane {
+        address,
+        ready_file: config.ready_file,
+        listener,
+        api: grpc::Api {
+            handle,
+            feed,
+            sessions: Arc::default(),
+            started: SystemTime::now(),
+            stop: CancellationToken::new(),
+        },
+        writer: writer_end,
+        checker,
+    })
+}
+
+impl ControlPlane {
+    /// Returns the address that was bound.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop` is cancelled, then ends streams, lets calls finish and
+    /// closes the store.
+    ///
+    /// # Errors
+    ///
+    /// Returns the failure that ended it before.
+    pub async fn run_until(self, stop: CancellationToken) -> Result<(), Error> {
+        let Self {
+            address,
+            ready_file,
+            listener,
+            api,
+            mut writer,
+            checker,
+        } = self;
+        let server_stop = api.stop.clone();
+        let serve = grpc::serve(api, listener);
+        if let Some(path) = ready_file {
+            let json = serde_json::json!({ "grpc": address.to_string() }).to_string();
+            write_atomically(&path, &json).map_err(|error| Error::ReadyFile(path, error))?;
+        }
+        tokio::pin!(serve);
+        let died = |end| match end {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Error::Store(error)),
+            Err(oneshot::error::RecvError { .. }) => Err(Error::WriterDied),
+        };
+        tokio::select! {
+            result = &mut serve => return result.map_err(Error::Serve),
+            // It only ends while somebody holds a handle if it cannot go on.
+            end = &mut writer => return died(end),
+            () = stop.cancelled() => {}
+        }
+        info!("control plane stopping");
+        server_stop.cancel();
+        serve.await.map_err(Error::Serve)?;
+        // The last handles are with the checker; without them the writer ends.
+        checker.abort();
+        let end = tokio::time::timeout(WRITER_END_MAX, writer).await;
+        // A check in flight may hold a handle for longer. What was acknowledged is
+        // durable already.
+        end.map_or(Ok(()), died)
+    }
+}
+
+/// How long a stopping control plane waits for its writer.
+const WRITER_END_MAX: std::time::Duration = std::time::Duration::from_secs(1);
+
+fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    io::Write::write_all(&mut file, text.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(address, error) => write!(f, "listen on `{address}`: {error}"),
+            Self::Store(error) => write!(f, "{error}"),
+            Self::Records(error) => write!(f, "{error}"),
+            Self::Apply(reason) => write!(f, "apply resources: {reason}"),
+
+            Self::System(what, error) => write!(f, "{what}: {error}"),
+            Self::ReadyFile(path, error) => {
+                write!(f, "write ready file `{}`: {error}", path.display())
+            }
+            Self::Serve(error) => write!(f, "serve: {error}"),
+            Self::WriterDied => f.write_str("the writer panicked"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

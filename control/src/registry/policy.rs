@@ -145,7 +145,7 @@ pub const CHECK_MAX_TOKENS: u32 = 64;
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A pause longer than this is checked inside, in case the provider relents.
-pub const LONG_PAUSE: Duration = Duration::from_secs(60);
+pub(super) const LONG_PAUSE: Duration = Duration::from_secs(60);
 
 impl Policy {
     /// Returns the defaults for an API.

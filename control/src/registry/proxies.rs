@@ -67,7 +67,7 @@ pub struct ReportCounts {
 }
 
 /// Incarnations that are remembered; the one that was silent longest goes first.
-pub const INCARNATIONS_MAX: usize = 10_000;
+pub(super) const INCARNATIONS_MAX: usize = 10_000;
 
 impl ProxyRecord {
     /// Returns how many leading outcomes of `batch` were applied before, or `None`

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use imbl::OrdMap;
 
 use super::{
-    Clock, Cluster, ClusterName, Endpoint, EndpointName, Meta, ProxyKey, ProxyRecord, QueueTotals,
+    Cluster, ClusterName, Endpoint, EndpointName, Meta, ProxyKey, ProxyRecord, QueueTotals,
     Registry, ReportCounts, RequestRecord, View,
 };
 
@@ -15,8 +15,6 @@ use super::{
 pub struct Snapshot {
     /// The view.
     pub view: View,
-    /// The registry's clock when it was made.
-    pub clock: Clock,
     /// Clusters by name.
     pub clusters: OrdMap<ClusterName, Arc<Cluster>>,
     /// Endpoints by name.
@@ -50,7 +48,6 @@ impl Registry {
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             view: self.view(),
-            clock: self.meta.clock,
             clusters: self.clusters.clone(),
             endpoints: self.endpoints.clone(),
             totals: self.meta.totals,

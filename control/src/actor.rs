@@ -1,0 +1,431 @@
+//! The writer: one thread that owns the registry and the store.
+//!
+//! It waits for commands or for the next deadline, applies what has come, commits it
+//! all at once, publishes, and only then answers. A commit blocks, which is why it has
+//! a thread of its own and readers have the [`Feed`].
+//!
+//! Callers hold a [`Handle`]. Its mailbox is bounded and "full" is an answer; the last
+//! quarter of it is out of reach for reports, so that operators get through a flood.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info, warn};
+
+use crate::{
+    clock::RegistryClock,
+    feed::Feed,
+    records,
+    registry::{
+        self, Answer, CheckId, CheckOrder, Clock, Conclusion, Effect, EndpointName, Health, Moment,
+        Mutation, ProxyKey, Receipt, Registry, ReportBatch, Request, Settlement, Snapshot, Verdict,
+        View,
+    },
+    store::{self, Store},
+};
+
+/// Commands that wait at most. Each is small but for report batches, of which a
+/// well-behaved proxy has one under way.
+const MAILBOX: usize = 4096;
+
+/// Commands that one commit takes at most, so that the first of them is not kept
+/// waiting by the last.
+const TURN_MAX: usize = 1024;
+
+/// A request to the writer that was not carried out.
+#[derive(Debug, Clone)]
+pub enum Error {
+    /// The rules forbid it.
+    Refused(registry::Error),
+    /// Too much is waiting; try again soon.
+    Full,
+    /// The writer has stopped before it came to this.
+    Stopped,
+    /// The store failed: whether the change will be there after a restart is unknown.
+    OutcomeUnknown,
+}
+
+/// Something for the writer to do.
+enum Command {
+    Mutate {
+        mutation: Mutation,
+        request: Option<Request>,
+        reply: Reply<Answer>,
+    },
+    Rehearse {
+        mutation: Mutation,
+        reply: Reply<(Answer, Box<Snapshot>)>,
+    },
+    Verify {
+        name: EndpointName,
+        reply: Reply<Option<Conclusion>>,
+    },
+    Report {
+        proxy: ProxyKey,
+        batch: ReportBatch,
+        reply: Reply<(Receipt, View)>,
+    },
+    Connect {
+        proxy: ProxyKey,
+        reply: Reply<(Receipt, View)>,
+    },
+    Disconnect {
+        proxy: ProxyKey,
+    },
+    Verdict {
+        endpoint: EndpointName,
+        check: CheckId,
+        verdict: Verdict,
+    },
+}
+
+type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// The verbs that the writer understands.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    mailbox: mpsc::Sender<Command>,
+}
+
+/// The writer, before it runs.
+pub struct Writer {
+    registry: Registry,
+    store: Store,
+    clock: RegistryClock,
+    mailbox: mpsc::Receiver<Command>,
+    feed: Arc<Feed>,
+    /// Not bounded, but never longer than there are endpoints: each has at most one
+    /// check under way.
+    orders: mpsc::UnboundedSender<CheckOrder>,
+    /// Who waits for the verdict on an endpoint.
+    waiting: BTreeMap<EndpointName, Vec<Reply<Option<Conclusion>>>>,
+}
+
+/// Sends one answer, given how the commit ended.
+type Delivery = Box<dyn FnOnce(Result<View, Error>) + Send>;
+
+/// Answers that go out once their turn is durable.
+#[derive(Default)]
+struct Answers(Vec<Delivery>);
+
+impl Handle {
+    /// Applies a mutation.
+    pub async fn mutate(
+        &self,
+        mutation: Mutation,
+        request: Option<Request>,
+    ) -> Result<Answer, Error> {
+        self.ask(|reply| Command::Mutate {
+            mutation,
+            request,
+            reply,
+        })
+        .await
+    }
+
+    /// Returns what a mutation would come to, and the state after it.
+    pub async fn rehearse(&self, mutation: Mutation) -> Result<(Answer, Box<Snapshot>), Error> {
+        self.ask(|reply| Command::Rehearse { mutation, reply })
+            .await
+    }
+
+    /// Checks an endpoint now. Returns `None` if the endpoint or its generation went
+    /// away meanwhile.
+    pub async fn verify(&self, name: EndpointName) -> Result<Option<Conclusion>, Error> {
+        self.ask(|reply| Command::Verify { name, reply }).await
+    }
+
+    /// Applies a batch of outcomes.
+    pub async fn report(
+        &self,
+        proxy: ProxyKey,
+        batch: ReportBatch,
+    ) -> Result<(Receipt, View), Error> {
+        if self.mailbox.capacity() < MAILBOX / 4 {
+            return Err(Error::Full);
+        }
+        self.ask(|reply| Command::Report {
+            proxy,
+            batch,
+            reply,
+        })
+        .await
+    }
+
+    /// Notes a data plane's stream, until the lease is dropped.
+    pub async fn connect(&self, proxy: ProxyKey) -> Result<(Lease, Receipt, View), Error> {
+        let lease = Lease {
+            handle: self.clone(),
+            proxy: proxy.clone(),
+        };
+        let (receipt, view) = self.ask(|reply| Command::Connect { proxy, reply }).await?;
+        Ok((lease, receipt, view))
+    }
+
+    /// Brings back a verdict. Waits for room: a verdict cannot be asked for again.
+    pub async fn conclude(&self, endpoint: EndpointName, check: CheckId, verdict: Verdict) {
+        // A writer that is gone needs no verdicts.
+        let _ = self
+            .mailbox
+            .send(Command::Verdict {
+                endpoint,
+                check,
+                verdict,
+            })
+            .await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.mailbox
+            .try_send(command(reply))
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => Error::Full,
+                mpsc::error::TrySendError::Closed(_) => Error::Stopped,
+            })?;
+        answer.await.unwrap_or(Err(Error::Stopped))
+    }
+}
+
+/// A data plane's registration: it counts as connected while this lives.
+#[derive(Debug)]
+pub struct Lease {
+    handle: Handle,
+    proxy: ProxyKey,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let (mailbox, proxy) = (self.handle.mailbox.clone(), self.proxy.clone());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                // A writer that is gone has no connections to count.
+                let _ = mailbox.send(Command::Disconnect { proxy }).await;
+            });
+        }
+    }
+}
+
+/// Opens the registry on a store and returns its writer, its handle and its feed, and
+/// where its check orders come out.
+pub fn new(
+    store: Store,
+    term: u64,
+    saved: registry::Saved,
+    salt: Vec<u8>,
+) -> (
+    Writer,
+    Handle,
+    Arc<Feed>,
+    mpsc::UnboundedReceiver<CheckOrder>,
+) {
+    let base = saved
+        .meta
+        .as_ref()
+        .map_or(Clock::default(), |meta| meta.clock);
+    let clock = RegistryClock::resume(base);
+    let registry = Registry::new(term, saved, salt, clock.now());
+    let feed = Arc::new(Feed::new(registry.snapshot(), clock));
+    let (mailbox, commands) = mpsc::channel(MAILBOX);
+    let (orders, orders_out) = mpsc::unbounded_channel();
+    let writer = Writer {
+        registry,
+        store,
+        clock,
+        mailbox: commands,
+        feed: feed.clone(),
+        orders,
+        waiting: BTreeMap::new(),
+    };
+    (writer, Handle { mailbox }, feed, orders_out)
+}
+
+impl Writer {
+    /// Works until every handle is gone.
+    ///
+    /// # Errors
+    ///
+    /// Returns the store's error: nothing was acknowledged after it, and nothing may
+    /// be until a new process has read what is on disk.
+    pub fn run(mut self) -> Result<(), store::Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime without I/O needs nothing that can fail");
+        let mut commands = Vec::with_capacity(TURN_MAX);
+        self.turn(&mut commands)?;
+        loop {
+            let deadline = self.registry.poll_timeout();
+            let received = runtime.block_on(async {
+                let received = self.mailbox.recv_many(&mut commands, TURN_MAX);
+                match deadline {
+                    Some(deadline) => {
+                        let wait = deadline.since(self.clock.now().clock);
+                        tokio::time::timeout(wait, received).await.ok()
+                    }
+                    None => Some(received.await),
+                }
+            });
+            if received == Some(0) {
+                return Ok(());
+            }
+            self.turn(&mut commands)?;
+        }
+    }
+
+    /// One turn: apply, settle, commit, publish, answer.
+    fn turn(&mut self, commands: &mut Vec<Command>) -> Result<(), store::Error> {
+        let now = self.clock.now();
+        let mut answers = Answers::default();
+        for command in commands.drain(..) {
+            self.apply(command, now, &mut answers);
+        }
+        self.registry.advance(now);
+        let settlement = self.registry.settle();
+        if let Err(error) = self.commit(&settlement) {
+            error!(%error, "store failed");
+            answers.send(Err(Error::OutcomeUnknown));
+            return Err(error);
+        }
+        if settlement.dirty.any {
+            self.feed
+                .publish(self.registry.snapshot(), settlement.publication);
+        }
+        answers.send(Ok(self.registry.view()));
+        for effect in settlement.effects {
+            self.perform(effect);
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, command: Command, now: Moment, answers: &mut Answers) {
+        match command {
+            Command::Mutate {
+                mutation,
+                request,
+                reply,
+            } => {
+                let answer = self.registry.mutate(mutation, request, now);
+                answers.push(reply, answer.map_err(Error::Refused), |answer, _| answer);
+            }
+            Command::Rehearse { mutation, reply } => {
+                let answer = self
+                    .registry
+                    .rehearse(mutation, now)
+                    .map(|(answer, state)| (answer, Box::new(state.snapshot())));
+                answers.push(reply, answer.map_err(Error::Refused), |answer, _| answer);
+            }
+            Command::Verify { name, reply } => {
+                match self
+                    .registry
+                    .mutate(Mutation::Verify { name: name.clone() }, None, now)
+                {
+                    Ok(_) => self.waiting.entry(name).or_default().push(reply),
+                    Err(error) => {
+                        answers.push(reply, Err(Error::Refused(error)), |answer, _| answer);
+                    }
+                }
+            }
+            Command::Report {
+                proxy,
+                batch,
+                reply,
+            } => {
+                let receipt = self.registry.report(&proxy, batch, now);
+                answers.push(reply, Ok(receipt), |receipt, view| (receipt, view));
+            }
+            Command::Connect { proxy, reply } => {
+                let receipt = self.registry.connect(&proxy, now);
+                answers.push(reply, Ok(receipt), |receipt, view| (receipt, view));
+            }
+            Command::Disconnect { proxy } => self.registry.disconnect(&proxy),
+            Command::Verdict {
+                endpoint,
+                check,
+                verdict,
+            } => {
+                let conclusion = self.registry.conclude(&endpoint, check, verdict, now);
+                for reply in self.waiting.remove(&endpoint).unwrap_or_default() {
+                    answers.push(reply, Ok(conclusion.clone()), |conclusion, _| conclusion);
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, settlement: &Settlement) -> Result<(), store::Error> {
+        if !settlement.dirty.any {
+            return Ok(());
+        }
+        self.store
+            .commit(&records::batch(&self.registry, &settlement.dirty))
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Check(order) => {
+                // Without a checker the process is ending.
+                let _ = self.orders.send(*order);
+            }
+            Effect::Moved {
+                endpoint,
+                health,
+                generation,
+            } => {
+                let (generation, revision) = (generation.0, self.registry.view().revision);
+                match health {
+                    Health::Unhealthy(incident) => {
+                        warn!(%endpoint, cause = %incident.cause, generation, revision, "endpoint ejected");
+                    }
+                    Health::Degraded { cause, .. } => {
+                        info!(%endpoint, %cause, generation, revision, "endpoint paused");
+                    }
+                    Health::Healthy { .. } => {
+                        info!(%endpoint, generation, revision, "endpoint healthy");
+                    }
+                    Health::Unknown { .. } => {
+                        info!(%endpoint, generation, revision, "endpoint starts anew");
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Answers {
+    fn push<T: Send + 'static, U: Send + 'static>(
+        &mut self,
+        reply: Reply<U>,
+        result: Result<T, Error>,
+        finish: fn(T, View) -> U,
+    ) {
+        self.0.push(Box::new(move |committed| {
+            let answer = match (result, committed) {
+                (Ok(value), Ok(view)) => Ok(finish(value, view)),
+                (Err(error), _) | (_, Err(error)) => Err(error),
+            };
+            // Whoever asked may have gone away meanwhile.
+            let _ = reply.send(answer);
+        }));
+    }
+
+    fn send(self, committed: Result<View, Error>) {
+        for answer in self.0 {
+            answer(committed.clone());
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(error) => error.fmt(f),
+            Self::Full => f.write_str("the control plane has too much to do"),
+            Self::Stopped => f.write_str("the control plane is stopping"),
+            Self::OutcomeUnknown => {
+                f.write_str("the store failed: whether the change took effect is unknown")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}

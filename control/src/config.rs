@@ -1,0 +1,233 @@
+//! What the user wrote ([`Args`], `File`), and what the program means ([`Config`]).
+
+use std::{
+    fmt, fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::{Parser, ValueEnum};
+use qcc_proto::{resources, v1};
+use serde::Deserialize;
+
+/// Where data planes and `qcc-ctl` look for a control plane.
+const LISTEN: &str = "127.0.0.1:7870";
+
+/// A configuration file larger than this is none.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// A control plane's settings; valid, with defaults filled in.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where gRPC is served; port 0 picks one.
+    pub listen: SocketAddr,
+    /// Directory of the store.
+    pub data_dir: PathBuf,
+    /// File of the key that seals credentials; `None`: in the data directory.
+    pub seal_key_file: Option<PathBuf>,
+    /// Resources to bring about before serving.
+    pub apply: Option<v1::ApplyResourcesRequest>,
+    /// Written once it serves: `{"grpc": "ADDRESS"}`.
+    pub ready_file: Option<PathBuf>,
+}
+
+/// The control plane of qcc: owns endpoint health and the failure queue.
+///
+/// Every flag can be set by its environment variable or, without the dashes, in the
+/// file given with --config; a flag wins over the environment, and that over the file.
+/// Exit status: 0 stopped, 1 failed, 2 wrong usage, 78 wrong configuration.
+#[derive(Debug, Parser)]
+#[command(name = "qcc-control", version)]
+pub struct Args {
+    /// Address to serve gRPC on; port 0 picks a free one [default: 127.0.0.1:7870]
+    #[arg(long, env = "QCC_CONTROL_LISTEN", value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+
+    /// Directory for the data; created if missing [default: under the user's data home]
+    #[arg(long, env = "QCC_CONTROL_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+
+    /// File of the key that seals stored credentials [default: seal.key in the data directory]
+    #[arg(long, env = "QCC_CONTROL_SEAL_KEY_FILE", value_name = "FILE")]
+    seal_key_file: Option<PathBuf>,
+
+    /// Resources file to apply before serving, as `qcc-ctl apply` does
+    #[arg(long, env = "QCC_CONTROL_APPLY", value_name = "FILE")]
+    apply: Option<PathBuf>,
+
+    /// Write the bound address to this file, as JSON, once ready
+    #[arg(long, env = "QCC_CONTROL_READY_FILE", value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+
+    /// Listen on an address that other machines reach, although nothing is encrypted
+    /// and nobody is asked who they are: credentials can be read by all who connect
+    #[arg(long, env = "QCC_CONTROL_INSECURE_LISTEN")]
+    insecure_listen: bool,
+
+    /// Configuration file (TOML)
+    #[arg(long, env = "QCC_CONTROL_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Check the configuration and exit
+    #[arg(long)]
+    check_config: bool,
+
+    /// What to log, such as `info` or `qcc_control=debug` [default: info]
+    #[arg(long, env = "QCC_LOG", value_name = "FILTER")]
+    log: Option<String>,
+
+    /// How to log [default: human on a terminal, else json]
+    #[arg(long, env = "QCC_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// For programs: one JSON object a line.
+    Json,
+}
+
+/// A program run as a daemon: its settings and how it logs.
+#[derive(Debug, Clone)]
+pub struct Daemon {
+    /// The control plane's settings.
+    pub config: Config,
+    /// Only check them.
+    pub check_config: bool,
+    /// What to log.
+    pub log: String,
+    /// How; `None`: by whether somebody watches.
+    pub log_format: Option<LogFormat>,
+}
+
+/// The configuration file, as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    listen: Option<SocketAddr>,
+    data_dir: Option<PathBuf>,
+    seal_key_file: Option<PathBuf>,
+    apply: Option<PathBuf>,
+    ready_file: Option<PathBuf>,
+    #[serde(default)]
+    insecure_listen: bool,
+    log: Option<String>,
+    log_format: Option<LogFormat>,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug)]
+pub enum Error {
+    /// The configuration file cannot be read.
+    Read(PathBuf, io::Error),
+    /// The configuration file is not valid.
+    Parse(PathBuf, Box<toml::de::Error>),
+    /// The resources file is not valid.
+    Resources(PathBuf, resources::Error),
+    /// No data directory was given, and there is no home directory.
+    NoDataDir,
+    /// Other machines could reach the address.
+    Exposed(SocketAddr),
+    /// The log filter is not valid.
+    Log(String),
+}
+
+impl Args {
+    /// Works out what is meant.
+    ///
+    /// # Errors
+    ///
+    /// Names the setting, its value and the rule.
+    pub fn resolve(self) -> Result<Daemon, Error> {
+        let file = self
+            .config
+            .as_deref()
+            .map(File::read)
+            .transpose()?
+            .unwrap_or_default();
+        let listen = self
+            .listen
+            .or(file.listen)
+            .unwrap_or_else(|| LISTEN.parse().expect("the default is an address"));
+        if !listen.ip().is_loopback() && !self.insecure_listen && !file.insecure_listen {
+            return Err(Error::Exposed(listen));
+        }
+        let data_dir = self.data_dir.or(file.data_dir).or_else(default_data_dir);
+        let apply = self.apply.or(file.apply);
+        let load =
+            |path: PathBuf| resources::load(&path).map_err(|error| Error::Resources(path, error));
+        let log = self.log.or(file.log).unwrap_or_else(|| "info".into());
+        if log.parse::<tracing_subscriber::EnvFilter>().is_err() {
+            return Err(Error::Log(log));
+        }
+        Ok(Daemon {
+            config: Config {
+                listen,
+                data_dir: data_dir.ok_or(Error::NoDataDir)?,
+                seal_key_file: self.seal_key_file.or(file.seal_key_file),
+                apply: apply.map(load).transpose()?,
+                ready_file: self.ready_file.or(file.ready_file),
+            },
+            check_config: self.check_config,
+            log,
+            log_format: self.log_format.or(file.log_format),
+        })
+    }
+}
+
+impl File {
+    fn read(path: &Path) -> Result<Self, Error> {
+        let read_error = |error| Error::Read(path.into(), error);
+        let metadata = fs::metadata(path).map_err(read_error)?;
+        if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
+            let error = io::Error::other("it is not a regular file of at most 1 MiB");
+            return Err(read_error(error));
+        }
+        let text = fs::read_to_string(path).map_err(read_error)?;
+        toml::from_str(&text).map_err(|error| Error::Parse(path.into(), Box::new(error)))
+    }
+}
+
+/// Returns where the data goes if nothing is said: `qcc/control` in the user's data
+/// home (XDG Base Directory Specification).
+pub fn default_data_dir() -> Option<PathBuf> {
+    let absolute = |variable| {
+        std::env::var_os(variable)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+        .map(|home| home.join("qcc/control"))
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read(path, error) => {
+                write!(f, "read configuration `{}`: {error}", path.display())
+            }
+            Self::Parse(path, error) => {
+                write!(f, "parse configuration `{}`: {error}", path.display())
+            }
+            Self::Resources(path, error) => {
+                write!(f, "load resources `{}`: {error}", path.display())
+            }
+            Self::NoDataDir => f.write_str(
+                "no data directory: pass --data-dir, since there is neither XDG_DATA_HOME nor HOME",
+            ),
+            Self::Exposed(address) => write!(
+                f,
+                "`listen` is `{address}`, which other machines can reach: use a loopback address, \
+                 or pass --insecure-listen if the network is trusted"
+            ),
+            Self::Log(filter) => write!(f, "`log` is `{filter}`, which is not a log filter"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,203 @@
+//! The published state, and how its readers learn of changes.
+//!
+//! The writer swaps one pointer and appends one small entry; it never waits for a
+//! reader and does not know how many there are. A reader holds a position and asks
+//! for what has changed since: it gets the names of everything that differs, or is
+//! told that its position is too old and takes the whole snapshot. So a slow reader
+//! skips intermediate states, but never a change, and costs nobody else anything.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::{
+    clock::RegistryClock,
+    registry::{Moment, Publication, Snapshot, View},
+};
+
+/// Views whose changes are remembered. A reader that is further behind is served
+/// faster by a snapshot anyway.
+const HISTORY_MAX: usize = 4096;
+
+/// The newest snapshot and the names that changed in the views before it.
+#[derive(Debug)]
+pub struct Feed {
+    clock: RegistryClock,
+    snapshot: ArcSwap<Snapshot>,
+    history: RwLock<History>,
+    newest: watch::Sender<View>,
+}
+
+#[derive(Debug)]
+struct History {
+    /// The view that the oldest entry starts from.
+    base: View,
+    entries: VecDeque<(View, Publication)>,
+}
+
+/// What has changed since a view.
+#[derive(Debug)]
+pub enum Since {
+    /// These names; nothing if the reader is current.
+    Changed(Publication),
+    /// It is too long ago to tell.
+    TooOld,
+    /// That view has not been published.
+    Future,
+}
+
+impl Feed {
+    /// Starts with a snapshot.
+    pub fn new(snapshot: Snapshot, clock: RegistryClock) -> Self {
+        let view = snapshot.view;
+        Self {
+            clock,
+            snapshot: ArcSwap::from_pointee(snapshot),
+            history: RwLock::new(History {
+                base: view,
+                entries: VecDeque::new(),
+            }),
+            newest: watch::Sender::new(view),
+        }
+    }
+
+    /// Returns the newest snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Returns the present time on the clock of every deadline in a snapshot.
+    pub fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    /// Returns a receiver that learns of each new view.
+    pub fn subscribe(&self) -> watch::Receiver<View> {
+        self.newest.subscribe()
+    }
+
+    /// Publishes a snapshot. Without a `publication` it differs from the one before
+    /// only in what nobody acts on (counts), and no reader is woken.
+    pub fn publish(&self, snapshot: Snapshot, publication: Option<Publication>) {
+        let view = snapshot.view;
+        self.snapshot.store(Arc::new(snapshot));
+        let Some(publication) = publication else {
+            return;
+        };
+        {
+            let mut history = self.history.write().unwrap_or_else(PoisonError::into_inner);
+            if history.entries.len() == HISTORY_MAX
+                && let Some((oldest, _)) = history.entries.pop_front()
+            {
+                history.base = oldest;
+            }
+            history.entries.push_back((view, publication));
+        }
+        self.newest.send_replace(view);
+    }
+
+    /// Returns what has changed after `from`, up to and including `to`.
+    pub fn since(&self, from: View, to: View) -> Since {
+        let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
+        let newest = history
+            .entries
+            .back()
+            .map_or(history.base, |(view, _)| *view);
+        if from > newest {
+            return Since::Future;
+        }
+        if from < history.base {
+            return Since::TooOld;
+        }
+        let mut changed = Publication::default();
+        let first = history.entries.partition_point(|(view, _)| *view <= from);
+        for (_, publication) in history
+            .entries
+            .range(first..)
+            .take_while(|(view, _)| *view <= to)
+        {
+            changed
+                .endpoints
+                .extend(publication.endpoints.iter().cloned());
+            changed
+                .clusters
+                .extend(publication.clusters.iter().cloned());
+        }
+        Since::Changed(changed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{Clock, EndpointName};
+
+    fn feed(first: Snapshot) -> Feed {
+        Feed::new(first, RegistryClock::resume(Clock(0)))
+    }
+
+    fn snapshot(revision: u64) -> Snapshot {
+        Snapshot {
+            view: View { term: 2, revision },
+            clusters: Default::default(),
+            endpoints: Default::default(),
+            totals: Default::default(),
+            report_counts: Default::default(),
+            salt: Arc::new([]),
+        }
+    }
+
+    fn change(name: &str) -> Option<Publication> {
+        let name = EndpointName::try_from(name).expect("a valid name");
+        Some(Publication {
+            endpoints: [name].into(),
+            ..Publication::default()
+        })
+    }
+
+    fn names(since: Since) -> Vec<String> {
+        match since {
+            Since::Changed(changed) => changed.endpoints.into_iter().map(String::from).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_reader_learns_of_everything_after_its_position() {
+        let feed = super::tests::feed(snapshot(5));
+        feed.publish(snapshot(6), change("a"));
+        feed.publish(snapshot(7), change("b"));
+        let at = |revision| View { term: 2, revision };
+        assert_eq!(names(feed.since(at(5), at(7))), ["a", "b"]);
+        assert_eq!(names(feed.since(at(6), at(7))), ["b"]);
+        assert!(names(feed.since(at(7), at(7))).is_empty());
+        assert!(matches!(feed.since(at(8), at(8)), Since::Future));
+        assert!(matches!(feed.since(at(4), at(7)), Since::TooOld));
+        assert!(matches!(
+            feed.since(
+                View {
+                    term: 1,
+                    revision: 7
+                },
+                at(7)
+            ),
+            Since::TooOld
+        ));
+    }
+
+    #[test]
+    fn history_is_bounded_at_the_exact_view() {
+        let feed = super::tests::feed(snapshot(0));
+        let last = HISTORY_MAX as u64 + 1;
+        for revision in 1..=last {
+            feed.publish(snapshot(revision), change("a"));
+        }
+        let at = |revision| View { term: 2, revision };
+        assert!(matches!(feed.since(at(0), at(last)), Since::TooOld));
+        assert_eq!(names(feed.since(at(1), at(last))), ["a"]);
+    }
+}

@@ -1,0 +1,376 @@
+//! The registry's types as messages.
+
+use std::time::Duration;
+
+use qcc_proto::{duration::to_proto, v1};
+
+use crate::registry::{
+    AdminState, ApiFlavor, Cause, Check, CheckKind, Clock, Cluster, ClusterName, CredentialScheme,
+    Endpoint, Evidence, Facts, Health, Moment, OutcomeClass, Policy, Snapshot, Spec, View, Witness,
+};
+
+/// Relates the registry's clock to the wall, for people: deadlines are shown as times.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wall(Moment);
+
+impl Wall {
+    /// Takes the present moment.
+    pub(super) fn at(now: Moment) -> Self {
+        Self(now)
+    }
+
+    fn time(self, clock: Clock) -> prost_types::Timestamp {
+        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let ahead = ms(clock.since(self.0.clock));
+        let behind = ms(self.0.clock.since(clock));
+        timestamp(self.0.wall_ms.saturating_add(ahead).saturating_sub(behind))
+    }
+}
+
+/// Converts milliseconds since the epoch.
+pub(super) fn timestamp(ms: u64) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
+        nanos: (ms % 1000) as i32 * 1_000_000,
+    }
+}
+
+/// Converts a moment, as it was read off the wall.
+pub(super) fn moment(moment: Moment) -> prost_types::Timestamp {
+    timestamp(moment.wall_ms)
+}
+
+/// Converts a view.
+pub(super) fn view(view: View) -> v1::View {
+    v1::View {
+        term: view.term,
+        revision: view.revision,
+    }
+}
+
+/// Converts an endpoint for people: without its key.
+pub(super) fn endpoint(endpoint: &Endpoint, snapshot: &Snapshot, wall: Wall) -> v1::Endpoint {
+    let Spec {
+        name,
+        cluster,
+        base_url,
+        api_key,
+        priority,
+        weight,
+        max_failures,
+        timeout,
+        admin_state: _,
+        check: own_check,
+        labels,
+        allow_plaintext,
+    } = &*endpoint.spec;
+    let stats = endpoint.stats;
+    v1::Endpoint {
+        name: name.to_string(),
+        cluster: cluster.to_string(),
+        base_url: base_url.clone(),
+        credential: api_key.as_ref().map(|key| v1::Credential {
+            api_key: String::new(),
+            fingerprint: key.fingerprint(&snapshot.salt),
+        }),
+        priority: Some(*priority),
+        weight: Some(*weight),
+        max_failures: *max_failures,
+        timeout: timeout.map(to_proto),
+        admin_state: admin_state(endpoint.spec.admin_state).into(),
+        check: own_check.as_ref().map(check),
+        labels: labels.clone(),
+        allow_plaintext: *allow_plaintext,
+        generation: endpoint.generation.0,
+        health: Some(health(endpoint, wall)),
+        stats: Some(v1::EndpointStats {
+            attempts: stats.attempts,
+            successes: stats.successes,
+            failures: stats.failures,
+            throttled: stats.throttled,
+            stale: stats.stale,
+            checks: stats.checks,
+        }),
+        etag: endpoint.etag(),
+        create_time: Some(moment(endpoint.created)),
+        update_time: Some(moment(endpoint.updated)),
+    }
+}
+
+fn health(endpoint: &Endpoint, wall: Wall) -> v1::Health {
+    let until = match &endpoint.health {
+        Health::Degraded { until, .. } => Some(wall.time(*until)),
+        Health::Unknown { .. } | Health::Healthy { .. } | Health::Unhealthy(_) => None,
+    };
+    v1::Health {
+        state: health_state(&endpoint.health).into(),
+        cause: endpoint
+            .health
+            .cause()
+            .map_or(v1::Cause::Unspecified, cause)
+            .into(),
+        since_time: Some(moment(endpoint.mark.since)),
+        until_time: until,
+        consecutive_failures: endpoint.health.failures(),
+        evidence: endpoint.mark.evidence.as_ref().map(evidence),
+        view: Some(view(endpoint.mark.view)),
+        proven: endpoint.proven,
+        suspecting_proxies: endpoint.suspects.iter().map(|(w, _)| witness(w)).collect(),
+        next_check_time: endpoint.checks.due.map(|due| wall.time(due)),
+        checking: endpoint.checks.running.is_some(),
+    }
+}
+
+/// Converts an unhealthy endpoint into its entry in the failure queue.
+pub(super) fn queue_entry(endpoint: &Endpoint, wall: Wall) -> Option<v1::FailureQueueEntry> {
+    let incident = endpoint.health.incident()?;
+    Some(v1::FailureQueueEntry {
+        endpoint: endpoint.spec.name.to_string(),
+        cluster: endpoint.spec.cluster.to_string(),
+        generation: endpoint.generation.0,
+        cause: cause(incident.cause).into(),
+        evidence: endpoint.mark.evidence.as_ref().map(evidence),
+        first_failure_time: Some(moment(incident.first_failure)),
+        last_failure_time: Some(moment(incident.last_failure)),
+        observations: incident.observations,
+        verification_attempts: endpoint.checks.failed,
+        due_time: endpoint.checks.due.map(|due| wall.time(due)),
+        checking: endpoint.checks.running.is_some(),
+    })
+}
+
+/// Converts an endpoint for data planes: with its key, and with its cluster's values
+/// where it has none of its own.
+pub(super) fn routed_endpoint(endpoint: &Endpoint, policy: &Policy) -> v1::RoutedEndpoint {
+    let spec = &endpoint.spec;
+    let until_clock_ms = match endpoint.health {
+        Health::Degraded { until, .. } => until.0,
+        Health::Unknown { .. } | Health::Healthy { .. } | Health::Unhealthy(_) => 0,
+    };
+    v1::RoutedEndpoint {
+        name: spec.name.to_string(),
+        base_url: spec.base_url.clone(),
+        api_key: spec
+            .api_key
+            .as_ref()
+            .map_or_else(String::new, |key| key.expose().into()),
+        credential_scheme: credential_scheme(policy.credential_scheme).into(),
+        generation: endpoint.generation.0,
+        admin_state: admin_state(spec.admin_state).into(),
+        state: health_state(&endpoint.health).into(),
+        cause: endpoint
+            .health
+            .cause()
+            .map_or(v1::Cause::Unspecified, cause)
+            .into(),
+        until_clock_ms,
+        consecutive_failures: endpoint.health.failures(),
+        max_failures: endpoint.failures_max(policy),
+        proven: endpoint.proven,
+        priority: spec.priority,
+        weight: spec.weight,
+        first_byte_timeout: Some(to_proto(spec.timeout.unwrap_or(policy.timeouts.first_byte))),
+    }
+}
+
+/// Converts a cluster.
+pub(super) fn cluster(name: &ClusterName, cluster: &Cluster, snapshot: &Snapshot) -> v1::Cluster {
+    let members = snapshot
+        .endpoints
+        .values()
+        .filter(|e| e.spec.cluster == *name)
+        .count();
+    v1::Cluster {
+        name: name.to_string(),
+        policy: Some(policy(&cluster.policy)),
+        endpoint_count: u32::try_from(members).unwrap_or(u32::MAX),
+        etag: cluster.configured.to_string(),
+        create_time: Some(moment(cluster.created)),
+        update_time: Some(moment(cluster.updated)),
+    }
+}
+
+/// Converts a policy, every value in force.
+pub(super) fn policy(policy: &Policy) -> v1::ClusterPolicy {
+    let timeouts = policy.timeouts;
+    let cool_downs = policy.cool_downs;
+    let verification = policy.verification;
+    v1::ClusterPolicy {
+        api: match policy.api {
+            ApiFlavor::Anthropic => v1::ApiFlavor::Anthropic,
+            ApiFlavor::OpenAi => v1::ApiFlavor::Openai,
+            ApiFlavor::Http => v1::ApiFlavor::Http,
+        }
+        .into(),
+        credential_scheme: credential_scheme(policy.credential_scheme).into(),
+        attempts_max: Some(policy.attempts_max),
+        max_failures: Some(policy.max_failures),
+        unproven_concurrency: Some(policy.unproven_concurrency),
+        timeouts: Some(v1::Timeouts {
+            connect: Some(to_proto(timeouts.connect)),
+            first_byte: Some(to_proto(timeouts.first_byte)),
+            idle: Some(to_proto(timeouts.idle)),
+            total: Some(to_proto(timeouts.total)),
+        }),
+        cool_downs: Some(v1::CoolDowns {
+            overloaded: Some(to_proto(cool_downs.overloaded)),
+            rate_limited: Some(to_proto(cool_downs.rate_limited)),
+            max: Some(to_proto(cool_downs.max)),
+        }),
+        check: Some(check(&policy.check)),
+        verification: Some(v1::VerificationSchedule {
+            first: Some(to_proto(verification.first)),
+            max: Some(to_proto(verification.max)),
+            auth_max: Some(to_proto(verification.auth_max)),
+            per_hour_max: Some(verification.per_hour_max),
+        }),
+        corroboration_window: Some(to_proto(policy.corroboration_window)),
+        queue_timeout: Some(to_proto(policy.queue_timeout)),
+    }
+}
+
+fn check(check: &Check) -> v1::Check {
+    use v1::check::Kind;
+    let kind = match &check.kind {
+        CheckKind::Conversation { model, max_tokens } => {
+            Kind::Conversation(v1::ConversationCheck {
+                model: model.clone().unwrap_or_default(),
+                max_tokens: Some(*max_tokens),
+            })
+        }
+        CheckKind::Http {
+            method,
+            path,
+            expected_statuses,
+            body,
+        } => Kind::Http(v1::HttpCheck {
+            method: method.clone(),
+            path: path.clone(),
+            expected_statuses: expected_statuses
+                .iter()
+                .map(|status| u32::from(*status))
+                .collect(),
+            body: body.clone(),
+        }),
+        CheckKind::Tcp => Kind::Tcp(v1::TcpCheck {}),
+        CheckKind::None => Kind::None(v1::NoCheck {}),
+    };
+    v1::Check {
+        kind: Some(kind),
+        timeout: Some(to_proto(check.timeout)),
+    }
+}
+
+/// Converts evidence.
+pub(super) fn evidence(evidence: &Evidence) -> v1::Evidence {
+    let Facts {
+        outcome,
+        http_status,
+        error_type,
+        retry_after,
+        detail,
+        upstream_request_id,
+    } = &evidence.facts;
+    v1::Evidence {
+        // An operator's word is not an outcome.
+        outcome: match evidence.witness {
+            Witness::Operator => v1::OutcomeClass::Unspecified,
+            Witness::Proxy(_) | Witness::Check => outcome_class(*outcome),
+        }
+        .into(),
+        http_status: u32::from(*http_status),
+        error_type: error_type.clone(),
+        retry_after: retry_after.map(to_proto),
+        detail: detail.clone(),
+        upstream_request_id: upstream_request_id.clone(),
+        proxy: witness(&evidence.witness),
+        view: Some(view(evidence.view)),
+        generation: evidence.generation.0,
+        observe_time: Some(moment(evidence.observed)),
+    }
+}
+
+fn witness(witness: &Witness) -> String {
+    match witness {
+        Witness::Proxy(id) => id.to_string(),
+        Witness::Check | Witness::Operator => String::new(),
+    }
+}
+
+fn health_state(health: &Health) -> v1::HealthState {
+    match health {
+        Health::Unknown { .. } => v1::HealthState::Unknown,
+        Health::Healthy { .. } => v1::HealthState::Healthy,
+        Health::Degraded { .. } => v1::HealthState::Degraded,
+        Health::Unhealthy(_) => v1::HealthState::Unhealthy,
+    }
+}
+
+/// Whether an endpoint is in a state; unspecified means any.
+pub(super) fn in_state(endpoint: &Endpoint, state: v1::HealthState) -> bool {
+    state == v1::HealthState::Unspecified || state == health_state(&endpoint.health)
+}
+
+fn cause(cause: Cause) -> v1::Cause {
+    match cause {
+        Cause::Auth => v1::Cause::Auth,
+        Cause::Forbidden => v1::Cause::Forbidden,
+        Cause::RateLimited => v1::Cause::RateLimited,
+        Cause::Overloaded => v1::Cause::Overloaded,
+        Cause::ServerError => v1::Cause::ServerError,
+        Cause::Timeout => v1::Cause::Timeout,
+        Cause::Connect => v1::Cause::Connect,
+        Cause::StreamBroken => v1::Cause::StreamBroken,
+        Cause::CheckFailed => v1::Cause::CheckFailed,
+        Cause::Operator => v1::Cause::Operator,
+    }
+}
+
+fn outcome_class(class: OutcomeClass) -> v1::OutcomeClass {
+    match class {
+        OutcomeClass::Success => v1::OutcomeClass::Success,
+        OutcomeClass::Auth => v1::OutcomeClass::Auth,
+        OutcomeClass::Forbidden => v1::OutcomeClass::Forbidden,
+        OutcomeClass::RateLimited => v1::OutcomeClass::RateLimited,
+        OutcomeClass::Overloaded => v1::OutcomeClass::Overloaded,
+        OutcomeClass::ServerError => v1::OutcomeClass::ServerError,
+        OutcomeClass::Timeout => v1::OutcomeClass::Timeout,
+        OutcomeClass::Connect => v1::OutcomeClass::Connect,
+        OutcomeClass::StreamBroken => v1::OutcomeClass::StreamBroken,
+        OutcomeClass::Request => v1::OutcomeClass::Request,
+        OutcomeClass::Cancelled => v1::OutcomeClass::Cancelled,
+    }
+}
+
+/// Reads an outcome class. One that this version does not know blames nobody.
+pub(super) fn read_outcome_class(class: v1::OutcomeClass) -> OutcomeClass {
+    match class {
+        v1::OutcomeClass::Success => OutcomeClass::Success,
+        v1::OutcomeClass::Auth => OutcomeClass::Auth,
+        v1::OutcomeClass::Forbidden => OutcomeClass::Forbidden,
+        v1::OutcomeClass::RateLimited => OutcomeClass::RateLimited,
+        v1::OutcomeClass::Overloaded => OutcomeClass::Overloaded,
+        v1::OutcomeClass::ServerError => OutcomeClass::ServerError,
+        v1::OutcomeClass::Timeout => OutcomeClass::Timeout,
+        v1::OutcomeClass::Connect => OutcomeClass::Connect,
+        v1::OutcomeClass::StreamBroken => OutcomeClass::StreamBroken,
+        v1::OutcomeClass::Request => OutcomeClass::Request,
+        v1::OutcomeClass::Cancelled | v1::OutcomeClass::Unspecified => OutcomeClass::Cancelled,
+    }
+}
+
+fn admin_state(state: AdminState) -> v1::AdminState {
+    match state {
+        AdminState::Enabled => v1::AdminState::Enabled,
+        AdminState::Draining => v1::AdminState::Draining,
+        AdminState::Disabled => v1::AdminState::Disabled,
+    }
+}
+
+/// Converts where a credential goes.
+pub(super) fn credential_scheme(scheme: CredentialScheme) -> v1::CredentialScheme {
+    match scheme {
+        CredentialScheme::XApiKey => v1::CredentialScheme::XApiKey,
+        CredentialScheme::Bearer => v1::CredentialScheme::Bearer,
+    }
+}

@@ -1,0 +1,433 @@
+//! `EndpointService`.
+
+use std::{pin::Pin, time::Duration};
+
+use qcc_proto::v1::{self, endpoint_service_server::EndpointService};
+use tokio_stream::Stream;
+use tonic::{Code, Request, Response, Status};
+
+use super::{
+    Api, Call,
+    convert::{self, Wall},
+    digest,
+    error::{Violations, invalid, not_found, status},
+    mask, page, validate,
+};
+use crate::{
+    feed::Since,
+    registry::{
+        AdminState, Answer, ClusterName, EndpointName, KeyChange, Mutation, Publication, Snapshot,
+        View,
+    },
+};
+
+/// How often a watch says that nothing has changed.
+const BOOKMARK: Duration = Duration::from_secs(5);
+
+/// Endpoints in one message of a watch: well below the 4 MiB that clients take.
+const ENDPOINTS_PER_MESSAGE: usize = 500;
+
+/// How long an operator's ejection holds unless they say otherwise.
+const HOLD: Duration = Duration::from_secs(300);
+const HOLD_MAX: Duration = Duration::from_secs(30 * 86_400);
+
+/// How often an update is tried again when somebody else changed the endpoint between
+/// its reading and its writing.
+const RACES_MAX: usize = 5;
+
+#[tonic::async_trait]
+impl EndpointService for Api {
+    async fn list_endpoints(
+        &self,
+        request: Request<v1::ListEndpointsRequest>,
+    ) -> Result<Response<v1::ListEndpointsResponse>, Status> {
+        let request = request.into_inner();
+        let cluster = validate::cluster_filter(&request.cluster)?;
+        let state = request.state();
+        let snapshot = self.feed.snapshot();
+        let wall = self.wall();
+        let entries = snapshot
+            .endpoints
+            .iter()
+            .filter(|(_, e)| {
+                cluster
+                    .as_ref()
+                    .is_none_or(|cluster| e.spec.cluster == *cluster)
+            })
+            .filter(|(_, e)| convert::in_state(e, state))
+            .map(|(name, e)| (name.to_string(), e));
+        let (found, next_page_token) = page::page(entries, request.page_size, &request.page_token)?;
+        Ok(Response::new(v1::ListEndpointsResponse {
+            endpoints: found
+                .into_iter()
+                .map(|e| convert::endpoint(e, &snapshot, wall))
+                .collect(),
+            next_page_token,
+            view: Some(convert::view(snapshot.view)),
+        }))
+    }
+
+    async fn get_endpoint(
+        &self,
+        request: Request<v1::GetEndpointRequest>,
+    ) -> Result<Response<v1::GetEndpointResponse>, Status> {
+        let name = validate::endpoint_name("name", &request.into_inner().name)?;
+        let endpoint = Some(self.find(&self.feed.snapshot(), &name)?);
+        Ok(Response::new(v1::GetEndpointResponse { endpoint }))
+    }
+
+    async fn create_endpoint(
+        &self,
+        request: Request<v1::CreateEndpointRequest>,
+    ) -> Result<Response<v1::CreateEndpointResponse>, Status> {
+        let mut request = request.into_inner();
+        let request_id = std::mem::take(&mut request.request_id);
+        let digest = digest("CreateEndpoint", &request);
+        let wanted = request
+            .endpoint
+            .ok_or_else(|| invalid("endpoint", "must be set"))?;
+        let mut violations = Violations::default();
+        let spec = validate::spec(&wanted, "endpoint.", &mut violations);
+        let Some(spec) = violations.none(spec)? else {
+            return Err(Status::internal(
+                "an endpoint without violations was not read",
+            ));
+        };
+        let call = Call {
+            mutation: Mutation::CreateEndpoint(spec),
+            request_id: &request_id,
+            digest,
+            validate_only: request.validate_only,
+        };
+        let endpoint = Some(self.endpoint_after(call).await?);
+        Ok(Response::new(v1::CreateEndpointResponse { endpoint }))
+    }
+
+    async fn update_endpoint(
+        &self,
+        request: Request<v1::UpdateEndpointRequest>,
+    ) -> Result<Response<v1::UpdateEndpointResponse>, Status> {
+        let mut request = request.into_inner();
+        let request_id = std::mem::take(&mut request.request_id);
+        let digest = digest("UpdateEndpoint", &request);
+        let wanted = request
+            .endpoint
+            .ok_or_else(|| invalid("endpoint", "must be set"))?;
+        let name = validate::endpoint_name("endpoint.name", &wanted.name)?;
+        let mut races = 0;
+        loop {
+            let present = self.find(&self.feed.snapshot(), &name)?;
+            if !wanted.cluster.is_empty() && wanted.cluster != present.cluster {
+                return Err(invalid("endpoint.cluster", "is immutable"));
+            }
+            let read_etag = present.etag.clone();
+            let mask = request.update_mask.as_ref();
+            let (merged, with_key) = mask::merge_endpoint(present, &wanted, mask)?;
+            let mut violations = Violations::default();
+            let spec = validate::spec(&merged, "endpoint.", &mut violations);
+            let Some(spec) = violations.none(spec)? else {
+                return Err(Status::internal(
+                    "an endpoint without violations was not read",
+                ));
+            };
+            let key = if with_key {
+                KeyChange::Set(spec.api_key.clone())
+            } else {
+                KeyChange::Keep
+            };
+            let asked_etag = validate::etag(&wanted.etag);
+            let call = Call {
+                // What was merged is right only for what was read.
+                mutation: Mutation::UpdateEndpoint {
+                    spec,
+                    key,
+                    etag: Some(asked_etag.clone().unwrap_or(read_etag)),
+                },
+                request_id: &request_id,
+                digest,
+                validate_only: request.validate_only,
+            };
+            match self.endpoint_after(call).await {
+                Err(lost) if lost.code() == Code::Aborted && asked_etag.is_none() => {
+                    races += 1;
+                    if races == RACES_MAX {
+                        return Err(lost);
+                    }
+                }
+                result => {
+                    let endpoint = Some(result?);
+                    return Ok(Response::new(v1::UpdateEndpointResponse { endpoint }));
+                }
+            }
+        }
+    }
+
+    async fn delete_endpoint(
+        &self,
+        request: Request<v1::DeleteEndpointRequest>,
+    ) -> Result<Response<v1::DeleteEndpointResponse>, Status> {
+        let mut request = request.into_inner();
+        let request_id = std::mem::take(&mut request.request_id);
+        let call = Call {
+            mutation: Mutation::DeleteEndpoint {
+                name: validate::endpoint_name("name", &request.name)?,
+                etag: validate::etag(&request.etag),
+                allow_missing: request.allow_missing,
+            },
+            request_id: &request_id,
+            digest: digest("DeleteEndpoint", &request),
+            validate_only: request.validate_only,
+        };
+        self.change(call).await?;
+        Ok(Response::new(v1::DeleteEndpointResponse {}))
+    }
+
+    async fn enable_endpoint(
+        &self,
+        request: Request<v1::EnableEndpointRequest>,
+    ) -> Result<Response<v1::EnableEndpointResponse>, Status> {
+        let name = request.into_inner().name;
+        let endpoint = Some(self.set_admin_state(&name, AdminState::Enabled).await?);
+        Ok(Response::new(v1::EnableEndpointResponse { endpoint }))
+    }
+
+    async fn disable_endpoint(
+        &self,
+        request: Request<v1::DisableEndpointRequest>,
+    ) -> Result<Response<v1::DisableEndpointResponse>, Status> {
+        let name = request.into_inner().name;
+        let endpoint = Some(self.set_admin_state(&name, AdminState::Disabled).await?);
+        Ok(Response::new(v1::DisableEndpointResponse { endpoint }))
+    }
+
+    async fn drain_endpoint(
+        &self,
+        request: Request<v1::DrainEndpointRequest>,
+    ) -> Result<Response<v1::DrainEndpointResponse>, Status> {
+        let name = request.into_inner().name;
+        let endpoint = Some(self.set_admin_state(&name, AdminState::Draining).await?);
+        Ok(Response::new(v1::DrainEndpointResponse { endpoint }))
+    }
+
+    async fn eject_endpoint(
+        &self,
+        request: Request<v1::EjectEndpointRequest>,
+    ) -> Result<Response<v1::EjectEndpointResponse>, Status> {
+        let mut request = request.into_inner();
+        let request_id = std::mem::take(&mut request.request_id);
+        let digest = digest("EjectEndpoint", &request);
+        if request.reason.len() > 200 {
+            return Err(invalid("reason", "must be at most 200 bytes"));
+        }
+        let mutation = Mutation::Eject {
+            name: validate::endpoint_name("name", &request.name)?,
+            hold: validate::span("hold", request.hold, HOLD, Duration::ZERO..=HOLD_MAX)?,
+            reason: request.reason,
+        };
+        let call = Call {
+            mutation,
+            request_id: &request_id,
+            digest,
+            validate_only: false,
+        };
+        let endpoint = Some(self.endpoint_after(call).await?);
+        Ok(Response::new(v1::EjectEndpointResponse { endpoint }))
+    }
+
+    async fn restore_endpoint(
+        &self,
+        request: Request<v1::RestoreEndpointRequest>,
+    ) -> Result<Response<v1::RestoreEndpointResponse>, Status> {
+        let mut request = request.into_inner();
+        let request_id = std::mem::take(&mut request.request_id);
+        let call = Call {
+            mutation: Mutation::Restore {
+                name: validate::endpoint_name("name", &request.name)?,
+            },
+            request_id: &request_id,
+            digest: digest("RestoreEndpoint", &request),
+            validate_only: false,
+        };
+        let endpoint = Some(self.endpoint_after(call).await?);
+        Ok(Response::new(v1::RestoreEndpointResponse { endpoint }))
+    }
+
+    async fn verify_endpoint(
+        &self,
+        request: Request<v1::VerifyEndpointRequest>,
+    ) -> Result<Response<v1::VerifyEndpointResponse>, Status> {
+        let name = validate::endpoint_name("name", &request.into_inner().name)?;
+        let conclusion = self.handle.verify(name.clone()).await?.ok_or_else(|| {
+            status(
+                Code::Aborted,
+                format!("endpoint `{name}` was changed while it was checked"),
+                "CHECK_VOID",
+                &[("name", name.as_str())],
+            )
+        })?;
+        Ok(Response::new(v1::VerifyEndpointResponse {
+            endpoint: Some(self.find(&self.feed.snapshot(), &name)?),
+            passed: conclusion.passed,
+            evidence: Some(convert::evidence(&conclusion.evidence)),
+        }))
+    }
+
+    type WatchEndpointsStream =
+        Pin<Box<dyn Stream<Item = Result<v1::WatchEndpointsResponse, Status>> + Send>>;
+
+    async fn watch_endpoints(
+        &self,
+        request: Request<v1::WatchEndpointsRequest>,
+    ) -> Result<Response<Self::WatchEndpointsStream>, Status> {
+        let request = request.into_inner();
+        let cluster = validate::cluster_filter(&request.cluster)?;
+        let resume_from = request.resume_from.map(|view| validate::view(Some(view)));
+        let newest = self.feed.snapshot().view;
+        if resume_from.is_some_and(|view| view > newest) {
+            return Err(status(
+                Code::OutOfRange,
+                format!("`resume_from` lies in the future: the newest view is {newest}"),
+                "FUTURE_VIEW",
+                &[],
+            ));
+        }
+        Ok(Response::new(Box::pin(watch(
+            self.clone(),
+            cluster,
+            resume_from,
+        ))))
+    }
+}
+
+impl Api {
+    async fn endpoint_after(&self, call: Call<'_>) -> Result<v1::Endpoint, Status> {
+        let (answer, snapshot) = self.change(call).await?;
+        match answer {
+            // A repeated request is answered by the endpoint as it is now.
+            Answer::Endpoint(name) => self.find(&snapshot, &name),
+            other => Err(Status::internal(format!("unexpected answer {other:?}"))),
+        }
+    }
+
+    async fn set_admin_state(&self, name: &str, state: AdminState) -> Result<v1::Endpoint, Status> {
+        let name = validate::endpoint_name("name", name)?;
+        let mutation = Mutation::SetAdminState {
+            name: name.clone(),
+            state,
+        };
+        let (_, snapshot) = self.simple(mutation).await?;
+        self.find(&snapshot, &name)
+    }
+
+    /// Returns one endpoint as people see it.
+    pub(super) fn find(
+        &self,
+        snapshot: &Snapshot,
+        name: &EndpointName,
+    ) -> Result<v1::Endpoint, Status> {
+        snapshot
+            .endpoints
+            .get(name)
+            .map(|endpoint| convert::endpoint(endpoint, snapshot, self.wall()))
+            .ok_or_else(|| not_found("endpoint", name.as_str()))
+    }
+
+    pub(super) fn wall(&self) -> Wall {
+        Wall::at(self.feed.now())
+    }
+}
+
+/// Yields a snapshot (unless `position` can be resumed), then every change, and a
+/// bookmark when there is none for a while.
+fn watch(
+    api: Api,
+    cluster: Option<ClusterName>,
+    mut position: Option<View>,
+) -> impl Stream<Item = Result<v1::WatchEndpointsResponse, Status>> + Send {
+    let (messages, stream) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut newest = api.feed.subscribe();
+        loop {
+            newest.mark_unchanged();
+            let snapshot = api.feed.snapshot();
+            for message in step(&api, &snapshot, cluster.as_ref(), position) {
+                if messages.send(Ok(message)).await.is_err() {
+                    return;
+                }
+            }
+            position = Some(snapshot.view);
+            tokio::select! {
+                changed = newest.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(BOOKMARK) => {}
+                () = messages.closed() => return,
+                () = api.stop.cancelled() => {
+                    let status = status(Code::Unavailable, "the control plane is stopping", "STOPPING", &[]);
+                    let _ = messages.send(Err(status)).await;
+                    return;
+                }
+            }
+        }
+    });
+    tokio_stream::wrappers::ReceiverStream::new(stream)
+}
+
+fn step(
+    api: &Api,
+    snapshot: &Snapshot,
+    cluster: Option<&ClusterName>,
+    position: Option<View>,
+) -> Vec<v1::WatchEndpointsResponse> {
+    let wall = api.wall();
+    let view = Some(convert::view(snapshot.view));
+    let wanted = |e: &&std::sync::Arc<crate::registry::Endpoint>| {
+        cluster.is_none_or(|cluster| e.spec.cluster == *cluster)
+    };
+    let since = position.map_or(Since::TooOld, |from| api.feed.since(from, snapshot.view));
+    match since {
+        Since::Changed(Publication {
+            endpoints: names,
+            clusters,
+        }) => {
+            let nothing = names.is_empty() && clusters.is_empty();
+            let kind = if nothing {
+                v1::WatchKind::Bookmark
+            } else {
+                v1::WatchKind::Delta
+            };
+            let endpoints = names.iter().filter_map(|name| snapshot.endpoints.get(name));
+            let removed = names
+                .iter()
+                .filter(|name| !snapshot.endpoints.contains_key(*name));
+            vec![v1::WatchEndpointsResponse {
+                view,
+                kind: kind.into(),
+                endpoints: endpoints
+                    .filter(wanted)
+                    .map(|e| convert::endpoint(e, snapshot, wall))
+                    .collect(),
+                // Of a deleted endpoint nobody knows the cluster any more; a name that
+                // a client never saw does it no harm.
+                removed_endpoints: removed.map(ToString::to_string).collect(),
+                more: false,
+            }]
+        }
+        Since::TooOld | Since::Future => {
+            let all: Vec<_> = snapshot.endpoints.values().filter(wanted).collect();
+            let parts = all.len().div_ceil(ENDPOINTS_PER_MESSAGE).max(1);
+            (0..parts)
+                .map(|part| v1::WatchEndpointsResponse {
+                    view,
+                    kind: v1::WatchKind::Snapshot.into(),
+                    endpoints: all
+                        .iter()
+                        .skip(part * ENDPOINTS_PER_MESSAGE)
+                        .take(ENDPOINTS_PER_MESSAGE)
+                        .map(|e| convert::endpoint(e, snapshot, wall))
+                        .collect(),
+                    removed_endpoints: Vec::new(),
+                    more: part + 1 < parts,
+                })
+                .collect()
+        }
+    }
+}
