@@ -2,21 +2,14 @@
 //! is in the documentation of the [data path](super).
 
 use std::{
-    fmt::Write,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
-    response::Parts,
-};
-use http_body::Body as _;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, response::Parts};
 use hyper::body::Incoming;
 use qcc_proto::{
-    upstream::{self, Verdict, classify, set_credential},
+    upstream::{Verdict, classify},
     v1::OutcomeClass,
 };
 use tokio::time::timeout_at;
@@ -24,47 +17,18 @@ use tracing::debug;
 
 use super::{
     count,
-    failure::{Failure, request_id},
+    ending::{End, Try, blames_credential},
+    failure::{Failure, request_id, text_of},
     headers::{self, X_QCC_ATTEMPTS, X_QCC_ENDPOINT, X_QCC_REVISION},
+    outgoing::{Outgoing, Payload},
     relay::{Body, Clock, Events, Pending, Relay},
-    replay::{Collected, Share},
-    reply::{Kind, Refusal, Shape},
+    reply::{Kind, Refusal},
     service::{InFlight, Service},
     sse::Scanner,
     upload::{Fault, Progress, State, Upload},
     upstream::Failed,
 };
-use crate::routing::{Attempt, Endpoint, Next, Outcome, Routing, Unavailable};
-
-/// Endpoints that an error names; a client has no use for a thousand.
-const REASONS_MAX: usize = 20;
-
-/// A client's request, as it goes to whichever endpoint.
-pub(super) struct Outgoing {
-    pub(super) method: Method,
-    /// The request target as sent.
-    pub(super) target: Uri,
-    /// Without what is not for an endpoint, but for the client's credentials.
-    pub(super) headers: HeaderMap,
-    /// The client told a length, or that there is a body.
-    pub(super) has_length: bool,
-    pub(super) shape: Shape,
-    pub(super) is_http1: bool,
-}
-
-/// The request body, for as many tries as it is good for.
-pub(super) enum Payload {
-    /// Any number.
-    Whole {
-        bytes: Bytes,
-        /// Held for as long as the bytes may be needed.
-        _share: Share,
-    },
-    /// One.
-    Once { start: Bytes, rest: Incoming },
-    /// None any more.
-    Spent,
-}
+use crate::routing::{Attempt, Endpoint, Next, Outcome, Routing};
 
 /// One request on its way through the endpoints.
 pub(super) struct Exchange<'a> {
@@ -83,13 +47,6 @@ pub(super) struct Exchange<'a> {
     in_flight: InFlight,
 }
 
-/// A try that failed.
-struct Try {
-    endpoint: Arc<Endpoint>,
-    class: OutcomeClass,
-    detail: String,
-}
-
 /// What one try came to.
 enum Tried {
     Answered(Response<Incoming>, Verdict),
@@ -98,46 +55,6 @@ enum Tried {
     Faulty(Fault),
     /// The request's total time is up.
     OutOfTime,
-}
-
-/// Why there is no further try.
-enum End {
-    Exhausted,
-    Unavailable(Unavailable),
-    Busy(&'static str),
-    OutOfTime,
-    Faulty(Fault),
-}
-
-impl From<Collected> for Payload {
-    fn from(collected: Collected) -> Self {
-        match collected {
-            Collected::Whole { bytes, share } => Self::Whole {
-                bytes,
-                _share: share,
-            },
-            Collected::Start { bytes, rest } => Self::Once { start: bytes, rest },
-        }
-    }
-}
-
-impl Payload {
-    fn upload(
-        &mut self,
-        bytes_max: Option<u64>,
-        now: Instant,
-    ) -> Option<(Upload, Option<Arc<Progress>>)> {
-        if let Self::Whole { bytes, .. } = self {
-            return Some((Upload::whole(bytes.clone()), None));
-        }
-        match std::mem::replace(self, Self::Spent) {
-            Self::Once { start, rest } => {
-                let (upload, progress) = Upload::streamed(start, rest, bytes_max, now);
-                Some((upload, Some(progress)))
-            }
-            Self::Whole { .. } | Self::Spent => None,
-        }
-    }
 }
 
 impl<'a> Exchange<'a> {
@@ -332,20 +249,13 @@ impl<'a> Exchange<'a> {
             scanner: Scanner::default(),
             shape: self.request.shape,
         });
-        let request_id = head
-            .headers
-            .iter()
-            .filter(|(name, _)| name.as_str().ends_with("request-id"));
-        let request_id = request_id
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
         let clock = self.clock();
         let endpoint = Arc::clone(attempt.endpoint());
         let pending = Pending {
             attempt,
             class: verdict.class,
             http_status: head.status.as_u16(),
-            headers: request_id,
+            request_id: request_id(&head.headers).cloned(),
             upload,
         };
         headers::strip_response(&mut head.headers);
@@ -372,7 +282,7 @@ impl<'a> Exchange<'a> {
             error_type,
             retry_after: verdict.retry_after,
             detail: String::new(), // Providers put parts of keys into their messages.
-            upstream_request_id: request_id(&failure.head.headers),
+            upstream_request_id: text_of(request_id(&failure.head.headers)),
         };
         attempt.finish(outcome, Instant::now());
         if !blames_credential(verdict.class) {
@@ -396,69 +306,15 @@ impl<'a> Exchange<'a> {
 
     /// Answers without a further try.
     fn conclude(mut self, end: End) -> Response<Body> {
-        let relayable = match end {
-            End::Exhausted | End::Unavailable(_) | End::Busy(_) | End::OutOfTime => {
-                self.answer.take()
-            }
-            End::Faulty(_) => None,
+        let Some((failure, endpoint)) = self.answer.take_if(|_| end.yields_to_an_answer()) else {
+            let refusal = end.refusal(&self.tries, &self.routing);
+            return self.refuse(refusal);
         };
-        if let Some((failure, endpoint)) = relayable {
-            let mut head = failure.head;
-            headers::strip_response(&mut head.headers);
-            let (clock, in_flight) = (self.clock(), self.in_flight.take());
-            let body = Relay::of_failure(failure.start, failure.rest, clock, in_flight);
-            return self.answer_with(head, body, &endpoint);
-        }
-        let refusal = match end {
-            End::Exhausted => self.failed(),
-            End::Unavailable(unavailable) => {
-                no_endpoint(Kind::NoEndpoint, "no endpoint is available", &unavailable)
-            }
-            End::Busy(why) => {
-                let unavailable = self.routing.unavailable(Instant::now());
-                no_endpoint(Kind::Busy, why, &unavailable).retry_after(Duration::from_secs(1))
-            }
-            End::OutOfTime => Refusal::new(
-                Kind::Timeout,
-                "no answer within the total time of a request",
-            ),
-            End::Faulty(fault) => fault.into(),
-        };
-        self.refuse(refusal)
-    }
-
-    /// Every try failed, and none left an answer that can be relayed.
-    fn failed(&self) -> Refusal {
-        let all = |is: fn(OutcomeClass) -> bool| self.tries.iter().all(|it| is(it.class));
-        let list = list(
-            self.tries
-                .iter()
-                .map(|it| (&*it.endpoint.name, it.detail.as_str())),
-        );
-        if self.tries.is_empty() {
-            // Only if the body could not be sent at all.
-            return Refusal::new(Kind::Unreachable, "no endpoint could be tried");
-        }
-        if all(blames_credential) {
-            let refusal = Refusal::new(
-                Kind::CredentialsRejected,
-                format!("endpoint credentials rejected: {list}"),
-            );
-            // With tries left there is nobody else to ask, and coming back is of no use.
-            let exhausted = self.routing.attempts() >= self.routing.policy().attempts_max;
-            return if exhausted {
-                refusal
-            } else {
-                refusal.final_answer()
-            };
-        }
-        if all(|class| class == OutcomeClass::Timeout) {
-            return Refusal::new(
-                Kind::Timeout,
-                format!("no endpoint answered in time: {list}"),
-            );
-        }
-        Refusal::new(Kind::Unreachable, format!("every endpoint failed: {list}"))
+        let mut head = failure.head;
+        headers::strip_response(&mut head.headers);
+        let (clock, in_flight) = (self.clock(), self.in_flight.take());
+        let body = Relay::of_failure(failure.start, failure.rest, clock, in_flight);
+        self.answer_with(head, body, &endpoint)
     }
 
     fn refuse(mut self, refusal: Refusal) -> Response<Body> {
@@ -507,47 +363,6 @@ impl<'a> Exchange<'a> {
     }
 }
 
-impl Outgoing {
-    fn build(&self, endpoint: &Endpoint, upload: Upload) -> Result<Request<Upload>, Failed> {
-        let path = self
-            .target
-            .path_and_query()
-            .map_or("/", |path| path.as_str());
-        let target = upstream::target(&endpoint.base_url, path).map_err(|error| Failed {
-            class: OutcomeClass::Request,
-            detail: error.to_string(),
-        })?;
-        let mut headers = self.headers.clone();
-        set_credential(&mut headers, endpoint.credential.as_ref());
-        match upload.size_hint().exact() {
-            Some(length) if length > 0 || self.has_length => {
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-            }
-            // hyper takes these two for methods without a body unless told otherwise.
-            None if self.method == Method::GET || self.method == Method::HEAD => {
-                headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            }
-            Some(_) | None => {}
-        }
-        let mut request = Request::new(upload);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = target;
-        *request.headers_mut() = headers;
-        Ok(request)
-    }
-}
-
-impl From<Fault> for Refusal {
-    fn from(fault: Fault) -> Self {
-        let kind = match fault {
-            Fault::Broken => Kind::BodyBroken,
-            Fault::TooLarge => Kind::BodyTooLarge,
-            Fault::Stalled => Kind::BodyTimeout,
-        };
-        Self::new(kind, fault.to_string())
-    }
-}
-
 /// Refuses answers that no HTTP server should give, and no client should get.
 fn check(response: &Response<Incoming>) -> Result<(), Failed> {
     let malformed = |detail| {
@@ -564,36 +379,4 @@ fn check(response: &Response<Incoming>) -> Result<(), Failed> {
         return malformed("malformed response: transfer coding".to_owned());
     }
     Ok(())
-}
-
-fn blames_credential(class: OutcomeClass) -> bool {
-    matches!(class, OutcomeClass::Auth | OutcomeClass::Forbidden)
-}
-
-fn no_endpoint(kind: Kind, what: &'static str, unavailable: &Unavailable) -> Refusal {
-    let reasons: Vec<_> = (unavailable.reasons.iter())
-        .take(REASONS_MAX)
-        .map(|(name, reason)| (&**name, reason.to_string()))
-        .collect();
-    let mut message = what.to_owned();
-    if !reasons.is_empty() {
-        message.push_str(": ");
-        message.push_str(&list(
-            reasons
-                .iter()
-                .map(|(name, reason)| (*name, reason.as_str())),
-        ));
-    }
-    let left_out = unavailable.reasons.len() - reasons.len();
-    if left_out > 0 {
-        let _ = write!(message, "; and {left_out} more"); // Writing to a string cannot fail.
-    }
-    Refusal::new(kind, message).retry_after(unavailable.retry_after)
-}
-
-fn list<'a>(reasons: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let reasons: Vec<_> = reasons
-        .map(|(name, reason)| format!("`{name}`: {reason}"))
-        .collect();
-    reasons.join("; ")
 }

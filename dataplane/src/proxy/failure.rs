@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, response::Parts};
+use http::{HeaderMap, HeaderValue, response::Parts};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use serde::Deserialize;
@@ -83,12 +83,16 @@ pub(super) fn error_type(json: &[u8]) -> String {
     serde_json::from_slice(json).map_or_else(|_| String::new(), |it: Envelope| it.error.r#type)
 }
 
-/// The provider's id of the request, for its support; empty if it gave none.
-pub(super) fn request_id(headers: &HeaderMap) -> String {
-    ["request-id", "x-request-id"]
-        .into_iter()
-        .find_map(|name| headers.get(name)?.to_str().ok())
-        .map(|id| id.chars().take(REQUEST_ID_BYTES_MAX).collect())
+/// The provider's id of the request, for its support.
+pub(super) fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut names = ["request-id", "x-request-id"].into_iter();
+    names.find_map(|name| headers.get(name))
+}
+
+/// A request id as it is reported; empty if there is none.
+pub(super) fn text_of(request_id: Option<&HeaderValue>) -> String {
+    let text = request_id.and_then(|id| id.to_str().ok());
+    text.map(|id| id.chars().take(REQUEST_ID_BYTES_MAX).collect())
         .unwrap_or_default()
 }
 

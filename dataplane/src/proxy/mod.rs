@@ -11,7 +11,8 @@
 //! - [`rules`]: which requests are taken at all, and which we answer ourselves.
 //! - [`headers`]: what does not cross a proxy.
 //! - [`replay`], [`upload`]: the request body, kept for another try or passed through.
-//! - [`exchange`]: the tries of one request, and what the client gets in the end.
+//! - [`outgoing`]: the request, as it goes to whichever endpoint.
+//! - [`exchange`], [`ending`]: the tries of one request, and what the client gets in the end.
 //! - [`upstream`], [`connector`]: connection pools, and where they may connect.
 //! - [`failure`]: an answer that a client does not get (yet).
 //! - [`relay`], [`sse`]: the response body on its way, and errors inside of it.
@@ -43,9 +44,11 @@
 //! requests themselves.
 
 mod connector;
+mod ending;
 mod exchange;
 mod failure;
 mod headers;
+mod outgoing;
 mod relay;
 mod replay;
 mod reply;

@@ -19,7 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::HeaderValue;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use qcc_proto::{upstream::class_of_error_type, v1::OutcomeClass};
@@ -27,7 +27,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tracing::debug;
 
 use super::{
-    failure::request_id, reply::Shape, service::InFlight, sse::Scanner, upload::Progress,
+    failure::text_of, reply::Shape, service::InFlight, sse::Scanner, upload::Progress,
     upstream::describe,
 };
 use crate::routing::{Attempt, Outcome};
@@ -66,7 +66,8 @@ pub(super) struct Pending {
     /// What it comes to if the body ends properly.
     pub(super) class: OutcomeClass,
     pub(super) http_status: u16,
-    pub(super) headers: HeaderMap,
+    /// The provider's id of the request.
+    pub(super) request_id: Option<HeaderValue>,
     /// How the client's body stands, if it was streamed.
     pub(super) upload: Option<Arc<Progress>>,
 }
@@ -258,7 +259,7 @@ impl Pending {
     fn finish(self, class: OutcomeClass, error_type: String, detail: &str) {
         let request_id = match class {
             OutcomeClass::Success => String::new(), // Successes are merged into a number.
-            _ => request_id(&self.headers),
+            _ => text_of(self.request_id.as_ref()),
         };
         let outcome = Outcome {
             class,

@@ -12,7 +12,7 @@ use http::{
 };
 use serde_json::json;
 
-use super::relay::Body;
+use super::{relay::Body, upload::Fault};
 
 const X_QCC_ERROR: HeaderName = HeaderName::from_static("x-qcc-error");
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -189,6 +189,17 @@ impl Refusal {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        let kind = match fault {
+            Fault::Broken => Kind::BodyBroken,
+            Fault::TooLarge => Kind::BodyTooLarge,
+            Fault::Stalled => Kind::BodyTimeout,
+        };
+        Self::new(kind, fault.to_string())
     }
 }
 

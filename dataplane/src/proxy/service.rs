@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{
@@ -11,20 +11,25 @@ use http::{
     request::Parts,
 };
 use hyper::body::Incoming;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Counters, Settings, count,
-    exchange::{Exchange, Outgoing},
+    exchange::Exchange,
     headers,
+    outgoing::Outgoing,
     relay::Body,
     replay::{self, Budget, Limits},
     reply::{self, Kind, Refusal, Shape},
     rules::{self, Route},
+    upload::Fault,
     upstream::Upstreams,
 };
 use crate::routing::Router;
+
+/// Longest time for a request body while there is no policy that says so.
+const NO_VIEW_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What all requests share.
 pub(super) struct Service {
@@ -80,6 +85,11 @@ impl Service {
         !self.stop.is_cancelled() && self.router.table().is_some()
     }
 
+    fn total_timeout(&self) -> Duration {
+        let table = self.router.table();
+        table.map_or(NO_VIEW_TIMEOUT, |table| table.policy().timeouts.total)
+    }
+
     async fn forward(&self, mut head: Parts, body: Incoming) -> Response<Body> {
         let in_flight = InFlight::new(&self.counters);
         let started = Instant::now();
@@ -92,7 +102,10 @@ impl Service {
             body_max: self.settings.body_max_bytes,
             idle: self.settings.body_idle_timeout,
         };
-        let collected = match replay::collect(body, limits, &self.budget).await {
+        let collecting = replay::collect(body, limits, &self.budget);
+        // A body that comes drop by drop is never idle, but the total time is for it as well.
+        let collected = timeout(self.total_timeout(), collecting).await;
+        let collected = match collected.unwrap_or(Err(Fault::Stalled)) {
             Ok(collected) => collected,
             Err(fault) => return self.refuse(&head, fault.into(), in_flight),
         };

@@ -1,0 +1,126 @@
+//! What a client is told when there is no answer for it to get.
+
+use std::{
+    fmt::Write,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use qcc_proto::v1::OutcomeClass;
+
+use super::{
+    reply::{Kind, Refusal},
+    upload::Fault,
+};
+use crate::routing::{Endpoint, Routing, Unavailable};
+
+/// Endpoints that an error names; a client has no use for a thousand.
+const REASONS_MAX: usize = 20;
+
+/// A try that failed.
+pub(super) struct Try {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) class: OutcomeClass,
+    pub(super) detail: String,
+}
+
+/// Why there is no further try.
+pub(super) enum End {
+    /// All attempts were made, or there is nobody left to ask.
+    Exhausted,
+    /// No endpoint is selectable.
+    Unavailable(Unavailable),
+    /// There was no endpoint to be had in time.
+    Busy(&'static str),
+    /// The request's total time is up.
+    OutOfTime,
+    /// The client's body is at fault.
+    Faulty(Fault),
+}
+
+impl End {
+    /// Whether the client gets an endpoint's error instead, if there was one.
+    pub(super) fn yields_to_an_answer(&self) -> bool {
+        match self {
+            Self::Exhausted | Self::Unavailable(_) | Self::Busy(_) | Self::OutOfTime => true,
+            Self::Faulty(_) => false,
+        }
+    }
+
+    /// Says it to the client.
+    pub(super) fn refusal(self, tries: &[Try], routing: &Routing) -> Refusal {
+        match self {
+            Self::Exhausted => exhausted(tries, routing),
+            Self::Unavailable(unavailable) => {
+                no_endpoint(Kind::NoEndpoint, "no endpoint is available", &unavailable)
+            }
+            Self::Busy(why) => {
+                let unavailable = routing.unavailable(Instant::now());
+                no_endpoint(Kind::Busy, why, &unavailable).retry_after(Duration::from_secs(1))
+            }
+            Self::OutOfTime => {
+                let message = "no answer within the total time of a request";
+                Refusal::new(Kind::Timeout, message)
+            }
+            Self::Faulty(fault) => fault.into(),
+        }
+    }
+}
+
+/// Every try failed, and none left an answer that can be relayed.
+fn exhausted(tries: &[Try], routing: &Routing) -> Refusal {
+    let all = |is: fn(OutcomeClass) -> bool| tries.iter().all(|it| is(it.class));
+    let list = list(tries.iter().map(|it| (&*it.endpoint.name, &*it.detail)));
+    if tries.is_empty() {
+        return Refusal::new(Kind::Unreachable, "no endpoint could be tried");
+    }
+    if all(blames_credential) {
+        let message = format!("endpoint credentials rejected: {list}");
+        let refusal = Refusal::new(Kind::CredentialsRejected, message);
+        // With attempts left there was nobody else to ask: coming back is of no use.
+        let may_help = routing.attempts() >= routing.policy().attempts_max;
+        return if may_help {
+            refusal
+        } else {
+            refusal.final_answer()
+        };
+    }
+    if all(|class| class == OutcomeClass::Timeout) {
+        let message = format!("no endpoint answered in time: {list}");
+        return Refusal::new(Kind::Timeout, message);
+    }
+    Refusal::new(Kind::Unreachable, format!("every endpoint failed: {list}"))
+}
+
+/// Whether an answer is about our own credential, so that no client may see it.
+pub(super) fn blames_credential(class: OutcomeClass) -> bool {
+    matches!(class, OutcomeClass::Auth | OutcomeClass::Forbidden)
+}
+
+fn no_endpoint(kind: Kind, what: &'static str, unavailable: &Unavailable) -> Refusal {
+    let reasons: Vec<_> = (unavailable.reasons.iter())
+        .take(REASONS_MAX)
+        .map(|(name, reason)| (&**name, reason.to_string()))
+        .collect();
+    let mut message = what.to_owned();
+    if !reasons.is_empty() {
+        message.push_str(": ");
+        message.push_str(&list(
+            reasons
+                .iter()
+                .map(|(name, reason)| (*name, reason.as_str())),
+        ));
+    }
+    let left_out = unavailable.reasons.len() - reasons.len();
+    if left_out > 0 {
+        let _ = write!(message, "; and {left_out} more"); // Writing to a string cannot fail.
+    }
+    Refusal::new(kind, message).retry_after(unavailable.retry_after)
+}
+
+fn list<'a>(reasons: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let reasons: Vec<_> = reasons
+        .map(|(name, reason)| format!("`{name}`: {reason}"))
+        .collect();
+    reasons.join("; ")
+}

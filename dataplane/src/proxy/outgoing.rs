@@ -1,0 +1,118 @@
+//! A client's request, as it goes to whichever endpoint.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Uri,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use qcc_proto::{
+    upstream::{self, set_credential},
+    v1::OutcomeClass,
+};
+
+use super::{
+    replay::{Collected, Share},
+    reply::Shape,
+    upload::{Progress, Upload},
+    upstream::Failed,
+};
+use crate::routing::Endpoint;
+
+/// All of a request but its body.
+pub(super) struct Outgoing {
+    pub(super) method: Method,
+    /// The request target as sent.
+    pub(super) target: Uri,
+    /// Without what is not for an endpoint, but for the client's credentials.
+    pub(super) headers: HeaderMap,
+    /// The client told a length, or that there is a body.
+    pub(super) has_length: bool,
+    pub(super) shape: Shape,
+    pub(super) is_http1: bool,
+}
+
+/// The request body, for as many tries as it is good for.
+pub(super) enum Payload {
+    /// Any number.
+    Whole {
+        bytes: Bytes,
+        /// Held for as long as the bytes may be needed.
+        _share: Share,
+    },
+    /// One.
+    Once { start: Bytes, rest: Incoming },
+    /// None any more.
+    Spent,
+}
+
+impl From<Collected> for Payload {
+    fn from(collected: Collected) -> Self {
+        match collected {
+            Collected::Whole { bytes, share } => Self::Whole {
+                bytes,
+                _share: share,
+            },
+            Collected::Start { bytes, rest } => Self::Once { start: bytes, rest },
+        }
+    }
+}
+
+impl Payload {
+    /// The body for one more try, and how it is getting on if it is streamed. `None`: it
+    /// cannot be sent again.
+    pub(super) fn upload(
+        &mut self,
+        bytes_max: Option<u64>,
+        now: Instant,
+    ) -> Option<(Upload, Option<Arc<Progress>>)> {
+        if let Self::Whole { bytes, .. } = self {
+            return Some((Upload::whole(bytes.clone()), None));
+        }
+        match std::mem::replace(self, Self::Spent) {
+            Self::Once { start, rest } => {
+                let (upload, progress) = Upload::streamed(start, rest, bytes_max, now);
+                Some((upload, Some(progress)))
+            }
+            Self::Whole { .. } | Self::Spent => None,
+        }
+    }
+}
+
+impl Outgoing {
+    /// Builds the request for one endpoint, with that endpoint's credential and no other.
+    pub(super) fn build(
+        &self,
+        endpoint: &Endpoint,
+        upload: Upload,
+    ) -> Result<Request<Upload>, Failed> {
+        let path = self
+            .target
+            .path_and_query()
+            .map_or("/", |path| path.as_str());
+        let target = upstream::target(&endpoint.base_url, path).map_err(|error| Failed {
+            class: OutcomeClass::Request,
+            detail: error.to_string(),
+        })?;
+        let mut headers = self.headers.clone();
+        set_credential(&mut headers, endpoint.credential.as_ref());
+        match upload.size_hint().exact() {
+            Some(length) if length > 0 || self.has_length => {
+                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+            }
+            // hyper takes these two for methods without a body unless told otherwise.
+            None if self.method == Method::GET || self.method == Method::HEAD => {
+                headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+            Some(_) | None => {}
+        }
+        let mut request = Request::new(upload);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = target;
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+}
