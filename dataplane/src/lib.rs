@@ -1,11 +1,292 @@
 //! The data plane of qcc: an HTTP reverse proxy that decides locally.
 //!
+//! - [`config`]: what the user wrote, and what the program means.
 //! - [`routing`]: the core; which endpoint gets an attempt, and what is learned.
-//! - [`reports`]: what is owed to the control plane.
+//! - [`reports`]: the other half of the core; what is owed to the control plane.
 //! - [`proxy`]: the HTTP data path.
-//! - [`sync`]: in step with the control plane.
+//! - [`sync`]: in step with the control plane: views in, reports out.
+//! - [`admin`]: what this process says about itself, over gRPC.
+//! - [`drain`]: the wish to stop. [`ready`]: the sign that requests can be served.
+//!
+//! ```text
+//!            clients                     control plane
+//!               |                             ^ |
+//!             proxy -- begin, next, finish    | | views
+//!               |            |        reports | v
+//!               |            v                sync
+//!   endpoints <-+         routing --> reports -^|
+//!                            ^-----------------+
+//! ```
+//!
+//! A request never waits for the control plane: it reads the newest table, which
+//! `sync` swaps, and leaves its outcome in the outbox, which `sync` empties.
 
+mod admin;
+pub mod config;
+mod drain;
 mod proxy;
+mod ready;
 mod reports;
 mod routing;
 mod sync;
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use qcc_proto::v1::ProxyIdentity;
+use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+pub use config::Config;
+
+use admin::Admin;
+use drain::Drain;
+use proxy::Counters;
+use reports::Outbox;
+use routing::Router;
+use sync::{Link, Sync};
+
+/// How long a stopping proxy tries to get rid of its last reports.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a data plane did not start, or did not go on.
+#[derive(Debug)]
+pub enum Error {
+    /// An address cannot be listened on.
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The ready file cannot be written.
+    ReadyFile {
+        /// Where it was to be.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The admin server failed.
+    Admin(tonic::transport::Error),
+    /// A task that everything depends on has panicked.
+    Panicked,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen { address, source } => write!(f, "listen on `{address}`: {source}"),
+            Self::ReadyFile { path, source } => {
+                write!(f, "write ready file `{}`: {source}", path.display())
+            }
+            Self::Admin(error) => write!(f, "serve admin: {error}"),
+            Self::Panicked => f.write_str("a task has panicked"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A data plane that listens, but does not serve until it is run.
+#[derive(Debug)]
+pub struct Proxy {
+    config: Config,
+    http: TcpListener,
+    http_address: SocketAddr,
+    admin: TcpListener,
+    admin_address: SocketAddr,
+    router: Router,
+    outbox: Arc<Outbox>,
+    link: Link,
+}
+
+/// Binds both addresses.
+///
+/// # Errors
+///
+/// Fails if an address cannot be listened on, or an old ready file not be removed.
+pub async fn start(config: Config) -> Result<Proxy, Error> {
+    if let Some(path) = &config.ready_file {
+        ready::remove(path)?;
+    }
+    let (http, http_address) = listen(config.listen).await?;
+    let (admin, admin_address) = listen(config.admin_listen).await?;
+    info!(http = %http_address, admin = %admin_address, "listening");
+    let outbox = Arc::new(Outbox::new(config.reports_max));
+    Ok(Proxy {
+        router: Router::new(rand::random(), Arc::clone(&outbox)),
+        outbox,
+        link: Link::new(),
+        config,
+        http,
+        http_address,
+        admin,
+        admin_address,
+    })
+}
+
+impl Proxy {
+    /// Returns where client requests are taken.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http_address
+    }
+
+    /// Returns where `ProxyAdminService` is served.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Returns a future that completes once requests can be served: there is a view.
+    pub fn ready(&self) -> impl Future<Output = ()> + Send + 'static {
+        let link = self.link.clone();
+        async move { link.ready().await }
+    }
+
+    /// Serves until `stop` is cancelled or somebody asks for a drain; then lets
+    /// running requests finish and delivers the last reports, both within bounds.
+    ///
+    /// # Errors
+    ///
+    /// Fails if something that everything depends on does.
+    pub async fn run_until(self, stop: CancellationToken) -> Result<(), Error> {
+        let identity = self.identity();
+        let counters = Arc::new(Counters::default());
+        let drain = Drain::new(self.config.drain_timeout);
+        let sync = Sync {
+            control_urls: self.config.control_urls.clone(),
+            identity: identity.clone(),
+            cluster: self.config.cluster.clone(),
+            router: self.router.clone(),
+            outbox: Arc::clone(&self.outbox),
+            link: self.link.clone(),
+        };
+        let admin = Admin {
+            identity,
+            cluster: self.config.cluster.clone(),
+            control_urls: self.config.control_urls.iter().map(ToString::to_string).collect(),
+            started: SystemTime::now(),
+            router: self.router.clone(),
+            outbox: Arc::clone(&self.outbox),
+            link: self.link.clone(),
+            counters: Arc::clone(&counters),
+            drain: drain.clone(),
+        };
+        let announce = ready::announce(
+            self.config.ready_file.clone(),
+            self.ready(),
+            self.http_address,
+            self.admin_address,
+        );
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {
+            sync.run().await;
+            Ok(())
+        });
+        tasks.spawn(async { admin::serve(self.admin, admin).await.map_err(Error::Admin) });
+        tasks.spawn(announce);
+        let asked = drain.clone();
+        tasks.spawn(async move {
+            stop.cancelled().await;
+            asked.begin(None);
+            Ok(())
+        });
+
+        let settings = settings(&self.config);
+        let serve = serve(self.http, self.router, settings, counters, &drain, &self.outbox);
+        tokio::select! {
+            () = serve => Ok(()),
+            error = first_failure(&mut tasks) => Err(error),
+        }
+    }
+
+    fn identity(&self) -> ProxyIdentity {
+        let id = self.config.id.clone().unwrap_or_else(|| default_id(self.http_address));
+        ProxyIdentity {
+            id,
+            incarnation: format!("{:032x}", rand::random::<u128>()),
+            version: env!("CARGO_PKG_VERSION").into(),
+            http_address: self.http_address.to_string(),
+            admin_address: self.admin_address.to_string(),
+        }
+    }
+}
+
+/// Serves clients from start to drain, and sees the last reports off.
+async fn serve(
+    listener: TcpListener,
+    router: Router,
+    settings: proxy::Settings,
+    counters: Arc<Counters>,
+    drain: &Drain,
+    outbox: &Outbox,
+) {
+    {
+        let stop = drain.token();
+        let mut http = std::pin::pin!(proxy::serve(
+            listener,
+            router,
+            settings,
+            counters,
+            stop.clone()
+        ));
+        tokio::select! {
+            () = &mut http => {}
+            () = stop.cancelled() => {
+                info!(timeout = ?drain.timeout(), "draining");
+                if timeout(drain.timeout(), http).await.is_err() {
+                    warn!("running requests were ended: they did not finish in time");
+                }
+            }
+        }
+    }
+    let unsent = timeout(FLUSH_TIMEOUT, outbox.flush()).await.is_err();
+    if unsent {
+        warn!(reports = outbox.buffer().len(), "reports were not delivered");
+    }
+    info!("stopped");
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    let error = |source| Error::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(error)?;
+    let bound = listener.local_addr().map_err(error)?;
+    Ok((listener, bound))
+}
+
+fn settings(config: &Config) -> proxy::Settings {
+    proxy::Settings {
+        replay_max_bytes: config.replay_max_bytes,
+        replay_total_bytes: config.replay_total_bytes,
+        body_max_bytes: config.body_max_bytes,
+        // Who asks for a drain names its time, so that bound is kept here.
+        drain_timeout: drain::DRAIN_MAX,
+        ..proxy::Settings::default()
+    }
+}
+
+/// Waits for a task to fail. One that is done has done its part.
+async fn first_failure(tasks: &mut JoinSet<Result<(), Error>>) -> Error {
+    while let Some(ended) = tasks.join_next().await {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error,
+            Err(_) => return Error::Panicked,
+        }
+    }
+    std::future::pending().await
+}
+
+/// Names a proxy by its machine and port.
+fn default_id(address: SocketAddr) -> String {
+    let host = gethostname::gethostname();
+    let mut host = host.to_string_lossy().into_owned();
+    host.retain(|c| u8::try_from(c).is_ok_and(config::is_of_id));
+    host.truncate(100);
+    format!("{host}:{}", address.port())
+}

@@ -1,0 +1,255 @@
+//! What the user wrote ([`Args`], [`File`]) and what the program means ([`Config`]),
+//! with one fallible step between.
+//!
+//! A flag wins over the environment, which wins over the file, which wins over the
+//! default. A [`Config`] that came out of here is valid; nothing re-checks it.
+
+mod args;
+mod error;
+mod file;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use http::Uri;
+
+pub(crate) use args::is_of_id;
+pub use args::{Args, LogFormat};
+pub use error::Error;
+pub use file::File;
+
+/// What a data plane is to do.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to take client requests. Port 0 means any.
+    pub listen: SocketAddr,
+    /// Where to serve `ProxyAdminService`. Port 0 means any.
+    pub admin_listen: SocketAddr,
+    /// The control planes, to be tried in turn. Not empty.
+    pub control_urls: Vec<Uri>,
+    /// The cluster to serve.
+    pub cluster: String,
+    /// Our name; unset means host name and port.
+    pub id: Option<String>,
+    /// Where to write the bound addresses once there is a view.
+    pub ready_file: Option<PathBuf>,
+    /// Time for running requests to finish when stopping.
+    pub drain_timeout: Duration,
+    /// Longest request body that is kept for another try.
+    pub replay_max_bytes: usize,
+    /// Bytes kept for all requests together.
+    pub replay_total_bytes: usize,
+    /// Longest request body that is taken at all; unset means any.
+    pub body_max_bytes: Option<u64>,
+    /// Reports that may wait for the control plane.
+    pub reports_max: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: loopback(7860),
+            admin_listen: loopback(7861),
+            control_urls: vec![Uri::from_static("http://127.0.0.1:7870")],
+            cluster: "default".into(),
+            id: None,
+            ready_file: None,
+            drain_timeout: Duration::from_secs(30),
+            replay_max_bytes: 32 << 20,
+            replay_total_bytes: 512 << 20,
+            body_max_bytes: None,
+            reports_max: 100_000,
+        }
+    }
+}
+
+/// What a command line asks for.
+#[derive(Debug, Clone)]
+pub struct Invocation {
+    /// How to run.
+    pub config: Config,
+    /// Which log records to write.
+    pub log: String,
+    /// How to write them.
+    pub log_format: LogFormat,
+    /// Stop here: the configuration is all that was asked about.
+    pub check_only: bool,
+}
+
+impl Args {
+    /// Turns what was written into what is meant.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the file cannot be read, or if a value breaks its rule.
+    pub fn resolve(self) -> Result<Invocation, Error> {
+        let file = match &self.config {
+            Some(path) => File::read(path)?,
+            None => File::default(),
+        };
+        self.merge(file)
+    }
+
+    fn merge(self, file: File) -> Result<Invocation, Error> {
+        let defaults = Config::default();
+        let file_control = match file.control {
+            Some(urls) => read_all("control", urls.into_vec(), args::control_url)?,
+            None => Vec::new(),
+        };
+        let config = Config {
+            listen: pick(
+                self.listen,
+                read("listen", file.listen, args::address)?,
+                defaults.listen,
+            ),
+            admin_listen: pick(
+                self.admin_listen,
+                read("admin_listen", file.admin_listen, args::address)?,
+                defaults.admin_listen,
+            ),
+            control_urls: [self.control, file_control, defaults.control_urls]
+                .into_iter()
+                .find(|urls| !urls.is_empty())
+                .unwrap_or_default(),
+            cluster: pick(
+                self.cluster,
+                read("cluster", file.cluster, args::cluster)?,
+                defaults.cluster,
+            ),
+            id: self.id.or(read("id", file.id, args::id)?),
+            ready_file: self.ready_file.or(file.ready_file),
+            drain_timeout: pick(
+                self.drain_timeout,
+                read("drain_timeout", file.drain_timeout, args::drain_timeout)?,
+                defaults.drain_timeout,
+            ),
+            replay_max_bytes: pick(
+                self.replay_max_bytes,
+                file.replay_max_bytes,
+                defaults.replay_max_bytes,
+            ),
+            replay_total_bytes: pick(
+                self.replay_total_bytes,
+                file.replay_total_bytes,
+                defaults.replay_total_bytes,
+            ),
+            body_max_bytes: self.body_max_bytes.or(file.body_max_bytes),
+            reports_max: pick(self.reports_max, file.reports_max, defaults.reports_max),
+        };
+        let insecure = self.insecure_listen || file.insecure_listen.unwrap_or(false);
+        for (key, address) in [
+            ("listen", config.listen),
+            ("admin_listen", config.admin_listen),
+        ] {
+            if !insecure && !address.ip().is_loopback() {
+                return Err(Error::InsecureListen { key, address });
+            }
+        }
+        if config.reports_max == 0 {
+            return Err(Error::value("reports_max", "0", "at least 1"));
+        }
+        Ok(Invocation {
+            config,
+            log: self.log.or(file.log).unwrap_or_else(|| "info".into()),
+            log_format: pick(
+                self.log_format,
+                read("log_format", file.log_format, args::log_format)?,
+                LogFormat::Auto,
+            ),
+            check_only: self.check_config,
+        })
+    }
+}
+
+fn pick<T>(flag: Option<T>, file: Option<T>, default: T) -> T {
+    flag.or(file).unwrap_or(default)
+}
+
+fn read<T>(
+    key: &'static str,
+    value: Option<String>,
+    parse: fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, Error> {
+    let parsed = value.map(|value| parse(&value).map_err(|rule| Error::value(key, &value, rule)));
+    parsed.transpose()
+}
+
+fn read_all<T>(
+    key: &'static str,
+    values: Vec<String>,
+    parse: fn(&str) -> Result<T, String>,
+) -> Result<Vec<T>, Error> {
+    let parse = |value: String| parse(&value).map_err(|rule| Error::value(key, &value, rule));
+    values.into_iter().map(parse).collect()
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn resolve(flags: &[&str], file: &str) -> Result<Invocation, Error> {
+        let args = Args::try_parse_from([&["qcc-proxy"], flags].concat()).unwrap();
+        args.merge(File::parse(file)?)
+    }
+
+    fn refusal(file: &str) -> String {
+        resolve(&[], file).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn nothing_given_means_the_defaults() {
+        let config = resolve(&[], "").unwrap().config;
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7860");
+        assert_eq!(config.admin_listen.to_string(), "127.0.0.1:7861");
+        assert_eq!(config.control_urls, ["http://127.0.0.1:7870/"]);
+        assert_eq!(config.cluster, "default");
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let file = "cluster = 'a'\nlisten = '127.0.0.1:1'\ncontrol = ['http://a:1', 'http://b:2']";
+        let config = resolve(&["--cluster", "b"], file).unwrap().config;
+        assert_eq!(config.cluster, "b");
+        assert_eq!(config.listen.port(), 1);
+        assert_eq!(config.control_urls.len(), 2);
+        let config = resolve(&["--control", "http://c:3"], file).unwrap().config;
+        assert_eq!(config.control_urls, ["http://c:3/"]);
+    }
+
+    #[test]
+    fn one_control_plane_needs_no_list() {
+        let config = resolve(&[], "control = 'http://a:1'").unwrap().config;
+        assert_eq!(config.control_urls, ["http://a:1/"]);
+    }
+
+    #[test]
+    fn a_rejected_value_is_named_with_its_key_and_rule() {
+        assert_eq!(
+            refusal("listen = 'here'"),
+            "invalid listen `here`: must be `address:port`"
+        );
+        assert_eq!(
+            refusal("drain_timeout = '2d'"),
+            "invalid drain_timeout `2d`: must be a duration from 0s to 24h, such as `30s`"
+        );
+        assert!(refusal("control = 'https://a:1'").contains("must be `http://host:port`"));
+        assert!(refusal("cluster = 'A b'").contains("lower-case"));
+        assert!(refusal("lisen = '127.0.0.1:1'").contains("lisen"));
+    }
+
+    #[test]
+    fn other_machines_are_let_in_only_on_purpose() {
+        let file = "listen = '0.0.0.0:7860'";
+        assert!(refusal(file).contains("--insecure-listen"));
+        assert!(resolve(&["--insecure-listen"], file).is_ok());
+        assert!(refusal("admin_listen = '[::]:1'").contains("admin_listen"));
+    }
+}

@@ -1,0 +1,72 @@
+//! What can be wrong with a configuration.
+
+use std::{fmt, io, net::SocketAddr, path::PathBuf};
+
+/// Why there is no [`Config`](super::Config).
+#[derive(Debug)]
+pub enum Error {
+    /// The file cannot be read.
+    Read {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not one of ours.
+    File {
+        /// Where it is, if it came from a path.
+        path: Option<PathBuf>,
+        /// What is wrong, and where.
+        source: Box<toml::de::Error>,
+    },
+    /// A value breaks its rule.
+    Value {
+        /// The key.
+        key: &'static str,
+        /// The value.
+        value: String,
+        /// What it must be.
+        rule: String,
+    },
+    /// Without TLS nobody but this machine may be listened to.
+    InsecureListen {
+        /// The key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+}
+
+impl Error {
+    pub(super) fn value(key: &'static str, value: &str, rule: impl Into<String>) -> Self {
+        Self::Value {
+            key,
+            value: value.to_owned(),
+            rule: rule.into(),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read { path, source } => write!(f, "read `{}`: {source}", path.display()),
+            Self::File { path, source } => {
+                if let Some(path) = path {
+                    write!(f, "parse `{}`: ", path.display())?;
+                }
+                write!(f, "{}", source.to_string().trim_end())
+            }
+            Self::Value { key, value, rule } => {
+                write!(f, "invalid {key} `{value}`: must be {rule}")
+            }
+            Self::InsecureListen { key, address } => write!(
+                f,
+                "invalid {key} `{address}`: other machines could connect, without encryption or \
+                 authentication; use a loopback address, or allow it with --insecure-listen"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
