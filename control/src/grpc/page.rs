@@ -61,7 +61,7 @@ fn encode(key: &str) -> String {
 
 fn decode(token: &str) -> Result<String, Status> {
     let wrong = || invalid("page_token", "must be a `next_page_token` of this method");
-    if !token.is_ascii() || !token.len().is_multiple_of(2) {
+    if !token.bytes().all(|byte| byte.is_ascii_hexdigit()) || !token.len().is_multiple_of(2) {
         return Err(wrong());
     }
     let bytes: Result<Vec<u8>, _> = (0..token.len())

@@ -543,8 +543,12 @@ fn base_url(text: &str, allow_plaintext: bool) -> Result<String, String> {
     if authority.as_str().contains('@') || host.is_empty() {
         return Err(RULE.into());
     }
-    if authority.as_str().ends_with(':') || authority.port().is_some_and(|port| port.as_u16() == 0)
-    {
+    let port = authority
+        .as_str()
+        .rsplit_once(':')
+        .map_or("", |(_, port)| port);
+    let has_port = authority.as_str().len() > host.len();
+    if has_port && port.parse::<u16>().map_or(true, |port| port == 0) {
         return Err("must have a port of 1-65535, or none".into());
     }
     let address = literal_address(&host)?;
@@ -565,9 +569,11 @@ fn base_url(text: &str, allow_plaintext: bool) -> Result<String, String> {
         }
         _ => return Err(RULE.into()),
     }
-    let port = authority
-        .port()
-        .map_or_else(String::new, |port| format!(":{port}"));
+    let port = if has_port {
+        format!(":{port}")
+    } else {
+        String::new()
+    };
     Ok(format!(
         "{scheme}://{host}{port}{}",
         uri.path().trim_end_matches('/')
