@@ -21,7 +21,7 @@ use super::{
     failure::{Failure, request_id, text_of},
     headers::{self, X_QCC_ATTEMPTS, X_QCC_ENDPOINT, X_QCC_REVISION},
     outgoing::{Outgoing, Payload},
-    relay::{Body, Clock, Events, Pending, Relay},
+    relay::{Body, Clock, Events, Pending},
     reply::{Kind, Refusal},
     service::{InFlight, Service},
     sse::Scanner,
@@ -55,6 +55,12 @@ enum Tried {
     Faulty(Fault),
     /// The request's total time is up.
     OutOfTime,
+}
+
+/// Who has not done in time what there is to wait for.
+enum Overdue {
+    Endpoint,
+    Client(Fault),
 }
 
 impl<'a> Exchange<'a> {
@@ -181,7 +187,13 @@ impl<'a> Exchange<'a> {
                 Err(_) if Instant::now() >= self.deadline => return Tried::OutOfTime,
                 Err(_) => match self.extend(progress, first_byte, limit) {
                     Ok(later) => limit = later,
-                    Err(tried) => return tried,
+                    Err(Overdue::Client(fault)) => return Tried::Faulty(fault),
+                    Err(Overdue::Endpoint) => {
+                        return Tried::Failed(Failed {
+                            class: OutcomeClass::Timeout,
+                            detail: format!("no response head within {first_byte:?}"),
+                        });
+                    }
                 },
             }
         };
@@ -208,21 +220,17 @@ impl<'a> Exchange<'a> {
         progress: Option<&Progress>,
         first_byte: Duration,
         limit: Instant,
-    ) -> Result<Instant, Tried> {
-        let silent = || {
-            Tried::Failed(Failed {
-                class: OutcomeClass::Timeout,
-                detail: format!("no response head within {first_byte:?}"),
-            })
-        };
+    ) -> Result<Instant, Overdue> {
         let (later, overdue) = match progress.map(Progress::state) {
-            None => return Err(silent()),
-            Some(State::Failed(fault)) => return Err(Tried::Faulty(fault)),
+            None => return Err(Overdue::Endpoint),
+            Some(State::Failed(fault)) => return Err(Overdue::Client(fault)),
             Some(State::Waiting(since)) => {
                 let idle = self.service.settings.body_idle_timeout;
-                (since + idle, Tried::Faulty(Fault::Stalled))
+                (since + idle, Overdue::Client(Fault::Stalled))
             }
-            Some(State::Sending(since) | State::Sent(since)) => (since + first_byte, silent()),
+            Some(State::Sending(since) | State::Sent(since)) => {
+                (since + first_byte, Overdue::Endpoint)
+            }
         };
         if later > limit {
             Ok(later)
@@ -260,7 +268,7 @@ impl<'a> Exchange<'a> {
         };
         headers::strip_response(&mut head.headers);
         let in_flight = self.in_flight.take();
-        let body = Relay::new(body, pending, events, clock, in_flight);
+        let body = Body::of_answer(body, pending, events, clock, in_flight);
         self.answer_with(head, body, &endpoint)
     }
 
@@ -313,7 +321,7 @@ impl<'a> Exchange<'a> {
         let mut head = failure.head;
         headers::strip_response(&mut head.headers);
         let (clock, in_flight) = (self.clock(), self.in_flight.take());
-        let body = Relay::of_failure(failure.start, failure.rest, clock, in_flight);
+        let body = Body::of_failure(failure.start, failure.rest, clock, in_flight);
         self.answer_with(head, body, &endpoint)
     }
 

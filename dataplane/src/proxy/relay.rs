@@ -101,62 +101,55 @@ impl fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 impl Body {
+    /// An answer of ours.
     pub(super) fn own(bytes: Bytes) -> Self {
         Self::Own(Some(bytes).filter(|bytes| !bytes.is_empty()))
     }
-}
 
-impl Relay {
-    /// Relays an answer whose end decides its attempt.
-    pub(super) fn new(
+    /// An endpoint's answer, whose end decides its attempt.
+    pub(super) fn of_answer(
         upstream: Incoming,
         attempt: Pending,
         events: Option<Events>,
         clock: Clock,
         in_flight: InFlight,
-    ) -> Body {
-        Self::start(
-            None,
-            Some(upstream),
-            Some(attempt),
+    ) -> Self {
+        Self::relayed(Relay {
+            start: None,
+            upstream: Some(upstream),
+            attempt: Some(attempt),
             events,
             clock,
+            farewell: None,
             in_flight,
-        )
+        })
     }
 
-    /// Relays an error that has been read in part.
+    /// An endpoint's error, of which a part has been read.
     pub(super) fn of_failure(
         start: Bytes,
         rest: Option<Incoming>,
         clock: Clock,
         in_flight: InFlight,
-    ) -> Body {
-        let start = Some(start).filter(|start| !start.is_empty());
-        Self::start(start, rest, None, None, clock, in_flight)
-    }
-
-    fn start(
-        start: Option<Bytes>,
-        upstream: Option<Incoming>,
-        attempt: Option<Pending>,
-        events: Option<Events>,
-        clock: Clock,
-        in_flight: InFlight,
-    ) -> Body {
-        let mut relay = Self {
-            start,
-            upstream,
-            attempt,
-            events,
+    ) -> Self {
+        Self::relayed(Relay {
+            start: Some(start).filter(|start| !start.is_empty()),
+            upstream: rest,
+            attempt: None,
+            events: None,
             clock,
             farewell: None,
             in_flight,
-        };
-        relay.settle_if_ended();
-        Body::Relayed(Box::new(relay))
+        })
     }
 
+    fn relayed(mut relay: Relay) -> Self {
+        relay.settle_if_ended(); // There may be no body at all.
+        Self::Relayed(Box::new(relay))
+    }
+}
+
+impl Relay {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         if let Some(start) = self.start.take() {
             self.settle_if_ended();

@@ -88,10 +88,11 @@ impl Scanner {
         }
         if let Some(name) = value_of(&self.line, b"event") {
             self.is_error = name == b"error";
-        } else if self.is_error && self.error.is_none() {
-            if let Some(data) = value_of(&self.line, b"data") {
-                self.error = Some(error_type(data));
-            }
+        } else if self.is_error
+            && self.error.is_none()
+            && let Some(data) = value_of(&self.line, b"data")
+        {
+            self.error = Some(error_type(data));
         }
         self.line.clear();
     }
