@@ -1,0 +1,155 @@
+//! What the user may write.
+//!
+//! - [`endpoints`], [`clusters`], [`queue`], [`proxies`]: the nouns with their verbs.
+//! - [`whole`]: commands about the system as a whole.
+//! - [`check`]: flags that describe a check, shared by endpoints and clusters.
+//! - [`key`]: where an API key is read from.
+//! - [`values`]: values of flags that are more than text.
+
+pub(crate) mod check;
+pub(crate) mod clusters;
+pub(crate) mod endpoints;
+pub(crate) mod key;
+pub(crate) mod proxies;
+pub(crate) mod queue;
+pub(crate) mod values;
+pub(crate) mod whole;
+
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use http::Uri;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    failed, or the answer is no (`diff` found differences, a check did not pass)
+  2    usage: a flag, a file or a value is wrong
+  3    not found
+  4    conflict: it exists already, has changed meanwhile, or a precondition is not met
+  5    unauthenticated, or not allowed
+  6    not reachable, or not done in time
+  7    a check found problems (`status --check`)
+  130  interrupted";
+
+/// Controls qcc: endpoints and their health, the failure queue, and the proxies that use them.
+#[derive(Debug, Parser)]
+#[command(name = "qcc-ctl", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Control plane to ask; of several, the first that answers.
+    #[arg(long, global = true, value_name = "URL", env = "QCC_CONTROL", default_value = "http://127.0.0.1:7870", value_delimiter = ',', value_parser = values::url)]
+    pub(crate) control: Vec<Uri>,
+
+    /// Admin address of the proxy to ask (`proxy` commands).
+    #[arg(long, global = true, value_name = "URL", env = "QCC_PROXY", default_value = "http://127.0.0.1:7861", value_parser = values::url)]
+    pub(crate) proxy: Uri,
+
+    /// Longest wait for each answer [default: 5s], or for the whole of `wait` [default: 30s].
+    #[arg(long, global = true, value_name = "DURATION", value_parser = values::duration)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// How to write the answer.
+    #[arg(short, long, global = true, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+
+    /// Leave out the header line of tables.
+    #[arg(long, global = true)]
+    pub(crate) no_headers: bool,
+
+    /// When to use colour; `auto` respects `NO_COLOR` and `CLICOLOR_FORCE`.
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Color::Auto)]
+    pub(crate) color: Color,
+
+    /// Say more on stderr; twice for still more.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+}
+
+/// How answers are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// For people, with more columns.
+    Wide,
+    /// For programs: the contract's messages, with the contract's field names.
+    Json,
+    /// The same as YAML.
+    Yaml,
+    /// One `kind/name` a line.
+    Name,
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal.
+    Auto,
+    /// In any case.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a control plane and a proxy in this process.
+    Up(whole::Up),
+
+    /// Show how everything is, on one screen.
+    Status(whole::Status),
+
+    /// LLM API endpoints: base URLs, their credentials and health.
+    #[command(subcommand, visible_alias = "endpoint")]
+    Endpoints(endpoints::Endpoints),
+
+    /// Sets of interchangeable endpoints, and their policies.
+    #[command(subcommand, visible_alias = "cluster")]
+    Clusters(clusters::Clusters),
+
+    /// The failure queue: unhealthy endpoints that wait for a check.
+    #[command(subcommand)]
+    Queue(queue::Queue),
+
+    /// Proxies, as the control plane knows them.
+    #[command(subcommand)]
+    Proxies(proxies::Proxies),
+
+    /// One proxy's account of itself (asks the proxy at `--proxy`).
+    #[command(subcommand)]
+    Proxy(proxies::Proxy),
+
+    /// Bring clusters and endpoints to the state that a file declares.
+    Apply(whole::Apply),
+
+    /// Show what `apply` would change; exit 1 if anything.
+    Diff(whole::Diff),
+
+    /// Write clusters and endpoints as a file for `apply`, without keys.
+    Export,
+
+    /// Wait for a condition.
+    Wait(whole::Wait),
+
+    /// Take over configuration from other programs.
+    #[command(subcommand)]
+    Import(whole::Import),
+
+    /// Write a shell's completion script.
+    Completion(whole::Completion),
+
+    /// Show the versions of this program and of the control plane.
+    Version(whole::Version),
+}

@@ -1,0 +1,41 @@
+//! `qcc-ctl proxies …` and `qcc-ctl proxy …`
+
+use clap::{Args, Subcommand};
+
+use super::values;
+
+/// Proxies, as the control plane knows them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Proxies {
+    /// List proxies with the view that each has applied.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show one proxy.
+    Get(Named),
+}
+
+/// One proxy.
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// The proxy's id.
+    pub(crate) id: String,
+}
+
+/// One proxy's account of itself.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Proxy {
+    /// Show the proxy's status.
+    Status,
+    /// List its endpoints as it uses them, with its own marks.
+    Endpoints,
+    /// Stop it gracefully: running requests finish, reports are flushed.
+    Drain(Drain),
+}
+
+/// How to stop.
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    /// Longest time for running requests to finish [default: the proxy's own setting].
+    #[arg(long, value_name = "DURATION", value_parser = values::wire_duration)]
+    pub(crate) within: Option<prost_types::Duration>,
+}
