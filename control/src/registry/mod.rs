@@ -35,6 +35,8 @@ mod proxies;
 mod requests;
 mod secret;
 mod snapshot;
+#[cfg(test)]
+mod stories;
 mod time;
 
 use std::{
