@@ -26,6 +26,7 @@ pub mod records;
 pub mod registry;
 pub mod sessions;
 pub mod store;
+pub mod verifier;
 
 use std::{
     fmt, io,
