@@ -29,6 +29,8 @@ mod reason;
 mod router;
 mod selection;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use attempt::{Attempt, Outcome};
 pub(crate) use endpoint::{Endpoint, Health, Routed};

@@ -1,0 +1,146 @@
+//! The promises that must hold between threads.
+
+use std::{
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread,
+};
+
+use OutcomeClass::{Auth, Request, Timeout};
+
+use super::*;
+
+const THREADS: usize = 100;
+
+/// Runs the same on many threads at once.
+fn race(testbed: &Testbed, run: impl Fn(&Testbed) + Sync) {
+    let barrier = Barrier::new(THREADS);
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                barrier.wait();
+                run(testbed);
+            });
+        }
+    });
+}
+
+/// Notes the highest number of attempts that were in flight at a time.
+#[derive(Default)]
+struct Gauge {
+    now: AtomicU32,
+    peak: AtomicU32,
+    ever: AtomicU32,
+}
+
+impl Gauge {
+    fn hold(&self, attempt: Attempt, then: impl FnOnce(Attempt)) {
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.peak.fetch_max(now, Ordering::SeqCst);
+        self.ever.fetch_add(1, Ordering::SeqCst);
+        thread::yield_now();
+        self.now.fetch_sub(1, Ordering::SeqCst);
+        then(attempt);
+    }
+
+    fn peak(&self) -> u32 {
+        self.peak.load(Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn the_unproven_cap_holds() {
+    let testbed = Testbed::new([unproven("a")]);
+    let gauge = Gauge::default();
+    race(&testbed, |testbed| {
+        for _ in 0..100 {
+            if let Next::Attempt(attempt) = testbed.next() {
+                gauge.hold(attempt, |attempt| testbed.finish(attempt, Request));
+            }
+        }
+    });
+    assert!(gauge.peak() <= 4, "{}", gauge.peak());
+    assert!(gauge.peak() > 0);
+}
+
+#[test]
+fn at_most_the_cap_ever_reaches_an_unproven_endpoint_that_answers_401() {
+    for _ in 0..20 {
+        let testbed = Testbed::new([unproven("a"), spare("b")]);
+        let gauge = Gauge::default();
+        race(&testbed, |testbed| {
+            for _ in 0..10 {
+                let attempt = testbed.attempt();
+                if name(&attempt) == "a" {
+                    gauge.hold(attempt, |attempt| testbed.finish(attempt, Auth));
+                }
+            }
+        });
+        let ever = gauge.ever.load(Ordering::SeqCst);
+        assert!((1..=4).contains(&ever), "{ever}");
+    }
+}
+
+#[test]
+fn no_selection_after_a_401_was_marked_returns_the_endpoint() {
+    for _ in 0..20 {
+        let testbed = Testbed::new([endpoint("a"), spare("b")]);
+        let rejected = AtomicBool::new(false);
+        race(&testbed, |testbed| {
+            for turn in 0..10 {
+                let after = rejected.load(Ordering::SeqCst);
+                let attempt = testbed.attempt();
+                assert!(!(after && name(&attempt) == "a"));
+                if name(&attempt) == "a" && turn > 2 {
+                    testbed.finish(attempt, Auth);
+                    rejected.store(true, Ordering::SeqCst);
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_trial_is_alone() {
+    let mut testbed = Testbed::new([endpoint("a")]);
+    testbed.finish(testbed.attempt(), Timeout);
+    testbed.pass(5.0);
+    let gauge = Gauge::default();
+    race(&testbed, |testbed| {
+        for _ in 0..100 {
+            if let Next::Attempt(attempt) = testbed.next() {
+                gauge.hold(attempt, drop);
+            }
+        }
+    });
+    assert_eq!(gauge.peak(), 1);
+}
+
+#[test]
+fn no_place_is_lost() {
+    let testbed = Testbed::new([unproven("a")]);
+    race(&testbed, |testbed| {
+        for _ in 0..50 {
+            drop(testbed.next());
+        }
+    });
+    let table = testbed.router.table().unwrap();
+    assert_eq!(table.find("a").unwrap().live.in_flight(), 0);
+    assert_eq!(testbed.choice().as_deref(), Some("a"));
+}
+
+#[test]
+fn a_request_never_fails_for_want_of_luck() {
+    let mut testbed = Testbed::new((0..20).map(|i| endpoint(&format!("e{i:02}"))));
+    for routed in &mut testbed.endpoints[..19] {
+        routed.admin = AdminState::Disabled;
+    }
+    testbed.publish();
+    race(&testbed, |testbed| {
+        for _ in 0..50 {
+            assert_eq!(name(&testbed.attempt()), "e19");
+        }
+    });
+}

@@ -1,0 +1,189 @@
+//! Which endpoint a request gets, and which it does not get twice.
+
+use std::collections::BTreeMap;
+
+use OutcomeClass::{Auth, ServerError, Timeout};
+
+use super::*;
+
+#[test]
+fn priority_comes_before_health_and_health_before_weight() {
+    let degraded = |name| Routed {
+        health: Health::Degraded {
+            cause: qcc_proto::v1::Cause::Overloaded,
+            until: Instant::now(),
+        },
+        ..endpoint(name)
+    };
+    let mut testbed = Testbed::new([
+        spare("late"),
+        degraded("third"),
+        Routed {
+            health: Health::Unknown,
+            ..endpoint("second")
+        },
+        endpoint("first"),
+    ]);
+    testbed.policy.attempts_max = 4;
+    testbed.pass(1.0);
+    testbed.publish();
+    let mut routing = testbed.begin();
+    let order: Vec<String> = (0..4)
+        .map(|_| name(&attempt(routing.next(testbed.now))))
+        .collect();
+    assert_eq!(order, ["first", "second", "third", "late"]);
+}
+
+#[test]
+fn weight_decides_the_shares_within_a_tier() {
+    let light = Routed {
+        weight: 100,
+        ..endpoint("light")
+    };
+    let heavy = Routed {
+        weight: 300,
+        ..endpoint("heavy")
+    };
+    let testbed = Testbed::new([light, heavy]);
+    let mut chosen = BTreeMap::new();
+    for _ in 0..10_000 {
+        *chosen.entry(testbed.choice().unwrap()).or_insert(0) += 1;
+    }
+    assert!((7_300..7_700).contains(&chosen["heavy"]), "{chosen:?}");
+}
+
+#[test]
+fn weights_hold_among_the_few_that_are_left() {
+    let mut testbed = Testbed::new((0..50).map(|i| Routed {
+        weight: 1000,
+        health: Health::Healthy,
+        ..endpoint(&format!("e{i:02}"))
+    }));
+    for routed in &mut testbed.endpoints[2..] {
+        routed.admin = AdminState::Enabled;
+    }
+    testbed.endpoints[0].weight = 1;
+    testbed.endpoints[1].weight = 3;
+    testbed.publish();
+    while let Next::Attempt(attempt) = testbed.next() {
+        // Everything that is met goes, but for the two light ones.
+        if ["e00", "e01"].contains(&&*name(&attempt)) {
+            drop(attempt);
+            let left = testbed.endpoints[2..].iter();
+            if left
+                .clone()
+                .all(|routed| !testbed.reason(&routed.endpoint.name).is_empty())
+            {
+                break;
+            }
+        } else {
+            testbed.finish(attempt, Auth);
+        }
+    }
+    let mut chosen = BTreeMap::new();
+    for _ in 0..4_000 {
+        *chosen.entry(testbed.choice().unwrap()).or_insert(0) += 1;
+    }
+    assert_eq!(chosen.len(), 2);
+    assert!((2_850..3_150).contains(&chosen["e01"]), "{chosen:?}");
+}
+
+#[test]
+fn a_request_gets_every_endpoint_once_and_not_more_than_attempts_max() {
+    let testbed = Testbed::new(["a", "b", "c", "d"].map(endpoint));
+    let mut routing = testbed.begin();
+    let mut met = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        let attempt = attempt(routing.next(testbed.now));
+        assert!(met.insert(name(&attempt)), "twice");
+        testbed.finish(attempt, ServerError);
+    }
+    assert_eq!(routing.attempts(), 3);
+    assert!(matches!(routing.next(testbed.now), Next::Exhausted));
+}
+
+#[test]
+fn an_endpoint_that_only_failed_comes_again_when_no_other_is_left() {
+    let testbed = Testbed::new([endpoint("a"), spare("b")]);
+    let mut routing = testbed.begin();
+    let mut met = Vec::new();
+    for _ in 0..3 {
+        let attempt = attempt(routing.next(testbed.now));
+        met.push(name(&attempt));
+        testbed.finish(attempt, ServerError);
+    }
+    assert_eq!(met, ["a", "b", "a"]);
+}
+
+#[test]
+fn an_endpoint_that_was_marked_never_comes_again_in_the_same_request() {
+    let mut testbed = Testbed::new([endpoint("a")]);
+    let mut routing = testbed.begin();
+    testbed.finish(attempt(routing.next(testbed.now)), Timeout);
+    testbed.pass(6.0); // The mark is over, for others.
+    assert_eq!(testbed.choice().as_deref(), Some("a"));
+    assert!(matches!(routing.next(testbed.now), Next::Exhausted));
+}
+
+#[test]
+fn nothing_selectable_means_unavailable_whatever_was_tried() {
+    let disabled = Routed {
+        admin: AdminState::Disabled,
+        ..endpoint("b")
+    };
+    let testbed = Testbed::new([endpoint("a"), disabled]);
+    let mut routing = testbed.begin();
+    testbed.finish(attempt(routing.next(testbed.now)), Auth);
+    let Next::Unavailable(unavailable) = routing.next(testbed.now) else {
+        panic!("something is available");
+    };
+    let reasons: Vec<String> = unavailable
+        .reasons
+        .iter()
+        .map(|(n, r)| format!("{n}: {r}"))
+        .collect();
+    assert_eq!(reasons, ["a: credential rejected here", "b: disabled"]);
+    assert_eq!(unavailable.retry_after, Duration::from_secs(5));
+}
+
+#[test]
+fn the_earliest_chance_is_never_less_than_a_second() {
+    let mut testbed = Testbed::new(["a", "b"].map(endpoint));
+    testbed.policy.queue_timeout = Duration::ZERO;
+    testbed.publish();
+    for seconds in [40.0, 8.5] {
+        let class = OutcomeClass::RateLimited;
+        testbed.throttle(testbed.attempt(), class, seconds);
+    }
+    let retry_after = |testbed: &Testbed| testbed.begin().unavailable(testbed.now).retry_after;
+    assert_eq!(retry_after(&testbed), Duration::from_millis(8_500));
+    testbed.pass(8.2);
+    assert_eq!(retry_after(&testbed), Duration::from_secs(1));
+}
+
+#[test]
+fn a_pause_within_reach_is_waited_for_but_not_by_who_caused_it() {
+    let mut testbed = Testbed::new([endpoint("a")]);
+    let mut causer = testbed.begin();
+    let rejected = attempt(causer.next(testbed.now));
+    testbed.throttle(rejected, OutcomeClass::RateLimited, 1.0);
+    assert!(matches!(causer.next(testbed.now), Next::Unavailable(_)));
+    let Next::Wait { until: Some(until) } = testbed.next() else {
+        panic!("the pause is short enough to be waited for");
+    };
+    assert_eq!(until, testbed.now + Duration::from_secs(1));
+    testbed.now = until;
+    assert_eq!(testbed.choice().as_deref(), Some("a"));
+}
+
+#[test]
+fn without_a_view_nothing_begins() {
+    let router = Router::new(1, Arc::new(Outbox::new(1)));
+    assert!(router.begin().is_none());
+}
+
+#[test]
+fn an_empty_cluster_is_unavailable() {
+    let testbed = Testbed::new([]);
+    assert!(matches!(testbed.next(), Next::Unavailable(_)));
+}

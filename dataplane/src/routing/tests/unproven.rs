@@ -1,0 +1,90 @@
+//! The cap on attempts at an endpoint that has not yet succeeded.
+
+use OutcomeClass::{Auth, Request, Success};
+
+use super::*;
+
+#[test]
+fn the_rest_go_to_the_next_endpoint() {
+    let testbed = Testbed::new([unproven("a"), spare("b")]);
+    let attempts: Vec<Attempt> = (0..100).map(|_| testbed.attempt()).collect();
+    let at_a = attempts
+        .iter()
+        .filter(|attempt| name(attempt) == "a")
+        .count();
+    assert_eq!(at_a, 4);
+}
+
+#[test]
+fn the_rest_wait_if_there_is_no_other() {
+    let testbed = Testbed::new([unproven("a")]);
+    let mut attempts: Vec<Attempt> = (0..4).map(|_| testbed.attempt()).collect();
+    let mut waiting = testbed.begin();
+    assert!(matches!(
+        waiting.next(testbed.now),
+        Next::Wait { until: None }
+    ));
+    drop(attempts.pop());
+    assert!(matches!(waiting.next(testbed.now), Next::Attempt(_)));
+}
+
+#[test]
+fn a_2xx_head_lifts_the_cap() {
+    let testbed = Testbed::new([unproven("a")]);
+    let attempts: Vec<Attempt> = (0..4).map(|_| testbed.attempt()).collect();
+    assert_eq!(testbed.choice(), None);
+    attempts[0].answered();
+    let more: Vec<Attempt> = (0..10).map(|_| testbed.attempt()).collect();
+    assert_eq!(more.len(), 10);
+}
+
+#[test]
+fn anything_but_success_proves_nothing() {
+    let testbed = Testbed::new([unproven("a")]);
+    for _ in 0..10 {
+        testbed.finish(testbed.attempt(), Request);
+    }
+    let _attempts: Vec<Attempt> = (0..4).map(|_| testbed.attempt()).collect();
+    assert_eq!(testbed.choice(), None);
+}
+
+#[test]
+fn success_elsewhere_proves_it_here() {
+    let mut testbed = Testbed::new([unproven("a")]);
+    let _attempts: Vec<Attempt> = (0..4).map(|_| testbed.attempt()).collect();
+    let mut waiting = testbed.begin();
+    assert!(matches!(waiting.next(testbed.now), Next::Wait { .. }));
+    testbed.change("a", |a| a.proven = true);
+    assert!(matches!(waiting.next(testbed.now), Next::Attempt(_)));
+}
+
+#[test]
+fn a_new_generation_has_to_prove_itself_again() {
+    let mut testbed = Testbed::new([unproven("a")]);
+    testbed.finish(testbed.attempt(), Success);
+    testbed.change("a", renew);
+    let _attempts: Vec<Attempt> = (0..4).map(|_| testbed.attempt()).collect();
+    assert_eq!(testbed.choice(), None);
+}
+
+#[test]
+fn whoever_waits_for_a_place_does_not_get_one_at_a_rejected_endpoint() {
+    let testbed = Testbed::new([unproven("a")]);
+    let attempts: Vec<Attempt> = (0..4).map(|_| testbed.attempt()).collect();
+    for attempt in attempts {
+        testbed.finish(attempt, Auth);
+        assert!(matches!(testbed.next(), Next::Unavailable(_)));
+    }
+}
+
+#[tokio::test]
+async fn a_freed_place_wakes_whoever_waits_even_before_it_is_awaited() {
+    let testbed = Testbed::new([unproven("a")]);
+    let mut attempts: Vec<Attempt> = (0..4).map(|_| testbed.attempt()).collect();
+    let mut waiting = testbed.begin();
+    let changed = testbed.router.changed();
+    assert!(matches!(waiting.next(testbed.now), Next::Wait { .. }));
+    attempts.pop();
+    changed.await;
+    assert!(matches!(waiting.next(testbed.now), Next::Attempt(_)));
+}

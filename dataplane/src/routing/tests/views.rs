@@ -1,0 +1,126 @@
+//! What changes of the view do to requests under way.
+
+use OutcomeClass::{Auth, ServerError, Success};
+use qcc_proto::v1::Cause;
+
+use super::*;
+
+#[test]
+fn a_request_keeps_its_view_from_its_first_attempt_on() {
+    let mut testbed = Testbed::new([endpoint("a"), spare("b")]);
+    let mut routing = testbed.begin();
+    testbed.publish();
+    drop(attempt(routing.next(testbed.now)));
+    assert_eq!(routing.view().revision, 2); // Nothing was tried before.
+    testbed.endpoints.push(endpoint("c"));
+    testbed.publish();
+    assert_eq!(name(&attempt(routing.next(testbed.now))), "b");
+    assert_eq!(routing.view().revision, 2);
+}
+
+#[test]
+fn an_endpoint_that_the_newest_view_shuts_out_is_not_taken_from_an_older_one() {
+    let shut: [fn(&mut Routed); 6] = [
+        |a| a.health = Health::Unhealthy { cause: Cause::Auth },
+        |a| a.admin = AdminState::Disabled,
+        |a| a.admin = AdminState::Draining,
+        |a| {
+            a.health = Health::Degraded {
+                cause: Cause::RateLimited,
+                until: Instant::now() + Duration::from_secs(1000),
+            };
+        },
+        renew,
+        |a| {
+            a.endpoint = Arc::new(Endpoint {
+                name: "other".into(),
+                ..Endpoint::clone(&a.endpoint)
+            })
+        },
+    ];
+    for change in shut {
+        let mut testbed = Testbed::new([endpoint("a"), spare("b"), spare("c")]);
+        testbed.policy.attempts_max = 10;
+        testbed.publish();
+        let mut routing = testbed.begin();
+        testbed.finish(attempt(routing.next(testbed.now)), ServerError);
+        testbed.change("a", change);
+        for _ in 0..9 {
+            let attempt = attempt(routing.next(testbed.now));
+            assert_ne!(name(&attempt), "a");
+            drop(attempt);
+        }
+    }
+}
+
+#[test]
+fn a_pause_in_the_view_ends_without_the_control_plane() {
+    let mut testbed = Testbed::new([endpoint("a")]);
+    let until = testbed.now + Duration::from_secs(30);
+    testbed.change("a", |a| {
+        a.health = Health::Degraded {
+            cause: Cause::RateLimited,
+            until,
+        };
+    });
+    assert_eq!(testbed.reason("a"), "rate limited for 30s");
+    testbed.pass(29.9);
+    assert!(matches!(testbed.next(), Next::Wait { .. }));
+    testbed.pass(0.1);
+    assert_eq!(testbed.choice().as_deref(), Some("a"));
+}
+
+#[test]
+fn an_unhealthy_endpoint_is_never_selected() {
+    let mut testbed = Testbed::new([endpoint("a")]);
+    testbed.change("a", |a| {
+        a.health = Health::Unhealthy {
+            cause: Cause::CheckFailed,
+        }
+    });
+    assert_eq!(testbed.reason("a"), "unhealthy: check failed");
+    assert!(matches!(testbed.next(), Next::Unavailable(_)));
+}
+
+#[test]
+fn counts_outlive_generations_and_marks_do_not() {
+    let mut testbed = Testbed::new([endpoint("a")]);
+    testbed.finish(testbed.attempt(), Success);
+    testbed.finish(testbed.attempt(), Auth);
+    testbed.change("a", renew);
+    testbed.finish(testbed.attempt(), Success);
+    let table = testbed.router.table().unwrap();
+    let totals = table.find("a").unwrap().live.totals();
+    let load =
+        |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!((load(&totals.attempts), load(&totals.successes)), (3, 2));
+}
+
+#[test]
+fn a_control_plane_that_starts_over_voids_marks_and_old_attempts() {
+    let mut testbed = Testbed::new([endpoint("a")]);
+    let old = testbed.attempt();
+    testbed.finish(testbed.attempt(), Auth);
+    assert_eq!(testbed.reports().len(), 1);
+    testbed.view = View {
+        term: 1,
+        revision: 1,
+    };
+    testbed.publish_as(true); // The same generation number, but of another registry.
+    assert_eq!(testbed.choice().as_deref(), Some("a"));
+    testbed.finish(old, Auth);
+    assert_eq!(testbed.choice().as_deref(), Some("a"));
+    assert_eq!(
+        testbed.reports().len(),
+        1,
+        "nobody knows that generation any more"
+    );
+}
+
+#[test]
+fn successes_are_urgent_only_while_the_view_holds_something_against_the_endpoint() {
+    let testbed = Testbed::new([endpoint("a"), unproven("b")]);
+    let table = testbed.router.table().unwrap();
+    assert!(table.find("a").unwrap().routed.is_clean());
+    assert!(!table.find("b").unwrap().routed.is_clean());
+}
