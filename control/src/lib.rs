@@ -17,7 +17,7 @@
 //! - [`config`]: flags, environment and file.
 
 pub mod actor;
-
+mod checker;
 pub mod clock;
 pub mod config;
 pub mod feed;
@@ -67,7 +67,8 @@ pub enum Error {
     Records(records::Error),
     /// The resources to apply were refused.
     Apply(String),
-
+    /// The checks' client cannot be set up.
+    Verifier(verifier::Error),
     /// The system gave no random bytes or no thread.
     System(&'static str, io::Error),
     /// The ready file cannot be written.
@@ -91,6 +92,7 @@ pub async fn start(config: Config) -> Result<ControlPlane, Error> {
     let address = listener
         .local_addr()
         .map_err(|error| Error::Listen(config.listen, error))?;
+    let verifier = verifier::Verifier::new().map_err(Error::Verifier)?;
 
     let options = store::Options {
         data_dir: config.data_dir,
@@ -108,9 +110,7 @@ pub async fn start(config: Config) -> Result<ControlPlane, Error> {
         .name("writer".into())
         .spawn(move || ended.send(writer.run()))
         .map_err(|error| Error::System("start the writer", error))?;
-    let checker = tokio::spawn(async move {
-        let _ = orders;
-    });
+    let checker = tokio::spawn(checker::run(verifier, handle.clone(), orders));
 
     if let Some(resources) = &config.apply {
         let declaration =
@@ -208,7 +208,7 @@ impl fmt::Display for Error {
             Self::Store(error) => write!(f, "{error}"),
             Self::Records(error) => write!(f, "{error}"),
             Self::Apply(reason) => write!(f, "apply resources: {reason}"),
-
+            Self::Verifier(error) => write!(f, "set up checks: {error}"),
             Self::System(what, error) => write!(f, "{what}: {error}"),
             Self::ReadyFile(path, error) => {
                 write!(f, "write ready file `{}`: {error}", path.display())

@@ -343,7 +343,7 @@ fn outcome_class(class: OutcomeClass) -> v1::OutcomeClass {
 }
 
 /// Reads an outcome class. One that this version does not know blames nobody.
-pub(super) fn read_outcome_class(class: v1::OutcomeClass) -> OutcomeClass {
+pub(crate) fn read_outcome_class(class: v1::OutcomeClass) -> OutcomeClass {
     match class {
         v1::OutcomeClass::Success => OutcomeClass::Success,
         v1::OutcomeClass::Auth => OutcomeClass::Auth,

@@ -15,6 +15,7 @@ mod status;
 mod sync;
 mod validate;
 
+pub(crate) use convert::read_outcome_class;
 pub(crate) use resources::declaration;
 
 use std::{
