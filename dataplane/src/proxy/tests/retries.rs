@@ -281,3 +281,40 @@ async fn a_request_waits_for_an_unproven_endpoint_that_is_busy() {
     assert_eq!(two.answer().await.status(), 200);
     assert_eq!(one.answer().await.status(), 200);
 }
+
+#[tokio::test]
+async fn of_100_requests_at_once_few_reach_a_bad_endpoint_and_all_are_answered() {
+    let bad = Upstream::always(answer(401, "", "")).await;
+    let good = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::with(&[&bad, &good], |options| options.proven = false).await;
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(proxy.connect().await);
+    }
+    for client in &mut clients {
+        client.write(POST).await;
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().await.status(), 200);
+    }
+    assert!(bad.requests().len() <= 4, "{}", bad.requests().len());
+}
+
+#[tokio::test]
+async fn the_total_time_ends_a_request_without_blame() {
+    let upstream = Upstream::always(vec![Step::Silence]).await;
+    let proxy = Proxy::with(&[&upstream], |options| {
+        options.policy.timeouts.total = Duration::from_millis(100);
+    })
+    .await;
+    let got = proxy.post().await;
+    assert_eq!(got.status(), 504);
+    upstream.sees_the_peer_leave().await;
+    let blamed = proxy.reports().into_iter();
+    assert_eq!(
+        blamed
+            .filter(|(_, class)| *class != Class::Cancelled)
+            .count(),
+        0
+    );
+}
