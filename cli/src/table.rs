@@ -1,5 +1,7 @@
 //! Tables without lines: columns three spaces apart, nothing at the end of a row.
 
+use unicode_width::UnicodeWidthStr;
+
 /// What a cell means, for colour. Every table is readable without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
@@ -82,7 +84,7 @@ impl Table {
         let mut widths: Vec<usize> = self.header.iter().map(|title| title.len()).collect();
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.text.chars().count());
+                *width = (*width).max(cell.text.width());
             }
         }
         widths
@@ -107,7 +109,7 @@ fn push_row(text: &mut String, row: &[Cell], widths: &[usize], color: bool) {
     for (cell, width) in row.iter().zip(widths) {
         text.extend(std::iter::repeat_n(' ', gap));
         text.push_str(&cell.paint(color));
-        gap = width.saturating_sub(cell.text.chars().count()) + 3;
+        gap = width.saturating_sub(cell.text.width()) + 3;
     }
     text.push('\n');
 }
@@ -140,6 +142,15 @@ mod tests {
              eu-1            healthy     -\n\
              a-longer-name   unhealthy   auth\n"
         );
+    }
+
+    #[test]
+    fn wide_characters_take_two_places() {
+        let mut table = Table::new(&["NAME", "ID"]);
+        table.row(vec!["\u{6211}\u{7684}".into(), "1".into()]);
+        table.row(vec!["abcd".into(), "2".into()]);
+        let text = table.render(&table.widths(), false, false);
+        assert_eq!(text, "\u{6211}\u{7684}   1\nabcd   2\n");
     }
 
     #[test]

@@ -227,7 +227,7 @@ fn status_properties(status: &v1::ProxyStatus) -> Vec<(&'static str, Cell)> {
             Tone::Bad,
         )
     } else {
-        text::clean(&status.connected_control_url).into()
+        text::clean(status.connected_control_url.trim_end_matches('/')).into()
     };
     vec![
         ("id", text::clean(&status.id).into()),
