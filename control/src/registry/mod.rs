@@ -378,12 +378,15 @@ impl Registry {
     ) -> Option<Conclusion> {
         let turn = self.turn(now);
         let queued = self.endpoints.get(endpoint)?.health.incident().is_some();
-        let recovered = self.draw_generation();
+        let recovered = Generation(self.meta.generation.0 + 1);
         let conclusion = self.touch(endpoint, turn, |endpoint, policy, turn| {
             endpoint.conclude(check, verdict, policy, recovered, turn)
         })??;
         if queued {
             self.count_verdict(conclusion.passed);
+            if conclusion.passed {
+                self.meta.generation = recovered;
+            }
         }
         Some(conclusion)
     }
