@@ -217,7 +217,7 @@ impl ReportBuffer {
         let oldest = self.successes.pop_first();
         let victim = oldest.or_else(|| self.pending.keys().next().copied());
         let Some(lost) = victim.and_then(|arrival| self.pending.remove(&arrival)) else {
-            return; // All are in flight. They are few, and will be acknowledged.
+            return; // All are in flight: for that long there is one more.
         };
         let key = (Arc::clone(&lost.endpoint), lost.generation, lost.view);
         if lost.is_success() && self.mergeable.get(&key) == victim.as_ref() {
@@ -227,3 +227,6 @@ impl ReportBuffer {
         self.dropped_total += u64::from(lost.count);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -154,9 +154,19 @@ impl Routing {
         }
     }
 
-    /// Takes an endpoint if it is usable and still is once it has been taken.
     fn take(&mut self, index: usize, again: bool, now: Instant) -> Option<Attempt> {
         let admission = self.usable(index, again, now)?;
+        self.seize(index, admission, now)
+    }
+
+    /// Takes an endpoint that was usable a moment ago, if it still is once it has
+    /// been taken.
+    pub(super) fn seize(
+        &mut self,
+        index: usize,
+        admission: Admission,
+        now: Instant,
+    ) -> Option<Attempt> {
         let entry = &self.table.entries()[index];
         if !entry.live.enter(admission.limit) {
             return None;
@@ -181,7 +191,9 @@ impl Routing {
         Some(attempt)
     }
 
-    fn usable(&self, index: usize, again: bool, now: Instant) -> Option<Admission> {
+    /// Returns how an endpoint may be tried now, if this request may try it: one that
+    /// it has not tried, or `again` one that it has.
+    pub(super) fn usable(&self, index: usize, again: bool, now: Instant) -> Option<Admission> {
         if self.tried(index).is_some() != again || !self.allowed(index) {
             return None;
         }

@@ -65,7 +65,7 @@ impl Link {
     }
 
     /// Notes that a control plane has confirmed the view in use, or brought one.
-    pub(super) fn confirmed(&self, by: &Uri, view: Option<View>, now: Instant) {
+    pub(crate) fn confirmed(&self, by: &Uri, view: Option<View>, now: Instant) {
         self.state.send_modify(|state| {
             if state.connected.as_ref() != Some(by) {
                 state.connected = Some(by.clone());

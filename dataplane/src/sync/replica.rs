@@ -255,3 +255,6 @@ impl Contents {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

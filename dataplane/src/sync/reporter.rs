@@ -170,7 +170,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// Cuts a text to at most so many bytes, between characters.
-fn cut(text: &str, bytes_max: usize) -> String {
+pub(super) fn cut(text: &str, bytes_max: usize) -> String {
     let mut end = text.len().min(bytes_max);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -1,1 +1,458 @@
+//! Both streams against a control plane that is a few lines long and does as it is
+//! told.
 
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use qcc_proto::v1::{
+    self, AdminState, GetSnapshotRequest, GetSnapshotResponse, HealthState, OutcomeClass,
+    ReportOutcomesRequest, ReportOutcomesResponse, RoutedEndpoint, SnapshotBookmark, SnapshotChunk,
+    StreamReportsRequest, StreamReportsResponse, View, WatchSnapshotsRequest,
+    WatchSnapshotsResponse,
+    health_sync_service_server::{HealthSyncService, HealthSyncServiceServer},
+    watch_snapshots_response::Update,
+};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tonic::{
+    Request, Response, Status, Streaming, async_trait,
+    transport::{Server, server::TcpIncoming},
+};
+
+use super::*;
+use crate::routing::{Next, Outcome};
+
+/// What the fake control plane has seen, and how it behaves.
+#[derive(Debug, Default)]
+struct Script {
+    /// Requests of `WatchSnapshots`.
+    watches: Mutex<Vec<WatchSnapshotsRequest>>,
+    /// Messages of `StreamReports`.
+    reports: Mutex<Vec<StreamReportsRequest>>,
+    /// Outcomes by sequence number, each once.
+    applied: Mutex<Vec<v1::Outcome>>,
+    /// So many batches are applied, and the stream broken instead of answered.
+    answers_to_lose: AtomicUsize,
+    /// The next message meets a control plane that has lost its data.
+    forget: AtomicBool,
+}
+
+#[derive(Clone)]
+struct Fake {
+    script: Arc<Script>,
+    /// What every new watch begins with, and every open one goes on with.
+    messages: watch::Sender<WatchSnapshotsResponse>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[async_trait]
+impl HealthSyncService for Fake {
+    type WatchSnapshotsStream = Answers<WatchSnapshotsResponse>;
+    type StreamReportsStream = Answers<StreamReportsResponse>;
+
+    async fn watch_snapshots(
+        &self,
+        request: Request<WatchSnapshotsRequest>,
+    ) -> Result<Response<Self::WatchSnapshotsStream>, Status> {
+        self.script
+            .watches
+            .lock()
+            .unwrap()
+            .push(request.into_inner());
+        let mut messages = self.messages.subscribe();
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            loop {
+                let message = messages.borrow_and_update().clone();
+                if sender.send(Ok(message)).await.is_err() || messages.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn stream_reports(
+        &self,
+        request: Request<Streaming<StreamReportsRequest>>,
+    ) -> Result<Response<Self::StreamReportsStream>, Status> {
+        let script = Arc::clone(&self.script);
+        let answers = request
+            .into_inner()
+            .map(move |message| script.answer(message?));
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn get_snapshot(
+        &self,
+        _request: Request<GetSnapshotRequest>,
+    ) -> Result<Response<GetSnapshotResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn report_outcomes(
+        &self,
+        _request: Request<ReportOutcomesRequest>,
+    ) -> Result<Response<ReportOutcomesResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+}
+
+impl Script {
+    fn answer(&self, message: StreamReportsRequest) -> Result<StreamReportsResponse, Status> {
+        self.reports.lock().unwrap().push(message.clone());
+        let batch = message.batch.unwrap_or_default();
+        let mut applied = self.applied.lock().unwrap();
+        if self.forget.swap(false, Ordering::SeqCst) {
+            applied.clear();
+        }
+        let next = applied.len() as u64 + 1;
+        if batch.first_sequence > next + batch.dropped {
+            return Ok(StreamReportsResponse {
+                acknowledged_sequence: next - 1,
+                view: None,
+                sequence_gap: true,
+            });
+        }
+        for _ in next..batch.first_sequence {
+            applied.push(v1::Outcome::default()); // Declared lost.
+        }
+        let known = applied.len() + 1 - batch.first_sequence as usize;
+        let sent = batch.outcomes.len();
+        applied.extend(batch.outcomes.into_iter().skip(known));
+        if sent > 0 && self.take_a_loss() {
+            return Err(Status::unavailable("the answer is lost"));
+        }
+        Ok(StreamReportsResponse {
+            acknowledged_sequence: applied.len() as u64,
+            view: None,
+            sequence_gap: false,
+        })
+    }
+
+    fn take_a_loss(&self) -> bool {
+        let fewer = |left: usize| left.checked_sub(1);
+        self.answers_to_lose
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer)
+            .is_ok()
+    }
+}
+
+/// A control plane and a proxy without its HTTP part.
+struct Testbed {
+    fake: Fake,
+    address: SocketAddr,
+    /// Its own runtime: shut down, its connections end with it.
+    server: Option<Runtime>,
+    router: Router,
+    outbox: Arc<Outbox>,
+    link: Link,
+    sync: JoinHandle<()>,
+}
+
+impl Drop for Testbed {
+    fn drop(&mut self) {
+        self.sync.abort();
+        if let Some(server) = self.server.take() {
+            server.shutdown_background();
+        }
+    }
+}
+
+impl Testbed {
+    async fn start() -> Self {
+        let (messages, _) = watch::channel(snapshot(1, 1, 1));
+        let fake = Fake {
+            script: Arc::default(),
+            messages,
+        };
+        let (address, server) = serve(fake.clone(), "127.0.0.1:0".parse().unwrap()).await;
+        let outbox = Arc::new(Outbox::new(100));
+        let router = Router::new(1, Arc::clone(&outbox));
+        let link = Link::new();
+        let sync = Sync {
+            control_urls: vec![
+                "http://127.0.0.1:1".parse().unwrap(), // Nobody there.
+                format!("http://{address}").parse().unwrap(),
+            ],
+            identity: ProxyIdentity {
+                id: "p1".into(),
+                incarnation: "i1".into(),
+                ..Default::default()
+            },
+            cluster: "default".into(),
+            router: router.clone(),
+            outbox: Arc::clone(&outbox),
+            link: link.clone(),
+        };
+        let testbed = Self {
+            fake,
+            address,
+            server: Some(server),
+            router,
+            outbox,
+            link,
+            sync: tokio::spawn(sync.run()),
+        };
+        testbed.link.ready().await;
+        testbed
+    }
+
+    fn script(&self) -> &Script {
+        &self.fake.script
+    }
+
+    /// Has one attempt come to an outcome.
+    fn attempt(&self, class: OutcomeClass) {
+        let now = Instant::now();
+        let Next::Attempt(attempt) = self.router.begin().unwrap().next(now) else {
+            panic!("nothing to attempt");
+        };
+        attempt.finish(Outcome::of(class), now);
+    }
+
+    async fn delivered(&self) {
+        tokio::time::timeout(Duration::from_secs(10), self.outbox.flush())
+            .await
+            .unwrap();
+    }
+
+    fn applied(&self) -> Vec<OutcomeClass> {
+        let applied = self.script().applied.lock().unwrap();
+        applied.iter().map(|outcome| outcome.class()).collect()
+    }
+
+    async fn stop_server(&mut self) {
+        self.server.take().unwrap().shutdown_background();
+        until(|| self.link.state().connected.is_none()).await;
+    }
+
+    async fn start_server(&mut self) {
+        self.server = Some(serve(self.fake.clone(), self.address).await.1);
+    }
+}
+
+async fn serve(fake: Fake, address: SocketAddr) -> (SocketAddr, Runtime) {
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let listening = runtime.spawn(async move {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Server::builder()
+            .add_service(HealthSyncServiceServer::new(fake))
+            .serve_with_incoming(TcpIncoming::from(listener));
+        tokio::spawn(async { server.await.unwrap() });
+        address
+    });
+    (listening.await.unwrap(), runtime)
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let patience = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < patience, "it never came to that");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn view(term: u64, revision: u64) -> View {
+    View { term, revision }
+}
+
+fn message(term: u64, revision: u64, update: Update) -> WatchSnapshotsResponse {
+    WatchSnapshotsResponse {
+        view: Some(view(term, revision)),
+        clock_ms: 0,
+        update: Some(update),
+    }
+}
+
+fn snapshot(term: u64, revision: u64, generation: u64) -> WatchSnapshotsResponse {
+    let endpoint = RoutedEndpoint {
+        name: "a".into(),
+        base_url: "http://127.0.0.1:1".into(),
+        api_key: "sk-canary".into(),
+        credential_scheme: v1::CredentialScheme::Bearer.into(),
+        generation,
+        admin_state: AdminState::Enabled.into(),
+        state: HealthState::Healthy.into(),
+        max_failures: 1000,
+        proven: true,
+        weight: 1,
+        ..Default::default()
+    };
+    let chunk = SnapshotChunk {
+        policy: None,
+        endpoints: vec![endpoint],
+        first: true,
+        last: true,
+    };
+    message(term, revision, Update::Snapshot(chunk))
+}
+
+fn bookmark(term: u64, revision: u64) -> WatchSnapshotsResponse {
+    message(term, revision, Update::Bookmark(SnapshotBookmark {}))
+}
+
+#[tokio::test]
+async fn the_first_control_plane_that_answers_is_followed() {
+    let testbed = Testbed::start().await;
+    assert_eq!(testbed.link.state().view, Some(view(1, 1)));
+    let connected = testbed.link.state().connected.unwrap();
+    assert_eq!(
+        connected.authority().unwrap().as_str(),
+        testbed.address.to_string()
+    );
+    assert_eq!(testbed.router.table().unwrap().view(), view(1, 1));
+    until(|| !testbed.script().reports.lock().unwrap().is_empty()).await;
+    let hello = testbed.script().reports.lock().unwrap()[0].clone();
+    assert_eq!(hello.proxy.unwrap().id, "p1");
+}
+
+#[tokio::test]
+async fn an_applied_view_is_told_at_once() {
+    let testbed = Testbed::start().await;
+    testbed.fake.messages.send_replace(snapshot(1, 2, 1));
+    let told = || {
+        let reports = testbed.script().reports.lock().unwrap();
+        let last = reports.last().and_then(|message| message.batch.clone());
+        last.and_then(|batch| batch.applied_view)
+    };
+    until(|| told() == Some(view(1, 2))).await;
+}
+
+#[tokio::test]
+async fn every_outcome_is_delivered_in_order() {
+    let testbed = Testbed::start().await;
+    testbed.attempt(OutcomeClass::ServerError);
+    testbed.delivered().await;
+    testbed.attempt(OutcomeClass::Forbidden);
+    testbed.attempt(OutcomeClass::StreamBroken);
+    testbed.delivered().await;
+    use OutcomeClass::{Forbidden, ServerError, StreamBroken};
+    assert_eq!(testbed.applied(), [ServerError, Forbidden, StreamBroken]);
+    let applied = testbed.script().applied.lock().unwrap();
+    assert_eq!(
+        (applied[0].endpoint.as_str(), applied[0].generation),
+        ("a", 1)
+    );
+    assert_eq!(applied[0].view, Some(view(1, 1)));
+}
+
+#[tokio::test]
+async fn successes_are_merged_before_they_leave() {
+    let testbed = Testbed::start().await;
+    (0..50).for_each(|_| testbed.attempt(OutcomeClass::Success));
+    testbed.delivered().await;
+    let applied = testbed.script().applied.lock().unwrap();
+    let counts: u32 = applied.iter().map(|outcome| outcome.count).sum();
+    assert_eq!(counts, 50);
+    assert!(applied.len() <= 2, "{}", applied.len());
+}
+
+#[tokio::test]
+async fn what_was_applied_but_not_acknowledged_is_sent_again_and_counts_once() {
+    let testbed = Testbed::start().await;
+    testbed.script().answers_to_lose.store(3, Ordering::SeqCst);
+    for _ in 0..5 {
+        testbed.attempt(OutcomeClass::ServerError);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    testbed.delivered().await;
+    assert_eq!(testbed.applied().len(), 5);
+}
+
+#[tokio::test]
+async fn reports_wait_while_the_control_plane_is_away() {
+    let mut testbed = Testbed::start().await;
+    testbed.attempt(OutcomeClass::ServerError);
+    testbed.delivered().await;
+    testbed.stop_server().await;
+    testbed.attempt(OutcomeClass::Forbidden); // It still routes by the last view.
+    assert_eq!(testbed.outbox.buffer().len(), 1);
+    testbed.fake.messages.send_replace(bookmark(1, 1));
+    testbed.start_server().await;
+    testbed.delivered().await;
+    assert_eq!(
+        testbed.applied(),
+        [OutcomeClass::ServerError, OutcomeClass::Forbidden]
+    );
+    until(|| testbed.link.state().connected.is_some()).await;
+    let watches = testbed.script().watches.lock().unwrap();
+    assert_eq!(watches.last().unwrap().resume_from, Some(view(1, 1)));
+}
+
+#[tokio::test]
+async fn a_gap_in_the_view_leads_to_a_fresh_snapshot() {
+    let testbed = Testbed::start().await;
+    testbed.fake.messages.send_replace(bookmark(1, 9)); // Something was missed.
+    until(|| testbed.script().watches.lock().unwrap().len() >= 2).await;
+    assert_eq!(
+        testbed.script().watches.lock().unwrap()[1].resume_from,
+        None
+    );
+    testbed.fake.messages.send_replace(snapshot(1, 9, 1));
+    until(|| testbed.link.state().view == Some(view(1, 9))).await;
+}
+
+#[tokio::test]
+async fn a_control_plane_that_lost_its_data_is_accepted_after_asking_twice() {
+    let testbed = Testbed::start().await;
+    testbed.attempt(OutcomeClass::Auth);
+    testbed.delivered().await;
+    testbed.fake.messages.send_replace(snapshot(3, 7, 1));
+    until(|| testbed.link.state().view == Some(view(3, 7))).await;
+    assert!(
+        testbed
+            .router
+            .begin()
+            .unwrap()
+            .unavailable(Instant::now())
+            .reasons
+            .len()
+            == 1
+    );
+
+    testbed.script().forget.store(true, Ordering::SeqCst);
+    testbed.fake.messages.send_replace(snapshot(1, 2, 1));
+    until(|| testbed.link.state().view == Some(view(1, 2))).await;
+    testbed.attempt(OutcomeClass::ServerError); // The mark of another registry is void.
+    testbed.delivered().await;
+    assert_eq!(testbed.applied().last(), Some(&OutcomeClass::ServerError));
+}
+
+#[tokio::test]
+async fn a_gap_in_the_reports_is_closed() {
+    let testbed = Testbed::start().await;
+    testbed.attempt(OutcomeClass::ServerError);
+    testbed.attempt(OutcomeClass::ServerError);
+    testbed.delivered().await;
+    testbed.script().forget.store(true, Ordering::SeqCst); // In the middle of a stream.
+    testbed.attempt(OutcomeClass::Forbidden);
+    testbed.delivered().await;
+    assert_eq!(testbed.applied().last(), Some(&OutcomeClass::Forbidden));
+    assert_eq!(testbed.applied().len(), 3);
+}
+
+#[test]
+fn texts_are_cut_between_characters() {
+    assert_eq!(super::reporter::cut("grün", 3), "gr");
+    assert_eq!(super::reporter::cut("grün", 4), "grü");
+    assert_eq!(super::reporter::cut("grün", 400), "grün");
+}

@@ -27,6 +27,11 @@ fn race(testbed: &Testbed, run: impl Fn(&Testbed) + Sync) {
     });
 }
 
+fn in_flight(testbed: &Testbed) -> u32 {
+    let table = testbed.router.table().unwrap();
+    table.find("a").unwrap().live.in_flight()
+}
+
 /// Notes the highest number of attempts that were in flight at a time.
 #[derive(Default)]
 struct Gauge {
@@ -84,6 +89,29 @@ fn at_most_the_cap_ever_reaches_an_unproven_endpoint_that_answers_401() {
 }
 
 #[test]
+fn a_place_that_a_401_left_behind_is_given_back() {
+    let testbed = Testbed::new([unproven("a")]);
+    let first = testbed.attempt();
+    let mut late = testbed.begin();
+    // Between these two a thread may be suspended for as long as the system likes.
+    let admission = late.usable(0, false, testbed.now).unwrap();
+    testbed.finish(first, Auth);
+    assert!(late.seize(0, admission, testbed.now).is_none());
+    assert_eq!(in_flight(&testbed), 0);
+}
+
+#[test]
+fn a_place_that_an_ejecting_view_overtook_is_given_back() {
+    let mut testbed = Testbed::new([endpoint("a")]);
+    let mut late = testbed.begin();
+    let admission = late.usable(0, false, testbed.now).unwrap();
+    let cause = qcc_proto::v1::Cause::Auth;
+    testbed.change("a", |a| a.health = Health::Unhealthy { cause });
+    assert!(late.seize(0, admission, testbed.now).is_none());
+    assert_eq!(in_flight(&testbed), 0);
+}
+
+#[test]
 fn no_selection_after_a_401_was_marked_returns_the_endpoint() {
     for _ in 0..20 {
         let testbed = Testbed::new([endpoint("a"), spare("b")]);
@@ -126,8 +154,7 @@ fn no_place_is_lost() {
             drop(testbed.next());
         }
     });
-    let table = testbed.router.table().unwrap();
-    assert_eq!(table.find("a").unwrap().live.in_flight(), 0);
+    assert_eq!(in_flight(&testbed), 0);
     assert_eq!(testbed.choice().as_deref(), Some("a"));
 }
 

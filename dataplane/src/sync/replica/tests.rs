@@ -1,0 +1,235 @@
+use qcc_proto::v1::{AdminState, HealthState};
+
+use super::*;
+
+fn view(term: u64, revision: u64) -> View {
+    View { term, revision }
+}
+
+fn endpoint(name: &str) -> RoutedEndpoint {
+    RoutedEndpoint {
+        name: name.into(),
+        base_url: "http://127.0.0.1:1".into(),
+        generation: 1,
+        admin_state: AdminState::Enabled.into(),
+        state: HealthState::Healthy.into(),
+        ..Default::default()
+    }
+}
+
+fn chunk(names: &[&str], first: bool, last: bool) -> Message {
+    Message::Snapshot(SnapshotChunk {
+        policy: None,
+        endpoints: names.iter().map(|name| endpoint(name)).collect(),
+        first,
+        last,
+    })
+}
+
+fn snapshot(names: &[&str]) -> Message {
+    chunk(names, true, true)
+}
+
+fn delta(from_view: View, changed: &[&str], removed: &[&str]) -> Message {
+    Message::Delta(SnapshotDelta {
+        from_view: Some(from_view),
+        policy: None,
+        endpoints: changed.iter().map(|name| endpoint(name)).collect(),
+        removed_endpoints: removed.iter().map(ToString::to_string).collect(),
+    })
+}
+
+const BOOKMARK: Message = Message::Bookmark(SnapshotBookmark {});
+
+struct Follower(Replica);
+
+impl Follower {
+    fn new() -> Self {
+        let mut replica = Replica::default();
+        assert_eq!(replica.open(), None);
+        Self(replica)
+    }
+
+    /// At view 1.5 with endpoints `a` and `b`, on a stream that resumed.
+    fn at_1_5() -> Self {
+        let mut follower = Self::new();
+        follower.apply(view(1, 5), snapshot(&["a", "b"])).unwrap();
+        assert_eq!(follower.0.open(), Some(view(1, 5)));
+        follower
+    }
+
+    /// Applies a message; `Some` with the names if there is something new to route by.
+    fn apply(&mut self, view: View, update: Message) -> Result<Option<Vec<String>>, OutOfStep> {
+        let message = WatchSnapshotsResponse {
+            view: Some(view),
+            clock_ms: 0,
+            update: Some(update),
+        };
+        match self.0.apply(message, Instant::now(), &mut Vec::new())? {
+            Applied::Partial | Applied::Current => Ok(None),
+            Applied::View(update) => {
+                assert_eq!(update.view, view);
+                let names = update
+                    .endpoints
+                    .iter()
+                    .map(|routed| routed.endpoint.name.to_string());
+                Ok(Some(names.collect()))
+            }
+        }
+    }
+}
+
+#[test]
+fn snapshot_and_deltas_make_the_newest_view() {
+    let mut follower = Follower::new();
+    let names = follower.apply(view(1, 5), snapshot(&["a", "b"])).unwrap();
+    assert_eq!(names.unwrap(), ["a", "b"]);
+    let names = follower
+        .apply(view(1, 6), delta(view(1, 5), &["c"], &["a"]))
+        .unwrap();
+    assert_eq!(names.unwrap(), ["b", "c"]);
+    let names = follower
+        .apply(view(2, 7), delta(view(1, 6), &[], &[]))
+        .unwrap();
+    assert_eq!(names.unwrap(), ["b", "c"]); // Not ours, but the view moves on.
+    assert_eq!(follower.apply(view(2, 7), BOOKMARK), Ok(None));
+    assert_eq!(follower.0.open(), Some(view(2, 7)));
+}
+
+#[test]
+fn a_snapshot_in_parts_counts_only_when_it_is_whole() {
+    let mut follower = Follower::at_1_5();
+    assert_eq!(
+        follower.apply(view(1, 8), chunk(&["x"], true, false)),
+        Ok(None)
+    );
+    assert_eq!(
+        follower.apply(view(1, 8), chunk(&["y"], false, false)),
+        Ok(None)
+    );
+    let names = follower
+        .apply(view(1, 8), chunk(&["z"], false, true))
+        .unwrap();
+    assert_eq!(names.unwrap(), ["x", "y", "z"]);
+}
+
+#[test]
+fn a_snapshot_that_breaks_off_leaves_nothing_behind() {
+    let mut follower = Follower::at_1_5();
+    follower
+        .apply(view(1, 8), chunk(&["x"], true, false))
+        .unwrap();
+    assert_eq!(follower.0.open(), Some(view(1, 5)));
+    let names = follower
+        .apply(view(1, 6), delta(view(1, 5), &["c"], &[]))
+        .unwrap();
+    assert_eq!(names.unwrap(), ["a", "b", "c"]);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_followed_by_a_fresh_start() {
+    let wrong: [(View, Message); 6] = [
+        (view(1, 4), snapshot(&[])),               // Backwards.
+        (view(0, 9), snapshot(&[])),               // An older life.
+        (view(1, 7), delta(view(1, 6), &[], &[])), // A gap.
+        (view(1, 7), delta(view(1, 4), &[], &[])), // A change of something else.
+        (view(1, 6), BOOKMARK),                    // A missed change.
+        (view(1, 6), chunk(&["x"], false, true)),  // No beginning.
+    ];
+    for (at, update) in wrong {
+        let mut follower = Follower::at_1_5();
+        assert!(
+            follower.apply(at, update.clone()).is_err(),
+            "{at} {update:?}"
+        );
+        assert_eq!(follower.0.open(), None, "{at} {update:?}");
+    }
+}
+
+#[test]
+fn a_change_in_the_middle_of_a_snapshot_is_nonsense() {
+    let mut follower = Follower::at_1_5();
+    follower
+        .apply(view(1, 8), chunk(&["x"], true, false))
+        .unwrap();
+    assert!(follower.apply(view(1, 8), BOOKMARK).is_err());
+}
+
+#[test]
+fn a_message_without_view_or_update_is_nonsense() {
+    let mut replica = Replica::default();
+    replica.open();
+    let empty = WatchSnapshotsResponse::default();
+    assert!(
+        replica
+            .apply(empty, Instant::now(), &mut Vec::new())
+            .is_err()
+    );
+    let no_update = WatchSnapshotsResponse {
+        view: Some(view(1, 1)),
+        ..Default::default()
+    };
+    assert!(
+        replica
+            .apply(no_update, Instant::now(), &mut Vec::new())
+            .is_err()
+    );
+}
+
+#[test]
+fn a_fresh_start_accepts_what_the_control_plane_has_even_if_it_is_less() {
+    let mut follower = Follower::at_1_5();
+    follower.apply(view(1, 2), snapshot(&["n"])).unwrap_err();
+    assert_eq!(follower.0.open(), None);
+    let message = WatchSnapshotsResponse {
+        view: Some(view(1, 2)),
+        clock_ms: 0,
+        update: Some(snapshot(&["n"])),
+    };
+    let applied = follower
+        .0
+        .apply(message, Instant::now(), &mut Vec::new())
+        .unwrap();
+    assert!(matches!(applied, Applied::View(Update { reset: true, .. })));
+    let names = follower
+        .apply(view(1, 3), delta(view(1, 2), &["m"], &[]))
+        .unwrap();
+    assert_eq!(names.unwrap(), ["m", "n"]);
+}
+
+#[test]
+fn a_fresh_start_begins_with_a_snapshot() {
+    let mut follower = Follower::at_1_5();
+    follower.0.restart();
+    assert_eq!(follower.0.open(), None);
+    assert!(follower.apply(view(1, 5), BOOKMARK).is_err());
+}
+
+#[test]
+fn an_endpoint_that_cannot_be_used_is_left_out_and_what_it_was_is_forgotten() {
+    let mut follower = Follower::at_1_5();
+    let broken = RoutedEndpoint {
+        base_url: "gopher://a".into(),
+        ..endpoint("a")
+    };
+    let message = WatchSnapshotsResponse {
+        view: Some(view(1, 6)),
+        clock_ms: 0,
+        update: Some(Message::Delta(SnapshotDelta {
+            from_view: Some(view(1, 5)),
+            endpoints: vec![broken],
+            ..Default::default()
+        })),
+    };
+    let mut left_out = Vec::new();
+    let applied = follower
+        .0
+        .apply(message, Instant::now(), &mut left_out)
+        .unwrap();
+    let Applied::View(update) = applied else {
+        panic!("a new view");
+    };
+    assert_eq!(update.endpoints.len(), 1);
+    assert_eq!(left_out[0].name, "a");
+    assert_eq!(left_out[0].error, convert::Error::BaseUrl);
+}
