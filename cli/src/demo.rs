@@ -28,7 +28,7 @@ const ENDPOINTS: [(&str, u32); 3] = [("north", 1), ("south", 2), ("west", 2)];
 const BAD_AFTER: Duration = Duration::from_secs(5);
 /// Time to see two checks fail.
 const GOOD_AFTER: Duration = Duration::from_secs(8);
-/// Events that wait to be told; one that finds no room is left out.
+/// Events that wait to be told; who has more waits, too.
 const EVENTS_MAX: usize = 1024;
 
 /// Something to tell.
@@ -36,6 +36,8 @@ const EVENTS_MAX: usize = 1024;
 enum Event {
     /// The endpoints with their present health.
     Endpoints(Vec<v1::Endpoint>),
+    /// The failure queue as it is now.
+    Queue(Vec<v1::FailureQueueEntry>),
     /// The client got an answer.
     Answer(trickle::Answer),
     /// The preferred upstream has answered its first 401.
@@ -113,6 +115,7 @@ impl Demo {
         let (events, told) = mpsc::channel(EVENTS_MAX);
         let mut tasks = JoinSet::new();
         tasks.spawn(narrator::watch(control, events.clone()));
+        tasks.spawn(narrator::watch_queue(control, events.clone()));
         tasks.spawn(trickle::run(proxy, events.clone()));
         tasks.spawn(async move {
             let [first, ..] = self.upstreams.as_slice() else {

@@ -75,8 +75,10 @@ pub(crate) fn evidence(evidence: &v1::Evidence) -> String {
     if !evidence.error_type.is_empty() {
         facts.push(clean(&evidence.error_type));
     }
-    // Checks describe in words what status and type say already.
-    if !evidence.detail.is_empty() {
+    // Some details only repeat the status in words.
+    let repeats =
+        evidence.http_status != 0 && evidence.detail.contains(&evidence.http_status.to_string());
+    if !evidence.detail.is_empty() && !repeats {
         facts.push(clean(&evidence.detail));
     }
     if facts.is_empty() {
@@ -102,7 +104,10 @@ pub(crate) fn until(now: SystemTime, time: Option<&Timestamp>) -> String {
         .and_then(system_time)
         .map(|time| time.duration_since(now))
     {
-        Some(Ok(left)) if left >= Duration::from_millis(500) => format!("in {}", span(left)),
+        Some(Ok(left)) if left >= Duration::from_millis(500) => {
+            let rounded = Duration::from_secs((left + Duration::from_millis(500)).as_secs());
+            format!("in {}", span(rounded))
+        }
         Some(_) => "now".to_owned(),
         None => NOTHING.to_owned(),
     }
@@ -168,6 +173,11 @@ mod tests {
             "clocks of two machines differ"
         );
         assert_eq!(until(now, at(1_000_018).as_ref()), "in 18s");
+        let soon = Timestamp {
+            seconds: 1_000_001,
+            nanos: 900_000_000,
+        };
+        assert_eq!(until(now, Some(&soon)), "in 2s");
         assert_eq!(until(now, at(999_000).as_ref()), "now");
         assert_eq!(until(now, None), "-");
         assert_eq!(

@@ -23,7 +23,7 @@ use crate::{
 
 /// How long the narrator is silent at most.
 const QUIET: Duration = Duration::from_secs(10);
-/// Between attempts to watch.
+/// Between two looks, and between attempts to watch.
 const AGAIN: Duration = Duration::from_millis(200);
 
 /// Watches the control plane's endpoints.
@@ -55,6 +55,26 @@ async fn follow(
     Ok(())
 }
 
+/// Looks at the failure queue again and again.
+pub(super) async fn watch_queue(control: SocketAddr, events: mpsc::Sender<Event>) {
+    let Ok(endpoint) = Endpoint::try_from(format!("http://{control}")) else {
+        return;
+    };
+    let mut client = FailureQueueServiceClient::new(endpoint.connect_lazy());
+    while !events.is_closed() {
+        if let Ok(response) = client
+            .list_failures(v1::ListFailuresRequest::default())
+            .await
+        {
+            // Nobody is left to tell only when the demo ends.
+            let _ = events
+                .send(Event::Queue(response.into_inner().entries))
+                .await;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
 /// Tells events until there are no more, or nobody reads.
 pub(super) async fn tell(
     control: SocketAddr,
@@ -67,6 +87,7 @@ pub(super) async fn tell(
         start: Instant::now(),
         last_word: Instant::now(),
         known: BTreeMap::new(),
+        checks_failed: BTreeMap::new(),
         rejected: None,
         chapter: Chapter::Beginning,
         answers: 0,
@@ -109,6 +130,8 @@ struct Narrator {
     start: Instant,
     last_word: Instant,
     known: BTreeMap<String, v1::Endpoint>,
+    /// Failed checks that were told of, by endpoint.
+    checks_failed: BTreeMap<String, u32>,
     rejected: Option<Instant>,
     chapter: Chapter,
     answers: u64,
@@ -131,6 +154,7 @@ impl Narrator {
                 }
                 Ok(())
             }
+            Event::Queue(entries) => self.queue(&entries),
             Event::Answer(answer) => self.answer(&answer).await,
             Event::Rejected(at) => {
                 self.rejected = Some(at);
@@ -159,9 +183,7 @@ impl Narrator {
             now.health.clone().unwrap_or_default(),
         );
         match (old.state(), new.state()) {
-            (HealthState::Unhealthy, HealthState::Unhealthy) => {
-                self.still_unhealthy(&now.name, &old, &new)
-            }
+            (HealthState::Unhealthy, HealthState::Unhealthy) => Ok(()),
             (_, HealthState::Unhealthy) => self.ejected(&now.name, &new).await,
             (HealthState::Unhealthy, HealthState::Healthy | HealthState::Unknown) => {
                 self.chapter = Chapter::Recovered;
@@ -208,32 +230,36 @@ impl Narrator {
                 "{name} is unhealthy ({cause}: {facts}){after}, for every proxy from view {view} on"
             ),
         )?;
-        let next = next_check(health);
+        let next = next_check(health.checking, health.next_check_time.as_ref());
         self.say(
             Tone::Plain,
             &format!("the failure queue holds {name}{next}"),
         )
     }
 
-    fn still_unhealthy(
-        &mut self,
-        name: &str,
-        old: &v1::Health,
-        new: &v1::Health,
-    ) -> Result<(), Error> {
-        // A check that has ended leaves a new time for the next one.
-        if !old.checking || new.checking {
-            return Ok(());
+    /// Tells of checks that have failed; the queue counts them, a view does not.
+    fn queue(&mut self, entries: &[v1::FailureQueueEntry]) -> Result<(), Error> {
+        self.checks_failed
+            .retain(|name, _| entries.iter().any(|entry| entry.endpoint == *name));
+        for entry in entries {
+            let told = self
+                .checks_failed
+                .entry(entry.endpoint.clone())
+                .or_default();
+            if entry.verification_attempts <= *told {
+                continue;
+            }
+            *told = entry.verification_attempts;
+            let facts = entry
+                .evidence
+                .as_ref()
+                .map_or_else(String::new, text::evidence);
+            let next = next_check(entry.checking, entry.due_time.as_ref());
+            let (number, name) = (entry.verification_attempts, &entry.endpoint);
+            let what = format!("check {number} of {name} failed ({facts}){next}");
+            self.say(Tone::Bad, &what)?;
         }
-        let next = next_check(new);
-        let facts = new
-            .evidence
-            .as_ref()
-            .map_or_else(String::new, text::evidence);
-        self.say(
-            Tone::Bad,
-            &format!("a check of {name} failed ({facts}){next}"),
-        )
+        Ok(())
     }
 
     async fn answer(&mut self, answer: &super::trickle::Answer) -> Result<(), Error> {
@@ -307,13 +333,15 @@ impl Narrator {
 }
 
 /// When the next check is, as the end of a sentence.
-fn next_check(health: &v1::Health) -> String {
-    match (health.checking, &health.next_check_time) {
+fn next_check(checking: bool, time: Option<&prost_types::Timestamp>) -> String {
+    match (checking, time) {
         (true, _) => "; it is being checked".to_owned(),
-        (false, Some(time)) => format!(
-            "; the next check is {}",
-            text::until(SystemTime::now(), Some(time))
-        ),
+        (false, Some(time)) => {
+            format!(
+                "; the next check is {}",
+                text::until(SystemTime::now(), Some(time))
+            )
+        }
         (false, None) => String::new(),
     }
 }
