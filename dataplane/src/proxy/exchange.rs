@@ -20,6 +20,7 @@ use super::{
     ending::{End, Try, blames_credential},
     failure::{Failure, request_id, text_of},
     headers::{self, X_QCC_ATTEMPTS, X_QCC_ENDPOINT, X_QCC_REVISION},
+    inbound::Inbound,
     outgoing::{Outgoing, Payload},
     relay::{Body, Clock, Events, Pending},
     reply::{Kind, Refusal},
@@ -251,6 +252,7 @@ impl<'a> Exchange<'a> {
             attempt.answered();
         }
         let (mut head, body) = response.into_parts();
+        let body = Inbound::new(body, head.version);
         let readable =
             headers::is_event_stream(&head.headers) && headers::is_identity(&head.headers);
         let events = readable.then(|| Events {
@@ -276,6 +278,7 @@ impl<'a> Exchange<'a> {
     async fn keep(&mut self, attempt: Attempt, response: Response<Incoming>, verdict: Verdict) {
         let (head, body) = response.into_parts();
         let status = head.status;
+        let body = Inbound::new(body, head.version);
         let failure = Failure::read(head, body).await;
         let error_type = failure.error_type();
         self.tries.push(Try {

@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, response::Parts};
-use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::headers::is_identity;
+use super::{headers::is_identity, inbound::Inbound};
 
 /// Bytes of an error's body that are read to learn its type.
 const PEEK_BYTES_MAX: usize = 64 << 10;
@@ -28,27 +26,23 @@ pub(super) struct Failure {
     /// The start of the body.
     pub(super) start: Bytes,
     /// What follows it, if it has not ended.
-    pub(super) rest: Option<Incoming>,
+    pub(super) rest: Option<Inbound>,
 }
 
 impl Failure {
     /// Takes an answer and reads the start of its body.
-    pub(super) async fn read(head: Parts, mut body: Incoming) -> Self {
+    pub(super) async fn read(head: Parts, mut body: Inbound) -> Self {
         let mut start = BytesMut::new();
-        let mut ended = body.is_end_stream();
+        let mut ended = body.is_end();
         let reading = async {
             while !ended && start.len() < PEEK_BYTES_MAX {
-                match body.frame().await {
-                    Some(Ok(frame)) => {
-                        if let Ok(data) = frame.into_data() {
-                            start.extend_from_slice(&data);
-                        }
-                        ended = body.is_end_stream();
-                    }
+                match body.data().await {
+                    Some(Ok(data)) => start.extend_from_slice(&data),
                     // Left on the connection, so that the client sees the break as well.
                     Some(Err(_)) => return,
                     None => ended = true,
                 }
+                ended |= body.is_end();
             }
         };
         let _ = timeout(PEEK_TIMEOUT, reading).await; // What has come by then is enough.

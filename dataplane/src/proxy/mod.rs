@@ -10,6 +10,7 @@
 //! - [`service`]: one request from its head to its response head.
 //! - [`rules`]: which requests are taken at all, and which we answer ourselves.
 //! - [`headers`]: what does not cross a proxy.
+//! - [`inbound`]: a body that comes in, with an end that is one.
 //! - [`replay`], [`upload`]: the request body, kept for another try or passed through.
 //! - [`outgoing`]: the request, as it goes to whichever endpoint.
 //! - [`exchange`], [`ending`]: the tries of one request, and what the client gets in the end.
@@ -48,6 +49,7 @@ mod ending;
 mod exchange;
 mod failure;
 mod headers;
+mod inbound;
 mod outgoing;
 mod relay;
 mod replay;

@@ -8,13 +8,13 @@ use http::{
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use http_body::Body as _;
-use hyper::body::Incoming;
 use qcc_proto::{
     upstream::{self, set_credential},
     v1::OutcomeClass,
 };
 
 use super::{
+    inbound::Inbound,
     replay::{Collected, Share},
     reply::Shape,
     upload::{Progress, Upload},
@@ -44,7 +44,7 @@ pub(super) enum Payload {
         _share: Share,
     },
     /// One.
-    Once { start: Bytes, rest: Incoming },
+    Once { start: Bytes, rest: Inbound },
     /// None any more.
     Spent,
 }

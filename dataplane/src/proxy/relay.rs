@@ -21,14 +21,17 @@ use std::{
 use bytes::Bytes;
 use http::HeaderValue;
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
 use qcc_proto::{upstream::class_of_error_type, v1::OutcomeClass};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tracing::debug;
 
 use super::{
-    failure::text_of, reply::Shape, service::InFlight, sse::Scanner, upload::Progress,
-    upstream::describe,
+    failure::text_of,
+    inbound::{Cut, Inbound},
+    reply::Shape,
+    service::InFlight,
+    sse::Scanner,
+    upload::Progress,
 };
 use crate::routing::{Attempt, Outcome};
 
@@ -49,7 +52,7 @@ pub(super) struct Relay {
     /// What was read of it before it was known that it would be relayed.
     start: Option<Bytes>,
     /// `None` once it has ended or broken.
-    upstream: Option<Incoming>,
+    upstream: Option<Inbound>,
     /// The attempt, unless it was finished before.
     attempt: Option<Pending>,
     /// Present for a readable stream of events.
@@ -108,7 +111,7 @@ impl Body {
 
     /// An endpoint's answer, whose end decides its attempt.
     pub(super) fn of_answer(
-        upstream: Incoming,
+        upstream: Inbound,
         attempt: Pending,
         events: Option<Events>,
         clock: Clock,
@@ -128,7 +131,7 @@ impl Body {
     /// An endpoint's error, of which a part has been read.
     pub(super) fn of_failure(
         start: Bytes,
-        rest: Option<Incoming>,
+        rest: Option<Inbound>,
         clock: Clock,
         in_flight: InFlight,
     ) -> Self {
@@ -159,39 +162,33 @@ impl Relay {
             ready!(farewell.as_mut().poll(cx));
             return Poll::Ready(Some(Err(Broken)));
         }
-        loop {
-            let Some(upstream) = &mut self.upstream else {
-                return Poll::Ready(None);
-            };
-            match http_body::Body::poll_frame(Pin::new(upstream), cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    self.clock.moved = true;
-                    let Ok(data) = frame.into_data() else {
-                        continue; // Trailers are not forwarded.
-                    };
-                    if let Some(events) = &mut self.events {
-                        events.scanner.scan(&data);
-                    }
-                    self.settle_if_ended();
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
+        let Some(upstream) = &mut self.upstream else {
+            return Poll::Ready(None);
+        };
+        match upstream.poll_data(cx) {
+            Poll::Ready(Some(Ok(data))) => {
+                self.clock.moved = true;
+                if let Some(events) = &mut self.events {
+                    events.scanner.scan(&data);
                 }
-                Poll::Ready(None) => {
-                    self.settle();
-                    return Poll::Ready(None);
-                }
-                Poll::Ready(Some(Err(error))) => return self.break_off(&describe(&error)),
-                Poll::Pending => {
-                    let reason = ready!(self.clock.poll(cx));
-                    return self.break_off(reason);
-                }
+                self.settle_if_ended();
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Poll::Ready(None) => {
+                self.settle();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(Cut(reason)))) => self.break_off(&reason),
+            Poll::Pending => {
+                let reason = ready!(self.clock.poll(cx));
+                self.break_off(reason)
             }
         }
     }
 
     /// The proper end, known with the last frame or after it.
     fn settle_if_ended(&mut self) {
-        let ended = |body: &Incoming| http_body::Body::is_end_stream(body);
-        if self.start.is_none() && self.upstream.as_ref().is_none_or(ended) {
+        if self.start.is_none() && self.upstream.as_ref().is_none_or(Inbound::is_end) {
             self.settle();
         }
     }
@@ -332,7 +329,7 @@ impl http_body::Body for Body {
             Self::Relayed(relay) => {
                 let start = relay.start.as_ref().map_or(0, |start| start.len() as u64);
                 let rest = match &relay.upstream {
-                    Some(upstream) => http_body::Body::size_hint(upstream).exact(),
+                    Some(upstream) => upstream.left(),
                     None => Some(0),
                 };
                 rest.map_or_else(SizeHint::default, |rest| SizeHint::with_exact(start + rest))

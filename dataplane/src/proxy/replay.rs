@@ -14,11 +14,9 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 
-use super::upload::Fault;
+use super::{inbound::Inbound, upload::Fault};
 
 /// Room made at once for a body that claims to be long; the rest as it really comes.
 const ROOM_AT_ONCE: usize = 256 << 10;
@@ -94,21 +92,21 @@ pub(super) enum Collected {
     /// All of it. The share lasts for as long as another try may need the bytes.
     Whole { bytes: Bytes, share: Share },
     /// Its start; the rest is still to come.
-    Start { bytes: Bytes, rest: Incoming },
+    Start { bytes: Bytes, rest: Inbound },
 }
 
 /// Reads a body until its end or a limit.
 pub(super) async fn collect(
-    mut body: Incoming,
+    mut body: Inbound,
     limits: Limits,
     budget: &Arc<Budget>,
 ) -> Result<Collected, Fault> {
     let mut share = Share::none_of(budget);
-    if body.is_end_stream() {
+    if body.is_end() {
         let bytes = Bytes::new();
         return Ok(Collected::Whole { bytes, share });
     }
-    let declared = body.size_hint().lower();
+    let declared = body.left().unwrap_or(0);
     if limits.body_max.is_some_and(|max| declared > max) {
         return Err(Fault::TooLarge);
     }
@@ -127,7 +125,7 @@ pub(super) async fn collect(
         return Err(Fault::TooLarge);
     }
     let kept = first.len() <= limits.replay_max && share.grow(first.len());
-    if kept && body.is_end_stream() {
+    if kept && body.is_end() {
         return Ok(Collected::Whole {
             bytes: first,
             share,
@@ -160,22 +158,14 @@ pub(super) async fn collect(
     Ok(Collected::Whole { bytes, share })
 }
 
-/// The next piece of data; `None` at the end. Trailers are not for us.
-async fn next(body: &mut Incoming, idle: Duration) -> Result<Option<Bytes>, Fault> {
-    loop {
-        if body.is_end_stream() {
-            return Ok(None);
-        }
-        match timeout(idle, body.frame()).await {
-            Err(_) => return Err(Fault::Stalled),
-            Ok(None) => return Ok(None),
-            Ok(Some(Err(_))) => return Err(Fault::Broken),
-            Ok(Some(Ok(frame))) => {
-                if let Ok(data) = frame.into_data() {
-                    return Ok(Some(data));
-                }
-            }
-        }
+/// The next piece of data; `None` at the end.
+async fn next(body: &mut Inbound, idle: Duration) -> Result<Option<Bytes>, Fault> {
+    if body.is_end() {
+        return Ok(None);
+    }
+    match timeout(idle, body.data()).await {
+        Ok(piece) => piece.transpose().map_err(|_| Fault::Broken),
+        Err(_) => Err(Fault::Stalled),
     }
 }
 

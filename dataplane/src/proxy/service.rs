@@ -18,6 +18,7 @@ use super::{
     Counters, Settings, count,
     exchange::Exchange,
     headers,
+    inbound::Inbound,
     outgoing::Outgoing,
     relay::Body,
     replay::{self, Budget, Limits},
@@ -102,7 +103,7 @@ impl Service {
             body_max: self.settings.body_max_bytes,
             idle: self.settings.body_idle_timeout,
         };
-        let collecting = replay::collect(body, limits, &self.budget);
+        let collecting = replay::collect(Inbound::new(body, head.version), limits, &self.budget);
         // A body that comes drop by drop is never idle, but the total time is for it as well.
         let collected = timeout(self.total_timeout(), collecting).await;
         let collected = match collected.unwrap_or(Err(Fault::Stalled)) {

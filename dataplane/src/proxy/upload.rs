@@ -10,7 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+
+use super::inbound::Inbound;
 
 /// What is wrong with a client's body. Never an endpoint's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub(super) struct Upload {
 
 #[derive(Debug)]
 struct Streamed {
-    incoming: Incoming,
+    body: Inbound,
     bytes: u64,
     bytes_max: Option<u64>,
     progress: Arc<Progress>,
@@ -81,13 +82,13 @@ impl Upload {
     /// A body that is still coming, and how it is getting on.
     pub(super) fn streamed(
         start: Bytes,
-        rest: Incoming,
+        rest: Inbound,
         bytes_max: Option<u64>,
         now: Instant,
     ) -> (Self, Arc<Progress>) {
         let progress = Arc::new(Progress(Mutex::new(State::Sending(now))));
         let streamed = Streamed {
-            incoming: rest,
+            body: rest,
             bytes: start.len() as u64,
             bytes_max,
             progress: Arc::clone(&progress),
@@ -120,37 +121,32 @@ impl Progress {
 
 impl Streamed {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
-        loop {
-            let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
-                Poll::Ready(frame) => frame,
-                Poll::Pending => {
-                    if !matches!(self.progress.state(), State::Waiting(_)) {
-                        self.progress.set(State::Waiting(Instant::now()));
-                    }
-                    return Poll::Pending;
+        let data = match self.body.poll_data(cx) {
+            Poll::Ready(data) => data,
+            Poll::Pending => {
+                if !matches!(self.progress.state(), State::Waiting(_)) {
+                    self.progress.set(State::Waiting(Instant::now()));
                 }
-            };
-            let Some(frame) = frame else {
-                self.progress.set(State::Sent(Instant::now()));
-                return Poll::Ready(None);
-            };
-            let Ok(frame) = frame else {
-                return self.fail(Fault::Broken);
-            };
-            let Ok(data) = frame.into_data() else {
-                continue; // Trailers are not forwarded.
-            };
-            self.bytes += data.len() as u64;
-            if self.bytes_max.is_some_and(|max| self.bytes > max) {
-                return self.fail(Fault::TooLarge);
+                return Poll::Pending;
             }
-            let now = Instant::now();
-            self.progress.set(match self.incoming.is_end_stream() {
-                true => State::Sent(now),
-                false => State::Sending(now),
-            });
-            return Poll::Ready(Some(Ok(data)));
+        };
+        let Some(data) = data else {
+            self.progress.set(State::Sent(Instant::now()));
+            return Poll::Ready(None);
+        };
+        let Ok(data) = data else {
+            return self.fail(Fault::Broken);
+        };
+        self.bytes += data.len() as u64;
+        if self.bytes_max.is_some_and(|max| self.bytes > max) {
+            return self.fail(Fault::TooLarge);
         }
+        let now = Instant::now();
+        self.progress.set(match self.body.is_end() {
+            true => State::Sent(now),
+            false => State::Sending(now),
+        });
+        Poll::Ready(Some(Ok(data)))
     }
 
     fn fail(&self, fault: Fault) -> Poll<Option<Result<Bytes, Fault>>> {
@@ -180,15 +176,17 @@ impl Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        let rest_ended = |rest: &Streamed| rest.incoming.is_end_stream();
+        let rest_ended = |rest: &Streamed| rest.body.is_end();
         self.held.is_none() && self.rest.as_ref().is_none_or(rest_ended)
     }
 
     fn size_hint(&self) -> SizeHint {
         let held = self.held.as_ref().map_or(0, |held| held.len() as u64);
-        let rest = self.rest.as_ref();
-        let rest = rest.map_or(SizeHint::with_exact(0), |rest| rest.incoming.size_hint());
-        match rest.exact() {
+        let rest = match &self.rest {
+            Some(rest) => rest.body.left(),
+            None => Some(0),
+        };
+        match rest {
             Some(rest) => SizeHint::with_exact(held + rest),
             None => SizeHint::default(),
         }

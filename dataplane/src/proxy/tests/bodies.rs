@@ -1,8 +1,14 @@
 //! Request bodies: replayed, streamed through, broken.
 
-use std::time::Duration;
+use std::{convert::Infallible, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use tokio::io::AsyncWriteExt;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::harness::*;
 
@@ -165,4 +171,59 @@ async fn a_body_over_the_limit_is_refused() {
     assert_eq!(got.status(), 413);
     assert_eq!(proxy.send(post(&[b'x'; 100])).await.status(), 200);
     assert_eq!(upstream.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_its_client_cancels_over_http_2_never_reaches_an_endpoint() {
+    let upstream = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::start(&[&upstream]).await;
+    for _ in 0..20 {
+        let io = TokioIo::new(TcpStream::connect(proxy.address).await.unwrap());
+        let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), io);
+        let (mut sender, connection) = handshake.await.unwrap();
+        tokio::spawn(connection);
+        let (pieces, body) = tokio::sync::mpsc::channel(1);
+        let body = ReceiverStream::new(body);
+        let request = Request::post("http://proxy/v1/messages").body(StreamBody::new(body));
+        let sending = tokio::spawn(sender.send_request(request.unwrap()));
+        pieces
+            .send(Ok::<_, Infallible>(Frame::data(Bytes::from("half"))))
+            .await
+            .unwrap();
+        eventually(|| proxy.counters.active.load(Relaxed) == 1).await;
+        tokio::time::sleep(Duration::from_millis(5)).await; // Let the piece arrive.
+        sending.abort(); // Resets the stream, with CANCEL.
+        drop(pieces);
+        eventually(|| proxy.counters.active.load(Relaxed) == 0).await;
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(upstream.requests().len(), 0);
+    assert_eq!(proxy.counters.attempts.load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_body_that_is_reset_without_an_error_is_not_taken_for_a_whole_one() {
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let length = u8::try_from(payload.len()).unwrap();
+        let head = [0, 0, length, kind, flags, 0, 0, 0, stream];
+        [head.as_slice(), payload].concat()
+    };
+    let path = b"/v1/messages";
+    let head = [b"\x83\x86\x44\x0c".as_slice(), path, b"\x41\x05proxy"].concat(); // POST, http
+    let request = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(4, 0, 0, b""),     // SETTINGS
+        frame(1, 4, 1, &head),   // HEADERS, END_HEADERS
+        frame(0, 0, 1, b"half"), // DATA
+        frame(3, 0, 1, &[0; 4]), // RST_STREAM, NO_ERROR
+    ];
+    let upstream = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::start(&[&upstream]).await;
+    let mut client = proxy.connect().await;
+    client.write(request[..4].concat()).await;
+    eventually(|| proxy.counters.active.load(Relaxed) == 1).await;
+    client.write(&request[4]).await;
+    eventually(|| proxy.counters.active.load(Relaxed) == 0).await;
+    assert_eq!(proxy.counters.attempts.load(Relaxed), 0);
+    assert_eq!(upstream.requests().len(), 0);
 }

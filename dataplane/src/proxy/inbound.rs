@@ -1,0 +1,76 @@
+//! A body that comes in, from a client or from an endpoint.
+//!
+//! hyper takes an HTTP/2 stream that was reset with `NO_ERROR` for one that has ended,
+//! as that is how a server says that it has heard enough. A proxy must not: half a
+//! request would go out as a whole one, and half an answer would look like a proper end.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::Version;
+use http_body::Body;
+use hyper::body::Incoming;
+
+use super::upstream::describe;
+
+/// Pieces of data, then an end that is one. Trailers do not cross a proxy.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    body: Incoming,
+    is_http2: bool,
+}
+
+/// Why a body did not end as it should.
+#[derive(Debug)]
+pub(super) struct Cut(pub(super) String);
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Inbound {
+    pub(super) fn new(body: Incoming, version: Version) -> Self {
+        Self {
+            body,
+            is_http2: version == Version::HTTP_2,
+        }
+    }
+
+    pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        loop {
+            return Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => Some(Ok(data)),
+                    Err(_trailers) => continue,
+                },
+                Some(Err(error)) => Some(Err(Cut(describe(&error)))),
+                None if self.is_http2 && !self.body.is_end_stream() => {
+                    Some(Err(Cut("the stream was reset".to_owned())))
+                }
+                None => None,
+            });
+        }
+    }
+
+    /// The next piece; `None` at the end.
+    pub(super) async fn data(&mut self) -> Option<Result<Bytes, Cut>> {
+        poll_fn(|cx| self.poll_data(cx)).await
+    }
+
+    /// Whether it is known that nothing more comes.
+    pub(super) fn is_end(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    /// Bytes still to come, if that is known.
+    pub(super) fn left(&self) -> Option<u64> {
+        self.body.size_hint().exact()
+    }
+}
