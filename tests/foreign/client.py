@@ -94,9 +94,10 @@ def main(control, proxy, base_url):
 
     watch = endpoints.WatchEndpoints(resume_from=listed.view)
     new = {"name": "from-python", "base_url": base_url}
-    created = endpoints.CreateEndpoint(endpoint=new, request_id="python-1")
-    again = endpoints.CreateEndpoint(endpoint=new, request_id="python-1")
-    assert created == again, (created, again)
+    created = endpoints.CreateEndpoint(endpoint=new, request_id="python-1").endpoint
+    again = endpoints.CreateEndpoint(endpoint=new, request_id="python-1").endpoint
+    assert created.etag == again.etag, (created, again)
+    assert created.generation == again.generation, (created, again)
     expect(
         grpc.StatusCode.ALREADY_EXISTS, lambda: endpoints.CreateEndpoint(endpoint=new)
     )

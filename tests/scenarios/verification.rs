@@ -251,10 +251,10 @@ async fn an_http_check_passes_on_the_expected_status_only() {
     let builder = Testbed::start().patient_checks().endpoint("a", |endpoint| {
         endpoint.check = Some(check);
     });
-    // Another endpoint's conversation check must not keep this one waiting.
     let testbed = builder.unchecked().proxies(1).await;
     let (control, upstream) = (testbed.control(), testbed.upstream("a"));
-    upstream.answer_checks(Checks::Answer(Answer::status(204).chunked()));
+    control.eventually_is("a", HealthState::Unhealthy).await; // Its first check got a 200.
+    upstream.answer_checks(Checks::Answer(Answer::bytes(204, "text/plain", "")));
     let verdict = verify(&testbed, "a").await.expect("a verdict");
     assert!(verdict.passed, "{verdict:?}");
     let requests = upstream.requests();

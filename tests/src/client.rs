@@ -185,6 +185,7 @@ pub struct Response {
 
 impl Response {
     /// Fails the test unless the status is this one.
+    #[track_caller]
     pub fn expect_status(self, status: u16) -> Self {
         assert_eq!(
             self.status.as_u16(),
