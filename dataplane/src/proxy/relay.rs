@@ -207,17 +207,19 @@ impl Relay {
 
     fn break_off(&mut self, reason: &str) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         debug!(reason, "answer broke off");
-        self.upstream = None; // Closes the connection, or resets the stream.
+        // Taking it closes the connection, or resets the stream.
+        let left = self.upstream.take().and_then(|upstream| upstream.left());
         self.in_flight.relayed();
         let error_type = self.error_in_band();
         let last_word = match (&self.events, &error_type) {
-            (Some(events), None) => {
+            // Within a promised length, an event of ours could complete the body.
+            (Some(events), None) if left.is_none() => {
                 let message = format!("the answer broke off: {reason}");
                 let at_boundary = events.scanner.at_boundary();
                 Some(events.shape.stream_error(&message, at_boundary))
             }
             // The provider has said itself what is wrong, or the bytes are not for us to add to.
-            (Some(_), Some(_)) | (None, _) => None,
+            (Some(_), _) | (None, _) => None,
         };
         if let Some(pending) = self.attempt.take() {
             let fault = pending.upload.as_ref().and_then(|upload| upload.fault());

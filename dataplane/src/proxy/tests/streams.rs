@@ -71,7 +71,9 @@ async fn a_cut_body_is_visibly_short() {
         "\r\n\r\n",
         "\r\ncontent-encoding: gzip\r\n\r\n4\r\n\u{1f}234\r\n",
     );
-    for start in [with_length, chunked, gzip.as_str()] {
+    let events = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
+        content-length: 40\r\n\r\ndata: 1\n\n";
+    for start in [with_length, chunked, gzip.as_str(), events] {
         let upstream = Upstream::always(vec![send(start), Step::Close]).await;
         let proxy = Proxy::start(&[&upstream]).await;
         let got = proxy.post().await;
