@@ -1,6 +1,6 @@
 //! Durations as people write them: `250ms`, `30s`, `1m30s`.
 //!
-//! Whole numbers with units, the largest unit first. [`format`] writes what [`parse`] reads back as
+//! Whole numbers with units, the largest unit first. [`format()`] writes what [`parse`] reads back as
 //! the same value, to the nanosecond.
 
 use std::{fmt, time::Duration};

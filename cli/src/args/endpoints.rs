@@ -80,7 +80,7 @@ pub(crate) struct Add {
     /// Cluster it belongs to.
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub(crate) cluster: String,
-    /// Where requests go: https://HOST[:PORT][/PATH].
+    /// Where requests go: `https://HOST[:PORT][/PATH]`.
     #[arg(long, value_name = "URL")]
     pub(crate) base_url: String,
     /// Add it disabled.

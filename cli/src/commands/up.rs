@@ -320,7 +320,7 @@ fn introduce(
 fn start_failed(what: &str, error: &impl Display, flag: &str) -> Error {
     let error_text = error.to_string();
     let failed = Error::failed(format!("cannot start the {what}: {error_text}"));
-    if error_text.contains("in use") {
+    if error_text.contains("ddress already in use") {
         return failed.hint(format!("is qcc running already? `qcc-ctl status` tells; or choose another address with `{flag}`"));
     }
     failed

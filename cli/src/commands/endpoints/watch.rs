@@ -37,7 +37,7 @@ pub(super) async fn run(Watch { cluster }: Watch, context: &Context) -> Result<A
     };
     let mut resume_from = None;
     let mut pause = RECONNECT_FIRST;
-    let mut ever_connected = false;
+    let (mut connected, mut ever_connected) = (false, false);
     loop {
         let request = v1::WatchEndpointsRequest {
             cluster: cluster.clone(),
@@ -49,7 +49,7 @@ pub(super) async fn run(Watch { cluster }: Watch, context: &Context) -> Result<A
                 if ever_connected {
                     context.output.note("connected again");
                 }
-                ever_connected = true;
+                (connected, ever_connected) = (true, true);
                 pause = RECONNECT_FIRST;
                 follow(stream.into_inner(), &mut screen, &mut resume_from).await?
             }
@@ -65,10 +65,12 @@ pub(super) async fn run(Watch { cluster }: Watch, context: &Context) -> Result<A
             | Code::ResourceExhausted
                 if ever_connected =>
             {
-                context.output.note(&format!(
-                    "lost the control plane ({}); trying again",
-                    text::clean(status.message())
-                ));
+                if connected {
+                    let reason = text::clean(status.message());
+                    tracing::debug!(%reason, "the watch broke");
+                    context.output.note("lost the control plane; trying again");
+                }
+                connected = false;
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(RECONNECT_LAST);
                 // A snapshot that was cut off is worth nothing.
