@@ -1,12 +1,12 @@
 //! The data plane of qcc: an HTTP reverse proxy that decides locally.
 //!
 //! - [`config`]: what the user wrote, and what the program means.
-//! - [`routing`]: the core; which endpoint gets an attempt, and what is learned.
-//! - [`reports`]: the other half of the core; what is owed to the control plane.
-//! - [`proxy`]: the HTTP data path.
-//! - [`sync`]: in step with the control plane: views in, reports out.
-//! - [`admin`]: what this process says about itself, over gRPC.
-//! - [`drain`]: the wish to stop. [`ready`]: the sign that requests can be served.
+//! - `routing`: the core; which endpoint gets an attempt, and what is learned.
+//! - `reports`: the other half of the core; what is owed to the control plane.
+//! - `proxy`: the HTTP data path.
+//! - `sync`: in step with the control plane: views in, reports out.
+//! - `admin`: what this process says about itself, over gRPC.
+//! - `drain`: the wish to stop. `ready`: the sign that requests can be served.
 //!
 //! ```text
 //!            clients                     control plane
@@ -32,12 +32,13 @@ mod sync;
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use http::Uri;
 use qcc_proto::v1::ProxyIdentity;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -118,6 +119,9 @@ pub async fn start(config: Config) -> Result<Proxy, Error> {
     let (http, http_address) = listen(config.listen).await?;
     let (admin, admin_address) = listen(config.admin_listen).await?;
     info!(http = %http_address, admin = %admin_address, "listening");
+    for url in config.control_urls.iter().filter(|url| !is_loopback(url)) {
+        warn!(%url, "credentials come from this control plane unencrypted");
+    }
     let outbox = Arc::new(Outbox::new(config.reports_max));
     Ok(Proxy {
         router: Router::new(rand::random(), Arc::clone(&outbox)),
@@ -169,7 +173,12 @@ impl Proxy {
         let admin = Admin {
             identity,
             cluster: self.config.cluster.clone(),
-            control_urls: self.config.control_urls.iter().map(ToString::to_string).collect(),
+            control_urls: self
+                .config
+                .control_urls
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             started: SystemTime::now(),
             router: self.router.clone(),
             outbox: Arc::clone(&self.outbox),
@@ -198,7 +207,14 @@ impl Proxy {
         });
 
         let settings = settings(&self.config);
-        let serve = serve(self.http, self.router, settings, counters, &drain, &self.outbox);
+        let serve = serve(
+            self.http,
+            self.router,
+            settings,
+            counters,
+            &drain,
+            &self.outbox,
+        );
         tokio::select! {
             () = serve => Ok(()),
             error = first_failure(&mut tasks) => Err(error),
@@ -206,7 +222,11 @@ impl Proxy {
     }
 
     fn identity(&self) -> ProxyIdentity {
-        let id = self.config.id.clone().unwrap_or_else(|| default_id(self.http_address));
+        let id = self
+            .config
+            .id
+            .clone()
+            .unwrap_or_else(|| default_id(self.http_address));
         ProxyIdentity {
             id,
             incarnation: format!("{:032x}", rand::random::<u128>()),
@@ -247,7 +267,10 @@ async fn serve(
     }
     let unsent = timeout(FLUSH_TIMEOUT, outbox.flush()).await.is_err();
     if unsent {
-        warn!(reports = outbox.buffer().len(), "reports were not delivered");
+        warn!(
+            reports = outbox.buffer().len(),
+            "reports were not delivered"
+        );
     }
     info!("stopped");
 }
@@ -257,6 +280,12 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error>
     let listener = TcpListener::bind(address).await.map_err(error)?;
     let bound = listener.local_addr().map_err(error)?;
     Ok((listener, bound))
+}
+
+fn is_loopback(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse();
+    host == "localhost" || address.is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 fn settings(config: &Config) -> proxy::Settings {

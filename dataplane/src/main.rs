@@ -2,7 +2,7 @@
 
 mod logging;
 
-use std::process::ExitCode;
+use std::{fmt::Display, process::ExitCode};
 
 use clap::Parser;
 use qcc_dataplane::config::{Args, Config};
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     if let Err(error) = logging::start(&invocation.log, invocation.log_format) {
-        return refuse(&error);
+        return refuse(&format!("invalid log `{}`: {error}", invocation.log));
     }
     if invocation.check_only {
         return ExitCode::SUCCESS;
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn refuse(error: &dyn std::error::Error) -> ExitCode {
+fn refuse(error: &dyn Display) -> ExitCode {
     eprintln!("error: {error}");
     ExitCode::from(EXIT_CONFIG)
 }

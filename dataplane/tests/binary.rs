@@ -1,5 +1,7 @@
 //! `qcc-proxy` as a process: its command line, its exit codes, its signals.
 
+#![allow(clippy::unwrap_used)] // Nothing but tests here.
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read},

@@ -107,8 +107,9 @@ fn describe(entry: &Entry, policy: &Policy, now: Instant) -> ProxyEndpoint {
 fn local_mark(entry: &Entry, now: Instant) -> Option<LocalMark> {
     let mark = entry.live.mark();
     let failures = mark.failures.saturating_sub(entry.routed.failures);
+    let is_paused = matches!(mark.block, Block::Paused { until, .. } if until > now);
     let (cause, until) = match mark.block {
-        Block::Clear if failures == 0 => return None,
+        Block::Clear | Block::Paused { .. } if failures == 0 && !is_paused => return None,
         Block::Clear => (Cause::Unspecified, Some(now)),
         Block::Paused { cause, until } | Block::Suspended { cause, until, .. } => {
             (cause, Some(until))

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, ValueEnum, builder::FalseyValueParser};
 use http::Uri;
 use qcc_proto::duration;
 
@@ -26,7 +26,7 @@ pub struct Args {
     pub admin_listen: Option<SocketAddr>,
 
     /// Listen for other machines although nothing is encrypted or authenticated
-    #[arg(long, env = "QCC_PROXY_INSECURE_LISTEN")]
+    #[arg(long, env = "QCC_PROXY_INSECURE_LISTEN", value_parser = FalseyValueParser::new())]
     pub insecure_listen: bool,
 
     /// A control plane; repeat it for several, tried in turn

@@ -21,18 +21,22 @@ mod session;
 mod tests;
 mod watch;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::Uri;
 use qcc_proto::v1::ProxyIdentity;
 use tokio::time::sleep;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::{reports::Outbox, routing::Router};
 use backoff::Backoff;
 pub(crate) use link::Link;
 use replica::{OutOfStep, Replica};
 use session::Session;
+
+/// A connection that lasted so long worked. One that breaks sooner may break again
+/// and again, and must not be opened anew without a pause.
+const STEADY: Duration = Duration::from_secs(5);
 
 /// What the connection needs to know.
 #[derive(Debug)]
@@ -85,32 +89,30 @@ impl fmt::Display for Error {
 }
 
 impl Sync {
-    /// Stays connected for ever.
+    /// Stays connected, for as long as the future is polled.
     pub(crate) async fn run(self) {
         let mut replica = Replica::default();
         let mut backoff = Backoff::new(self.control_urls.len());
-        let mut quiet = false;
+        let mut is_known_to_be_away = false;
         for url in self.control_urls.iter().cycle() {
             let mut session = Session::new(&self, url, &mut replica);
             let error = session.run().await;
-            let was_up = session.is_up();
+            let up_since = session.up_since();
             self.link.lost();
-            match (was_up, self.link.state().view) {
-                (true, Some(view)) => {
-                    warn!(%url, %error, %view, "control plane lost; serving from the last view");
-                }
-                // Said once: a control plane may be away for long.
-                (true, None) => warn!(%url, %error, "control plane lost"),
-                (false, _) if !quiet => warn!(%url, %error, "no control plane"),
-                (false, _) => debug!(%url, %error, "no control plane"),
+            if up_since.is_some() {
+                let view = self.link.state().view.unwrap_or_default();
+                warn!(%url, %error, %view, "control plane lost; serving from the last view");
+            } else if !is_known_to_be_away {
+                warn!(%url, %error, "no control plane");
+            } else {
+                debug!(%url, %error, "no control plane"); // It may be away for long.
             }
-            quiet = !was_up;
-            if was_up {
+            is_known_to_be_away = up_since.is_none();
+            if up_since.is_some_and(|since| since.elapsed() >= STEADY) {
                 backoff.reset();
             }
             sleep(backoff.next(rand::random())).await;
         }
-        info!("no control plane is configured");
     }
 }
 

@@ -1,6 +1,6 @@
 //! One connection to one control plane, which carries both streams.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Uri;
 use qcc_proto::v1::health_sync_service_client::HealthSyncServiceClient;
@@ -52,9 +52,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Returns whether the control plane has answered.
-    pub(super) fn is_up(&self) -> bool {
-        self.watch.is_up()
+    /// Returns when the control plane first answered.
+    pub(super) fn up_since(&self) -> Option<Instant> {
+        self.watch.up_since()
     }
 }
 

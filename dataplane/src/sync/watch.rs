@@ -22,7 +22,7 @@ pub(super) struct Watch<'a> {
     sync: &'a Sync,
     url: &'a Uri,
     replica: &'a mut Replica,
-    up: bool,
+    up_since: Option<Instant>,
 }
 
 impl<'a> Watch<'a> {
@@ -31,13 +31,13 @@ impl<'a> Watch<'a> {
             sync,
             url,
             replica,
-            up: false,
+            up_since: None,
         }
     }
 
-    /// Returns whether anything that fits has been heard.
-    pub(super) fn is_up(&self) -> bool {
-        self.up
+    /// Returns when something that fits was first heard.
+    pub(super) fn up_since(&self) -> Option<Instant> {
+        self.up_since
     }
 
     /// Follows the stream until it ends.
@@ -91,9 +91,10 @@ impl<'a> Watch<'a> {
             }
         };
         self.sync.link.confirmed(self.url, view, now);
-        if !self.up {
-            self.up = true;
-            info!(url = %self.url, view = ?self.sync.link.state().view, "in step with the control plane");
+        if self.up_since.is_none() {
+            self.up_since = Some(now);
+            let view = self.sync.link.state().view.unwrap_or_default();
+            info!(url = %self.url, %view, "in step with the control plane");
         }
         Ok(())
     }
