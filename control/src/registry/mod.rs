@@ -11,7 +11,7 @@
 //!
 //! | module | answers |
 //! | --- | --- |
-//! | [`health`] | how does an endpoint's health move? |
+//! | `health` | how does an endpoint's health move? |
 //! | `observe` | what does a reported outcome do to it? |
 //! | `checks` | when is it checked, and what does the verdict do? |
 //! | `operate` | what may an operator do? |
