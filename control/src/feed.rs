@@ -84,11 +84,10 @@ impl Feed {
     /// only in what nobody acts on (counts), and no reader is woken.
     pub fn publish(&self, snapshot: Snapshot, publication: Option<Publication>) {
         let view = snapshot.view;
-        self.snapshot.store(Arc::new(snapshot));
-        let Some(publication) = publication else {
-            return;
-        };
-        {
+        let news = publication.is_some();
+        // What has changed first, the snapshot second: whoever sees a snapshot can ask
+        // what led to it.
+        if let Some(publication) = publication {
             let mut history = self.history.write().unwrap_or_else(PoisonError::into_inner);
             if history.entries.len() == HISTORY_MAX
                 && let Some((oldest, _)) = history.entries.pop_front()
@@ -97,7 +96,10 @@ impl Feed {
             }
             history.entries.push_back((view, publication));
         }
-        self.newest.send_replace(view);
+        self.snapshot.store(Arc::new(snapshot));
+        if news {
+            self.newest.send_replace(view);
+        }
     }
 
     /// Returns what has changed after `from`, up to and including `to`.
@@ -168,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_reader_learns_of_everything_after_its_position() {
-        let feed = super::tests::feed(snapshot(5));
+        let feed = feed(snapshot(5));
         feed.publish(snapshot(6), change("a"));
         feed.publish(snapshot(7), change("b"));
         let at = |revision| View { term: 2, revision };
@@ -191,7 +193,7 @@ mod tests {
 
     #[test]
     fn history_is_bounded_at_the_exact_view() {
-        let feed = super::tests::feed(snapshot(0));
+        let feed = feed(snapshot(0));
         let last = HISTORY_MAX as u64 + 1;
         for revision in 1..=last {
             feed.publish(snapshot(revision), change("a"));
@@ -199,5 +201,30 @@ mod tests {
         let at = |revision| View { term: 2, revision };
         assert!(matches!(feed.since(at(0), at(last)), Since::TooOld));
         assert_eq!(names(feed.since(at(1), at(last))), ["a"]);
+    }
+
+    #[test]
+    fn a_reader_beside_the_writer_misses_nothing() {
+        const LAST: u64 = 3000; // Fewer than are remembered.
+        let feed = feed(snapshot(0));
+        let read = || {
+            let mut position = View {
+                term: 2,
+                revision: 0,
+            };
+            while position.revision < LAST {
+                let to = feed.snapshot().view;
+                let seen = names(feed.since(position, to)).len() as u64;
+                assert_eq!(seen, to.revision - position.revision);
+                position = to;
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(read);
+            scope.spawn(read);
+            for revision in 1..=LAST {
+                feed.publish(snapshot(revision), change(&format!("k{revision}")));
+            }
+        });
     }
 }
