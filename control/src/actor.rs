@@ -154,11 +154,15 @@ impl Handle {
 
     /// Notes a data plane's stream, until the lease is dropped.
     pub async fn connect(&self, proxy: ProxyKey) -> Result<(Lease, Receipt, View), Error> {
+        let (reply, answer) = oneshot::channel();
+        let name = proxy.clone();
+        self.send(Command::Connect { proxy: name, reply })?;
+        // From here on it counts, whether or not anybody waits for the answer.
         let lease = Lease {
             handle: self.clone(),
-            proxy: proxy.clone(),
+            proxy,
         };
-        let (receipt, view) = self.ask(|reply| Command::Connect { proxy, reply }).await?;
+        let (receipt, view) = answer.await.unwrap_or(Err(Error::Stopped))?;
         Ok((lease, receipt, view))
     }
 
@@ -177,13 +181,15 @@ impl Handle {
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
-        self.mailbox
-            .try_send(command(reply))
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => Error::Full,
-                mpsc::error::TrySendError::Closed(_) => Error::Stopped,
-            })?;
+        self.send(command(reply))?;
         answer.await.unwrap_or(Err(Error::Stopped))
+    }
+
+    fn send(&self, command: Command) -> Result<(), Error> {
+        self.mailbox.try_send(command).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Error::Full,
+            mpsc::error::TrySendError::Closed(_) => Error::Stopped,
+        })
     }
 }
 
