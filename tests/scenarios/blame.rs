@@ -179,6 +179,32 @@ async fn one_lost_connection_repeats_its_own_request_only(loss: Answer) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pooled_connection_that_has_gone_is_nobody_s_failure() {
+    let testbed = Testbed::start()
+        .patient_checks()
+        .endpoints(["a", "b"])
+        .proxies(1)
+        .await;
+    testbed
+        .upstream("a")
+        .respond(Answer::status(200).then_close());
+    for _ in 0..50 {
+        assert_eq!(
+            testbed
+                .proxy(0)
+                .message()
+                .await
+                .expect_status(200)
+                .served_by(),
+            "a"
+        );
+    }
+    testbed.settled().await;
+    expect_blameless(&testbed, &["a", "b"]).await;
+    assert_eq!(testbed.upstream("b").client_requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_silent_endpoint_is_left_after_its_own_timeout() {
     let builder = Testbed::start().patient_checks().endpoint("a", |endpoint| {
         endpoint.timeout = Some(prost_types::Duration {

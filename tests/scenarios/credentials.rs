@@ -4,6 +4,7 @@ use qcc_proto::v1::{Cause, Credential, Endpoint, HealthState, UpdateEndpointRequ
 use qcc_tests::{
     Answer, Gate, Testbed,
     client::{Response, Volley},
+    eventually,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,6 +56,64 @@ async fn few_meet_an_unproven_bad_endpoint(rejection: Answer) {
     assert_eq!(endpoint.health.unwrap_or_default().cause(), Cause::Auth);
     testbed.settled().await;
     assert_eq!(testbed.control().queue_stats().await.total_failed, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_take_turns_at_an_unproven_endpoint() {
+    let builder = Testbed::start()
+        .unchecked()
+        .endpoints(["a"])
+        .policy(|policy| {
+            policy.queue_timeout = Some(prost_types::Duration {
+                seconds: 60,
+                nanos: 0,
+            });
+        });
+    let testbed = builder.proxies(1).await;
+    let (proxy, gate) = (testbed.proxy(0), Gate::new());
+    testbed
+        .upstream("a")
+        .respond(Answer::status(200).behind(&gate));
+    let volley = proxy.messages(20);
+    eventually("all requests have arrived at the proxy", async || {
+        let status = proxy.status().await.map_err(|status| status.to_string())?;
+        match status.active_requests {
+            20 => Ok(()),
+            count => Err(count.to_string()),
+        }
+    })
+    .await;
+    gate.reached_by(4).await;
+    assert_eq!(gate.arrivals(), 4);
+    gate.open();
+    volley.expect_all(200).await;
+    assert_eq!(testbed.upstream("a").client_requests(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_a_turn_forever() {
+    let builder = Testbed::start()
+        .unchecked()
+        .endpoints(["a"])
+        .policy(|policy| {
+            policy.queue_timeout = Some(prost_types::Duration {
+                seconds: 0,
+                nanos: 100_000_000,
+            });
+        });
+    let testbed = builder.proxies(1).await;
+    let (proxy, gate) = (testbed.proxy(0), Gate::new());
+    testbed
+        .upstream("a")
+        .respond(Answer::status(200).behind(&gate));
+    let served = proxy.messages(4);
+    gate.reached_by(4).await;
+    for response in proxy.messages(10).expect_all(503).await {
+        assert!(response.header("retry-after").is_some(), "{response:?}");
+    }
+    gate.open();
+    served.expect_all(200).await;
+    assert_eq!(testbed.upstream("a").client_requests(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,12 @@
 //! The data directory: one life after the other, one process at a time, and
 //! nothing but what we wrote.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
-use qcc_proto::v1::HealthState;
-use qcc_tests::Testbed;
+use qcc_proto::v1::{HealthState, ListEndpointsRequest};
+use qcc_tests::{Testbed, eventually};
+
+use crate::contract::{create, endpoint};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_start_is_a_new_term_and_nothing_goes_back() {
@@ -29,6 +31,64 @@ async fn each_start_is_a_new_term_and_nothing_goes_back() {
             HealthState::Healthy
         );
         last = view;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_a_kill_at_any_time() {
+    let testbed = Testbed::start().unchecked().await;
+    let control = testbed.control();
+    let mut acknowledged = Vec::new();
+    for round in 0..6 {
+        let mut client = control.endpoints();
+        let writer = tokio::spawn(async move {
+            let mut created = Vec::new();
+            for index in 0.. {
+                let name = format!("e-{round}-{index}");
+                if client
+                    .create_endpoint(create(endpoint(&name)))
+                    .await
+                    .is_err()
+                {
+                    break;
+                }
+                created.push(name);
+            }
+            created
+        });
+        let before = acknowledged.len() as u32;
+        eventually("some endpoints exist", async || {
+            match control.status().await.endpoints {
+                count if count >= before + 1 + round * 5 => Ok(()),
+                count => Err(count),
+            }
+        })
+        .await;
+        control.kill();
+        acknowledged.extend(writer.await.expect("no panic"));
+        control.start().await;
+        let request = ListEndpointsRequest {
+            page_size: 1000,
+            ..Default::default()
+        };
+        let listed = control
+            .endpoints()
+            .list_endpoints(request)
+            .await
+            .expect("a page");
+        let listed: BTreeSet<_> = listed
+            .into_inner()
+            .endpoints
+            .into_iter()
+            .map(|endpoint| endpoint.name)
+            .collect();
+        let lost: Vec<_> = acknowledged
+            .iter()
+            .filter(|name| !listed.contains(*name))
+            .collect();
+        assert_eq!(lost, [""; 0]);
+        // One more may have been made than the client heard of.
+        assert!(listed.len() <= acknowledged.len() + 1 + round as usize);
     }
 }
 

@@ -65,12 +65,13 @@ async fn an_upstream_counts_what_is_in_flight_and_who_hangs_up() {
     let leaver = Volley::fire([call]);
     gate.reached_by(8).await;
     drop(leaver);
-    qcc_tests::eventually("the upstream saw one client leave", async || {
-        match upstream.disconnects() {
+    qcc_tests::eventually(
+        "the upstream saw one client leave",
+        async || match upstream.disconnects() {
             1 => Ok(()),
             count => Err(count),
-        }
-    })
+        },
+    )
     .await;
     gate.open();
     volley.expect_all(200).await;

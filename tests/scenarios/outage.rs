@@ -5,7 +5,9 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
 };
 
-use qcc_proto::v1::{DisableEndpointRequest, EnableEndpointRequest, HealthState};
+use qcc_proto::v1::{
+    self, DisableEndpointRequest, EnableEndpointRequest, HealthState, ListProxiesRequest, SyncState,
+};
 use qcc_tests::{Answer, Gate, Piece, Testbed, client::Call, eventually};
 use rustix::process::Signal;
 use tokio::task::JoinSet;
@@ -234,6 +236,85 @@ async fn a_proxy_waits_for_its_first_view() {
     };
     let (proxy, ()) = tokio::join!(testbed.add_proxy(), healing);
     testbed.proxy(proxy).message().await.expect_status(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_finds_the_control_plane_that_answers() {
+    let mut testbed = Testbed::start().patient_checks().endpoints(["a"]).await;
+    let url = testbed.control().url();
+    let proxy = testbed.add_proxy_of(&["http://127.0.0.1:1", &url]).await;
+    testbed.proxy(proxy).message().await.expect_status(200);
+    let status = testbed
+        .proxy(proxy)
+        .status()
+        .await
+        .expect("the proxy answers");
+    assert_eq!(status.connected_control_url.trim_end_matches('/'), url);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_plane_knows_who_is_current() {
+    let testbed = Testbed::start()
+        .patient_checks()
+        .endpoints(["a"])
+        .proxies(2)
+        .await;
+    let control = testbed.control();
+    testbed.proxy(0).messages(3).expect_all(200).await;
+    testbed.settled().await;
+    let listed = async || {
+        let request = ListProxiesRequest::default();
+        control
+            .proxies()
+            .list_proxies(request)
+            .await
+            .map(|answer| answer.into_inner().proxies)
+    };
+    let state_of = |proxy: &v1::Proxy| (proxy.id.clone(), proxy.sync_state());
+    eventually("both proxies are current", async || match listed().await {
+        Ok(proxies)
+            if proxies.iter().map(state_of).eq([
+                ("proxy-0".to_owned(), SyncState::Synced),
+                ("proxy-1".to_owned(), SyncState::Synced),
+            ]) =>
+        {
+            Ok(())
+        }
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let proxies = listed().await.expect("the control plane answers");
+    assert_eq!(
+        proxies[0].http_address,
+        testbed.proxy(0).http_address().to_string()
+    );
+    assert!(proxies[0].acknowledged_sequence >= 1, "{proxies:?}");
+    assert!(!proxies[0].duplicate_id, "{proxies:?}");
+    // A frozen proxy is not current, whatever it has said before.
+    testbed.proxy(1).signal(Signal::STOP);
+    let request = DisableEndpointRequest {
+        name: "a".to_owned(),
+    };
+    control
+        .endpoints()
+        .disable_endpoint(request)
+        .await
+        .expect("it exists");
+    eventually("the frozen proxy is behind", async || {
+        match listed().await {
+            Ok(proxies)
+                if proxies[0].sync_state() == SyncState::Synced
+                    && proxies[1].sync_state() != SyncState::Synced
+                    && proxies[1].lag_revisions > 0 =>
+            {
+                Ok(())
+            }
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    testbed.proxy(1).signal(Signal::CONT);
+    testbed.proxy(1).eventually_avoids("a").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

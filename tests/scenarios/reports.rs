@@ -1,13 +1,15 @@
 //! An outcome counts once, for the attempt it came from.
 
 use qcc_proto::v1::{
-    Endpoint, EndpointStats, Health, HealthState, ListProxiesRequest, Outcome, OutcomeClass,
-    ProxyIdentity, ReportBatch, ReportOutcomesRequest, View,
+    DeleteEndpointRequest, Endpoint, EndpointStats, Health, HealthState, ListProxiesRequest,
+    Outcome, OutcomeClass, ProxyIdentity, ReportBatch, ReportOutcomesRequest, View,
     health_sync_service_client::HealthSyncServiceClient,
 };
 use qcc_tests::{Checks, FakeProxy, Gate, Testbed, eventually, outcome};
 use tonic::Code;
 use tonic_types::StatusExt;
+
+use crate::contract::{create, endpoint};
 
 /// The counters that reports move.
 fn counts(stats: EndpointStats) -> [u64; 5] {
@@ -270,6 +272,31 @@ async fn strange_outcomes_are_counted_and_blame_nobody() {
         "{counts:?}"
     );
     assert_eq!(counts.unknown_endpoint, 2, "{counts:?}");
+    assert_eq!(control.queue_stats().await.total_failed, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_created_again_never_meets_its_past() {
+    let testbed = Testbed::start().unchecked().endpoints(["a"]).await;
+    let control = testbed.control();
+    let mut proxy = FakeProxy::new(control, "fake", "1");
+    let past = proxy.snapshot("default").await;
+    let mut client = control.endpoints();
+    let delete = DeleteEndpointRequest {
+        name: "a".to_owned(),
+        ..Default::default()
+    };
+    client.delete_endpoint(delete).await.expect("it exists");
+    client
+        .create_endpoint(create(endpoint("a")))
+        .await
+        .expect("the name is free");
+    proxy
+        .report(vec![outcome(&past, "a", OutcomeClass::Auth)])
+        .await;
+    assert_eq!(control.state("a").await, HealthState::Unknown);
+    let stats = control.endpoint("a").await.stats.unwrap_or_default();
+    assert_eq!(counts(stats), [0, 0, 0, 0, 1]);
     assert_eq!(control.queue_stats().await.total_failed, 0);
 }
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use qcc_proto::v1::{
-    DeleteEndpointRequest, Endpoint, ListEndpointsRequest, View, WatchEndpointsRequest, WatchKind,
-    WatchSnapshotsResponse, watch_snapshots_response::Update,
+    ApplyResourcesRequest, DeleteEndpointRequest, Endpoint, ListEndpointsRequest, RoutedEndpoint,
+    View, WatchEndpointsRequest, WatchKind, WatchSnapshotsResponse,
+    watch_snapshots_response::Update,
 };
 use qcc_tests::{FakeProxy, Testbed};
 use tokio_stream::StreamExt;
@@ -162,46 +163,99 @@ async fn a_data_plane_s_deltas_add_up_to_the_snapshot() {
         }
     }
     let goal = control.view().await;
-    let (mut held, mut last) = (BTreeMap::new(), View::default());
+    let (mut held, mut last) = (Held::default(), View::default());
     while last < goal {
-        let WatchSnapshotsResponse { view, update, .. } = watch
+        let step = watch
             .next()
             .await
             .expect("the watch goes on")
             .expect("no error");
-        let view = view.unwrap_or_default();
+        last = held.apply(step, last);
+    }
+    assert_eq!(held.endpoints(), proxy.snapshot("default").await.endpoints);
+}
+
+/// What a data plane holds, by the contract's rules.
+#[derive(Default)]
+struct Held(BTreeMap<String, RoutedEndpoint>);
+
+impl Held {
+    /// Applies one message to what was held at `last`; returns the view held now.
+    fn apply(&mut self, step: WatchSnapshotsResponse, last: View) -> View {
+        let view = step.view.unwrap_or_default();
         assert!(view >= last, "{view} after {last}");
-        match update.expect("every message brings something") {
+        match step.update.expect("every message brings something") {
             Update::Snapshot(chunk) => {
                 if chunk.first {
-                    held.clear();
+                    self.0.clear();
                 }
-                held.extend(
-                    chunk
-                        .endpoints
-                        .into_iter()
-                        .map(|routed| (routed.name.clone(), routed)),
-                );
-                if chunk.last {
-                    last = view;
-                }
+                self.take(chunk.endpoints);
+                if chunk.last { view } else { last }
             }
             Update::Delta(delta) => {
                 assert_eq!(delta.from_view.unwrap_or_default(), last, "a gap");
-                held.extend(
-                    delta
-                        .endpoints
-                        .into_iter()
-                        .map(|routed| (routed.name.clone(), routed)),
-                );
+                self.take(delta.endpoints);
                 for name in delta.removed_endpoints {
-                    held.remove(&name);
+                    self.0.remove(&name);
                 }
-                last = view;
+                view
             }
-            Update::Bookmark(_) => assert_eq!(view, last, "a bookmark ran ahead"),
+            Update::Bookmark(_) => {
+                assert_eq!(view, last, "a bookmark ran ahead");
+                view
+            }
         }
     }
-    let snapshot = proxy.snapshot("default").await;
-    assert_eq!(held.into_values().collect::<Vec<_>>(), snapshot.endpoints);
+
+    fn take(&mut self, endpoints: Vec<RoutedEndpoint>) {
+        self.0.extend(
+            endpoints
+                .into_iter()
+                .map(|routed| (routed.name.clone(), routed)),
+        );
+    }
+
+    fn endpoints(self) -> Vec<RoutedEndpoint> {
+        self.0.into_values().collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_gets_a_fresh_snapshot_and_holds_up_nobody() {
+    let testbed = Testbed::start().unchecked().proxies(1).await;
+    let control = testbed.control();
+    let slow = FakeProxy::new(control, "slow", "1");
+    let mut watch = slow.watch("default", None).await.expect("a watch");
+    // Far more than any buffer on the way would hold, while nobody reads.
+    let base_url = format!("http://127.0.0.1:9/{}", "x".repeat(900));
+    for round in 0..40_u32 {
+        let routed = |index| Endpoint {
+            base_url: base_url.clone(),
+            priority: Some(round + 1),
+            ..endpoint(&format!("e-{index:03}"))
+        };
+        let request = ApplyResourcesRequest {
+            endpoints: (0..300).map(routed).collect(),
+            ..Default::default()
+        };
+        control
+            .resources()
+            .apply_resources(request)
+            .await
+            .expect("valid resources");
+    }
+    testbed.settled().await; // The other proxy has it all.
+    let goal = control.view().await;
+    let (mut held, mut last, mut messages) = (Held::default(), View::default(), 0);
+    while last < goal {
+        let step = watch
+            .next()
+            .await
+            .expect("the watch goes on")
+            .expect("no error");
+        messages += 1;
+        last = held.apply(step, last);
+    }
+    assert_eq!(held.endpoints(), slow.snapshot("default").await.endpoints);
+    assert!(messages < 40, "{messages} messages: nothing was skipped");
 }

@@ -28,7 +28,7 @@ pub struct Proxy {
 /// What a proxy is started with.
 pub(crate) struct Settings {
     pub(crate) id: String,
-    pub(crate) control: String,
+    pub(crate) controls: Vec<String>,
     pub(crate) cluster: String,
     pub(crate) ready_file: PathBuf,
     pub(crate) log: String,
@@ -40,12 +40,8 @@ impl Proxy {
         let mut command = command("qcc-proxy");
         command
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-            .args([
-                "--control",
-                &settings.control,
-                "--cluster",
-                &settings.cluster,
-            ])
+            .args(settings.controls.iter().flat_map(|url| ["--control", url]))
+            .args(["--cluster", &settings.cluster])
             .args(["--id", &settings.id, "--ready-file"])
             .arg(&settings.ready_file)
             .env("QCC_LOG", &settings.log);

@@ -89,16 +89,21 @@ impl Testbed {
 
     /// Starts one more proxy and returns its index.
     pub async fn add_proxy(&mut self) -> usize {
-        let index = self.proxies.len();
-        let id = format!("proxy-{index}");
         let control = match &self.relay {
             Some(relay) => format!("http://{}", relay.address()),
             None => self.control.url(),
         };
+        self.add_proxy_of(&[&control]).await
+    }
+
+    /// Starts one more proxy with these control planes, and returns its index.
+    pub async fn add_proxy_of(&mut self, controls: &[&str]) -> usize {
+        let index = self.proxies.len();
+        let id = format!("proxy-{index}");
         let settings = proxy::Settings {
             ready_file: self.dir.path().join(format!("{id}.json")),
             id,
-            control,
+            controls: controls.iter().map(|&url| url.to_owned()).collect(),
             cluster: "default".to_owned(),
             log: self.log.clone(),
         };

@@ -17,6 +17,8 @@ pub struct Answer {
     pub(super) body: Vec<Piece>,
     pub(super) chunked: bool,
     pub(super) end: End,
+    /// The connection is closed after a complete answer.
+    pub(super) leaves: bool,
 }
 
 /// A piece of a body.
@@ -97,7 +99,14 @@ impl Answer {
             body: vec![Piece::Data(body.into())],
             chunked: false,
             end: End::Complete,
+            leaves: false,
         }
+    }
+
+    /// Closes the connection after the whole answer, without having said so.
+    pub fn then_close(mut self) -> Self {
+        self.leaves = true;
+        self
     }
 
     /// Answers 200 with a stream of server-sent events, in pieces.

@@ -45,6 +45,7 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) {
             return;
         }
         match answer.end {
+            End::Complete if answer.leaves => return,
             End::Complete => {}
             End::Close | End::Hang => return,
             End::Reset => {
