@@ -40,7 +40,7 @@ mod stories;
 mod time;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt,
     sync::Arc,
 };
@@ -196,6 +196,8 @@ pub struct Registry {
     clusters: OrdMap<ClusterName, Arc<Cluster>>,
     endpoints: OrdMap<EndpointName, Arc<Endpoint>>,
     proxies: BTreeMap<ProxyKey, ProxyRecord>,
+    /// Open streams by name of data plane: those who could agree with each other.
+    connected: BTreeMap<ProxyId, u32>,
     requests: Requests,
     report_counts: ReportCounts,
     /// Planned checks by due time.
@@ -227,6 +229,7 @@ impl Registry {
                 .map(|(name, e)| (name, Arc::new(e)))
                 .collect(),
             proxies: saved.proxies,
+            connected: BTreeMap::new(),
             requests: Requests::new(saved.requests),
             report_counts: ReportCounts::default(),
             due: BTreeSet::new(),
@@ -304,8 +307,8 @@ impl Registry {
     /// Applies a batch of outcomes; each takes effect once, however often it comes.
     pub fn report(&mut self, proxy: &ProxyKey, batch: ReportBatch, now: Moment) -> Receipt {
         let turn = self.turn(now);
-        let witnesses = proxies::connected(&self.proxies);
-        let record = self.proxies.entry(proxy.clone()).or_default();
+        let witnesses = self.connected.len();
+        let record = self.proxy_record(proxy, now);
         let Some(duplicates) = record.duplicates(&batch) else {
             return Receipt {
                 acknowledged: record.applied,
@@ -315,14 +318,12 @@ impl Registry {
         let sent = batch.outcomes.len() as u64;
         let duplicates = duplicates.min(sent);
         let last = batch.first_sequence.saturating_add(sent).saturating_sub(1);
-        record.heard = now.clock;
         let acknowledged = record.applied.max(last);
         if acknowledged > record.applied {
             record.applied = acknowledged;
             self.dirty.any = true;
             self.dirty.proxies.insert(proxy.clone());
             self.report_counts.dropped = self.report_counts.dropped.saturating_add(batch.dropped);
-            self.forget_silent_proxies();
         }
         self.report_counts.duplicate += duplicates;
         let witness = Witness::Proxy(proxy.id.clone());
@@ -349,13 +350,11 @@ impl Registry {
 
     /// Notes a data plane's new stream, and returns what of its reports was applied.
     pub fn connect(&mut self, proxy: &ProxyKey, now: Moment) -> Receipt {
-        let record = self.proxies.entry(proxy.clone()).or_default();
+        *self.connected.entry(proxy.id.clone()).or_default() += 1;
+        let record = self.proxy_record(proxy, now);
         record.connections += 1;
-        record.heard = now.clock;
-        let acknowledged = record.applied;
-        self.forget_silent_proxies();
         Receipt {
-            acknowledged,
+            acknowledged: record.applied,
             gap: false,
         }
     }
@@ -364,6 +363,12 @@ impl Registry {
     pub fn disconnect(&mut self, proxy: &ProxyKey) {
         if let Some(record) = self.proxies.get_mut(proxy) {
             record.connections = record.connections.saturating_sub(1);
+        }
+        if let Entry::Occupied(mut streams) = self.connected.entry(proxy.id.clone()) {
+            *streams.get_mut() -= 1;
+            if *streams.get() == 0 {
+                streams.remove();
+            }
         }
     }
 
@@ -506,21 +511,25 @@ impl Registry {
         Some(result)
     }
 
-    fn forget_silent_proxies(&mut self) {
-        if self.proxies.len() <= proxies::INCARNATIONS_MAX {
-            return;
+    /// Returns what is remembered of a data plane that was just heard of. A new one may
+    /// take the place of the one that was silent longest.
+    fn proxy_record(&mut self, proxy: &ProxyKey, now: Moment) -> &mut ProxyRecord {
+        if !self.proxies.contains_key(proxy) && self.proxies.len() >= proxies::INCARNATIONS_MAX {
+            let silent = self
+                .proxies
+                .iter()
+                .filter(|(_, record)| record.connections == 0)
+                .min_by_key(|(_, record)| record.heard)
+                .map(|(key, _)| key.clone());
+            if let Some(key) = silent {
+                self.proxies.remove(&key);
+                self.dirty.any = true;
+                self.dirty.proxies.insert(key);
+            }
         }
-        let silent = self
-            .proxies
-            .iter()
-            .filter(|(_, record)| record.connections == 0)
-            .min_by_key(|(_, record)| record.heard)
-            .map(|(key, _)| key.clone());
-        if let Some(key) = silent {
-            self.proxies.remove(&key);
-            self.dirty.any = true;
-            self.dirty.proxies.insert(key);
-        }
+        let record = self.proxies.entry(proxy.clone()).or_default();
+        record.heard = now.clock;
+        record
     }
 }
 

@@ -4,7 +4,7 @@
 //! is remembered for that is one number for each incarnation, written in the same
 //! commit as the effect.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -100,15 +100,4 @@ impl fmt::Display for ProxyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// Returns how many differently named proxies are connected.
-pub(super) fn connected(proxies: &BTreeMap<ProxyKey, ProxyRecord>) -> usize {
-    let mut ids: Vec<&ProxyId> = proxies
-        .iter()
-        .filter(|(_, record)| record.connections > 0)
-        .map(|(key, _)| &key.id)
-        .collect();
-    ids.dedup(); // The map is in the order of ids.
-    ids.len()
 }
