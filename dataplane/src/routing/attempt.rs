@@ -108,6 +108,8 @@ impl Attempt {
         self.report(outcome, now);
     }
 
+    /// Marks the endpoint, in the attempt's own generation: a newer one has a state of
+    /// its own.
     fn learn(&self, outcome: &Outcome, now: Instant) {
         let live = &self.entry().live;
         if outcome.class == OutcomeClass::Success {
@@ -133,6 +135,8 @@ impl Attempt {
         }
     }
 
+    /// Reports under the generation and view of the attempt, whatever they are by
+    /// now: what they are worth is the control plane's to judge.
     fn report(&self, outcome: Outcome, now: Instant) {
         let urgent = match outcome.class {
             // A success is in no hurry, unless the view holds something against the

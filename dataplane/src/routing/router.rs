@@ -56,7 +56,7 @@ impl Router {
     /// Begins to route one client request. `None`: there is no view yet.
     pub(crate) fn begin(&self) -> Option<Routing> {
         let table = self.table()?;
-        let seed = (self.shared.seeds).fetch_add(SEED_STEP, Ordering::Relaxed);
+        let seed = (self.shared.seeds).fetch_add(1, Ordering::Relaxed);
         Some(Routing::new(self.clone(), table, seed))
     }
 
@@ -106,6 +106,3 @@ impl Router {
         self.shared.wake.notify_waiters();
     }
 }
-
-/// Odd, so that all seeds differ: the golden ratio's fraction, as splitmix64 has it.
-pub(super) const SEED_STEP: u64 = 0x9e37_79b9_7f4a_7c15;

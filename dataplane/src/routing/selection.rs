@@ -257,7 +257,7 @@ impl Routing {
 
     /// Steps the generator (splitmix64).
     fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(super::router::SEED_STEP);
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.random;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -47,6 +47,8 @@ struct Script {
     answers_to_lose: AtomicUsize,
     /// The next message meets a control plane that has lost its data.
     forget: AtomicBool,
+    /// Reports are not answered.
+    deaf: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -90,6 +92,9 @@ impl HealthSyncService for Fake {
         request: Request<Streaming<StreamReportsRequest>>,
     ) -> Result<Response<Self::StreamReportsStream>, Status> {
         let script = Arc::clone(&self.script);
+        if script.deaf.load(Ordering::SeqCst) {
+            return std::future::pending().await;
+        }
         let answers = request
             .into_inner()
             .map(move |message| script.answer(message?));
@@ -435,6 +440,19 @@ async fn a_control_plane_that_lost_its_data_is_accepted_after_asking_twice() {
     testbed.attempt(OutcomeClass::ServerError); // The mark of another registry is void.
     testbed.delivered().await;
     assert_eq!(testbed.applied().last(), Some(&OutcomeClass::ServerError));
+}
+
+#[tokio::test]
+async fn reports_of_a_registry_that_is_no_more_are_dropped() {
+    let mut testbed = Testbed::start().await;
+    testbed.stop_server().await;
+    testbed.attempt(OutcomeClass::Forbidden);
+    testbed.script().deaf.store(true, Ordering::SeqCst);
+    testbed.fake.messages.send_replace(snapshot(1, 0, 1));
+    testbed.start_server().await;
+    until(|| testbed.link.state().view == Some(view(1, 0))).await;
+    assert!(testbed.outbox.buffer().is_empty());
+    assert_eq!(testbed.outbox.buffer().dropped_total(), 1);
 }
 
 #[tokio::test]
