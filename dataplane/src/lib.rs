@@ -55,6 +55,9 @@ use sync::{Link, Sync};
 
 /// How long a stopping proxy tries to get rid of its last reports.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a stopping proxy lets its last admin answers leave. They are under way;
+/// only a health watch would stay longer.
+const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why a data plane did not start, or did not go on.
 #[derive(Debug)]
@@ -197,7 +200,13 @@ impl Proxy {
             sync.run().await;
             Ok(())
         });
-        tasks.spawn(async { admin::serve(self.admin, admin).await.map_err(Error::Admin) });
+        let (leave, left) = (CancellationToken::new(), CancellationToken::new());
+        let (asked_to_leave, leaving) = (leave.clone(), left.clone().drop_guard());
+        tasks.spawn(async move {
+            let _leaving = leaving;
+            let served = admin::serve(self.admin, admin, asked_to_leave).await;
+            served.map_err(Error::Admin)
+        });
         tasks.spawn(announce);
         let asked = drain.clone();
         tasks.spawn(async move {
@@ -216,9 +225,13 @@ impl Proxy {
             &self.outbox,
         );
         tokio::select! {
-            () = serve => Ok(()),
-            error = first_failure(&mut tasks) => Err(error),
+            () = serve => {}
+            error = first_failure(&mut tasks) => return Err(error),
         }
+        // Whoever asked for the drain hears the answer before the process ends.
+        leave.cancel();
+        let _ = timeout(FAREWELL_TIMEOUT, left.cancelled()).await;
+        Ok(())
     }
 
     fn identity(&self) -> ProxyIdentity {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use qcc_proto::{FILE_DESCRIPTOR_SET, v1::proxy_admin_service_server::ProxyAdminServiceServer};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::{
     Error, Server,
     server::{Router, TcpIncoming},
@@ -34,10 +35,17 @@ const REQUEST_BYTES_MAX: usize = 64 << 10;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves until the future is dropped, or the listener fails.
-pub(crate) async fn serve(listener: TcpListener, admin: Admin) -> Result<(), Error> {
+/// Serves until `stop` is cancelled and all calls under way are answered.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    admin: Admin,
+    stop: CancellationToken,
+) -> Result<(), Error> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    router(admin).serve_with_incoming(incoming).await
+    let stopped = stop.cancelled_owned();
+    router(admin)
+        .serve_with_incoming_shutdown(incoming, stopped)
+        .await
 }
 
 fn router(admin: Admin) -> Router {

@@ -59,7 +59,7 @@ impl Testbed {
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address: SocketAddr = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, admin));
+        tokio::spawn(serve(listener, admin, CancellationToken::new()));
         let target = Target::from_shared(format!("http://{address}")).unwrap();
         Self {
             router,
