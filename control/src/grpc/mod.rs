@@ -1,6 +1,7 @@
 //! gRPC at the edge: messages in, verbs of the [`Handle`] and reads of the [`Feed`],
 //! messages out. No rule about endpoints lives here.
 
+mod base_url;
 mod clusters;
 mod convert;
 mod endpoints;
@@ -10,10 +11,13 @@ mod mask;
 mod page;
 mod proxies;
 mod queue;
+mod reports;
 mod resources;
 mod status;
 mod sync;
+mod updates;
 mod validate;
+mod watch;
 
 pub(crate) use convert::read_outcome_class;
 pub(crate) use resources::declaration;

@@ -1,18 +1,10 @@
-//! `HealthSyncService`: what data planes are told, and what they report.
-//!
-//! An update is encoded once and shared by all streams that stand at the same view;
-//! those that have fallen behind by several views share one update that spans them.
+//! `HealthSyncService`: views out to data planes, reports in.
 
-use std::{
-    collections::BTreeMap,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use qcc_proto::{
-    encoded::{HealthSyncService, HealthSyncServiceServer, encode},
+    encoded::{HealthSyncService, HealthSyncServiceServer},
     v1,
 };
 use tokio_stream::{Stream, StreamExt};
@@ -21,31 +13,20 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use super::{
     Api, convert,
     error::{invalid, status},
+    reports,
+    updates::{Updates, members, policy, routed},
     validate,
 };
-use crate::{
-    feed::Since,
-    registry::{Clock, ClusterName, Endpoint, ProxyKey, Publication, Receipt, Snapshot, View},
-};
+use crate::registry::{ClusterName, ProxyKey, Receipt, View};
 
 /// A data plane that hears nothing for three of these opens a new stream.
 const BOOKMARK: Duration = Duration::from_secs(5);
 
-/// Endpoints in one message: about 300 KiB, well below the 4 MiB that clients take.
-const ENDPOINTS_PER_CHUNK: usize = 1000;
-
-/// How long an encoded snapshot is handed out again, at most: its clock is the age of
-/// every pause in it.
-const SNAPSHOT_REUSE: Duration = Duration::from_millis(500);
-
-/// Deltas that are kept for other streams: those of one burst.
-const DELTAS_MAX: usize = 32;
-
 /// Returns the service.
 pub(super) fn service(api: Api) -> HealthSyncServiceServer<Sync> {
     HealthSyncServiceServer::new(Sync {
+        updates: Arc::new(Updates::new(api.feed.clone())),
         api,
-        encoded: Arc::default(),
     })
 }
 
@@ -53,19 +34,8 @@ pub(super) fn service(api: Api) -> HealthSyncServiceServer<Sync> {
 #[derive(Debug, Clone)]
 pub(super) struct Sync {
     api: Api,
-    encoded: Arc<Encoded>,
+    updates: Arc<Updates>,
 }
-
-/// Encoded updates, by cluster.
-#[derive(Debug, Default)]
-struct Encoded {
-    snapshots: Mutex<BTreeMap<ClusterName, EncodedSnapshot>>,
-    /// By where they lead to and where they come from.
-    deltas: Mutex<BTreeMap<(View, View, ClusterName), Bytes>>,
-}
-
-/// The chunks of a cluster's snapshot, of which view, and made when.
-type EncodedSnapshot = (View, Instant, Arc<[Bytes]>);
 
 #[tonic::async_trait]
 impl HealthSyncService for Sync {
@@ -76,9 +46,9 @@ impl HealthSyncService for Sync {
         request: Request<v1::WatchSnapshotsRequest>,
     ) -> Result<Response<Self::WatchSnapshotsStream>, Status> {
         let request = request.into_inner();
-        let key = validate::proxy(request.proxy.as_ref())?;
+        let key = reports::proxy(request.proxy.as_ref())?;
         let cluster = validate::cluster_name("cluster", &request.cluster)?;
-        let position = request.resume_from.map(|view| validate::view(Some(view)));
+        let position = request.resume_from.map(|view| reports::view(Some(view)));
         self.introduce(&key, request.proxy, Some(&cluster));
         let (lease, _, _) = self.api.handle.connect(key.clone()).await?;
         let (messages, stream) = tokio::sync::mpsc::channel(1);
@@ -143,7 +113,7 @@ impl HealthSyncService for Sync {
         request: Request<v1::ReportOutcomesRequest>,
     ) -> Result<Response<v1::ReportOutcomesResponse>, Status> {
         let request = request.into_inner();
-        let key = validate::proxy(request.proxy.as_ref())?;
+        let key = reports::proxy(request.proxy.as_ref())?;
         let batch = request
             .batch
             .ok_or_else(|| invalid("batch", "must be set"))?;
@@ -177,7 +147,7 @@ impl Sync {
         loop {
             newest.mark_unchanged();
             let snapshot = self.api.feed.snapshot();
-            for message in self.step(&snapshot, cluster, position).iter() {
+            for message in self.updates.lead(&snapshot, cluster, position).iter() {
                 if messages.send(Ok(message.clone())).await.is_err() {
                     return;
                 }
@@ -197,24 +167,6 @@ impl Sync {
         }
     }
 
-    /// Returns the messages that lead from `position` to `snapshot`.
-    fn step(
-        &self,
-        snapshot: &Snapshot,
-        cluster: &ClusterName,
-        position: Option<View>,
-    ) -> Arc<[Bytes]> {
-        let Some(from) = position else {
-            return self.snapshot(snapshot, cluster);
-        };
-        match self.api.feed.since(from, snapshot.view) {
-            Since::Changed(_) if from == snapshot.view => Arc::new([self.bookmark(snapshot)]),
-            Since::Changed(changed) => Arc::new([self.delta(from, snapshot, cluster, &changed)]),
-            // A view of the future belongs to a state that is gone: this one is the truth.
-            Since::TooOld | Since::Future => self.snapshot(snapshot, cluster),
-        }
-    }
-
     /// Takes batches until the data plane ends its stream.
     async fn take_reports(
         &self,
@@ -225,7 +177,7 @@ impl Sync {
             return Ok(());
         };
         let first = first?;
-        let key = validate::proxy(first.proxy.as_ref())?;
+        let key = reports::proxy(first.proxy.as_ref())?;
         self.introduce(&key, first.proxy, None);
         let (_lease, mut receipt, mut view) = self.api.handle.connect(key.clone()).await?;
         let _stream = OpenStream::new(&self.api, &key);
@@ -264,14 +216,14 @@ impl Sync {
             outcomes: Vec::new(),
             ..batch
         };
-        let batch = validate::report_batch(batch)?;
+        let batch = reports::batch(batch)?;
         let (receipt, view) = self.api.handle.report(key.clone(), batch).await?;
         self.heard(key, &heard, receipt);
         Ok((receipt, view))
     }
 
     fn heard(&self, key: &ProxyKey, batch: &v1::ReportBatch, receipt: Receipt) {
-        let applied = batch.applied_view.map(|view| validate::view(Some(view)));
+        let applied = batch.applied_view.map(|view| reports::view(Some(view)));
         self.api.sessions.update(key, |session| {
             session.applied = applied.or(session.applied);
             session.acknowledged = session.acknowledged.max(receipt.acknowledged);
@@ -295,172 +247,6 @@ impl Sync {
             }
         });
     }
-}
-
-impl Sync {
-    fn snapshot(&self, snapshot: &Snapshot, cluster: &ClusterName) -> Arc<[Bytes]> {
-        let mut cache = self
-            .encoded
-            .snapshots
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        cache.retain(|_, (_, made, _)| made.elapsed() < SNAPSHOT_REUSE);
-        if let Some((view, _, chunks)) = cache.get(cluster)
-            && *view == snapshot.view
-        {
-            return chunks.clone();
-        }
-        let chunks = encode_snapshot(snapshot, cluster, self.now());
-        cache.insert(
-            cluster.clone(),
-            (snapshot.view, Instant::now(), chunks.clone()),
-        );
-        chunks
-    }
-
-    fn delta(
-        &self,
-        from: View,
-        snapshot: &Snapshot,
-        cluster: &ClusterName,
-        changed: &Publication,
-    ) -> Bytes {
-        let key = (snapshot.view, from, cluster.clone());
-        let mut cache = self
-            .encoded
-            .deltas
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(bytes) = cache.get(&key) {
-            return bytes.clone();
-        }
-        let bytes = encode_delta(from, snapshot, cluster, changed, self.now());
-        while cache.len() >= DELTAS_MAX {
-            cache.pop_first();
-        }
-        cache.insert(key, bytes.clone());
-        bytes
-    }
-
-    fn bookmark(&self, snapshot: &Snapshot) -> Bytes {
-        let bookmark = v1::SnapshotBookmark {};
-        message(
-            snapshot,
-            self.now(),
-            v1::watch_snapshots_response::Update::Bookmark(bookmark),
-        )
-    }
-
-    fn now(&self) -> Clock {
-        self.api.feed.now().clock
-    }
-}
-
-fn encode_snapshot(snapshot: &Snapshot, cluster: &ClusterName, now: Clock) -> Arc<[Bytes]> {
-    let endpoints: Vec<_> = members(snapshot, cluster).collect();
-    let chunks = endpoints.len().div_ceil(ENDPOINTS_PER_CHUNK).max(1);
-    (0..chunks)
-        .map(|at| {
-            let first = at == 0;
-            let chunk = endpoints
-                .iter()
-                .skip(at * ENDPOINTS_PER_CHUNK)
-                .take(ENDPOINTS_PER_CHUNK);
-            message(
-                snapshot,
-                now,
-                v1::watch_snapshots_response::Update::Snapshot(v1::SnapshotChunk {
-                    policy: if first {
-                        policy(snapshot, cluster)
-                    } else {
-                        None
-                    },
-                    endpoints: chunk.map(|endpoint| routed(endpoint, snapshot)).collect(),
-                    first,
-                    last: at + 1 == chunks,
-                }),
-            )
-        })
-        .collect()
-}
-
-fn encode_delta(
-    from: View,
-    snapshot: &Snapshot,
-    cluster: &ClusterName,
-    changed: &Publication,
-    now: Clock,
-) -> Bytes {
-    let present = changed
-        .endpoints
-        .iter()
-        .filter_map(|name| snapshot.endpoints.get(name));
-    let removed = changed
-        .endpoints
-        .iter()
-        .filter(|name| !snapshot.endpoints.contains_key(*name));
-    let policy = if changed.clusters.contains(cluster) {
-        policy(snapshot, cluster)
-    } else {
-        None
-    };
-    message(
-        snapshot,
-        now,
-        v1::watch_snapshots_response::Update::Delta(v1::SnapshotDelta {
-            from_view: Some(convert::view(from)),
-            policy,
-            endpoints: present
-                .filter(|endpoint| endpoint.spec.cluster == *cluster)
-                .map(|endpoint| routed(endpoint, snapshot))
-                .collect(),
-            // A name that was deleted in one cluster and created in another is removed
-            // here; one that was never here does no harm.
-            removed_endpoints: removed
-                .chain(changed.endpoints.iter().filter(|name| {
-                    snapshot
-                        .endpoints
-                        .get(*name)
-                        .is_some_and(|e| e.spec.cluster != *cluster)
-                }))
-                .map(ToString::to_string)
-                .collect(),
-        }),
-    )
-}
-
-fn message(snapshot: &Snapshot, now: Clock, update: v1::watch_snapshots_response::Update) -> Bytes {
-    encode(&v1::WatchSnapshotsResponse {
-        view: Some(convert::view(snapshot.view)),
-        clock_ms: now.0,
-        update: Some(update),
-    })
-}
-
-fn members<'a>(
-    snapshot: &'a Snapshot,
-    cluster: &'a ClusterName,
-) -> impl Iterator<Item = &'a Arc<Endpoint>> {
-    snapshot
-        .endpoints
-        .values()
-        .filter(|endpoint| endpoint.spec.cluster == *cluster)
-}
-
-fn routed(endpoint: &Endpoint, snapshot: &Snapshot) -> v1::RoutedEndpoint {
-    let cluster = snapshot.clusters.get(&endpoint.spec.cluster);
-    let policy = cluster.map(|cluster| &cluster.policy);
-    convert::routed_endpoint(
-        endpoint,
-        policy.expect("a cluster with endpoints is not deleted"),
-    )
-}
-
-fn policy(snapshot: &Snapshot, cluster: &ClusterName) -> Option<v1::ClusterPolicy> {
-    snapshot
-        .clusters
-        .get(cluster)
-        .map(|cluster| convert::policy(&cluster.policy))
 }
 
 /// Cuts what a data plane says of itself to what a table has room for.

@@ -1,20 +1,19 @@
 //! Messages as the registry's types: the one step after which nothing is checked
 //! again. Every range stands here and in the contract's comments.
 
-use std::{net::IpAddr, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
-use http::Uri;
-use qcc_proto::{duration, resources::check_key, upstream, v1};
+use qcc_proto::{duration, resources::check_key, v1};
 use tonic::Status;
 
 use super::{
-    convert::read_outcome_class,
+    base_url,
     error::{Violations, invalid},
 };
 use crate::registry::{
     AdminState, ApiFlavor, ApiKey, CHECK_MAX_TOKENS, CHECK_TIMEOUT, Check, CheckKind, ClusterName,
-    CoolDowns, CredentialScheme, EndpointName, Facts, Generation, NAME_RULE, Outcome, Policy,
-    ProxyId, ProxyKey, ReportBatch, Spec, Timeouts, VerificationSchedule, View,
+    CoolDowns, CredentialScheme, EndpointName, NAME_RULE, Policy, Spec, Timeouts,
+    VerificationSchedule,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -24,9 +23,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-const URL_BYTES_MAX: usize = 2048;
 const LABELS_MAX: usize = 16;
-const OUTCOMES_MAX: usize = 10_000;
 
 /// Reads an endpoint's name.
 pub(super) fn endpoint_name(field: &str, name: &str) -> Result<EndpointName, Status> {
@@ -71,7 +68,7 @@ pub(super) fn spec(
     if cluster.is_err() {
         violations.add(field("cluster"), NAME_RULE);
     }
-    let base_url = base_url(&endpoint.base_url, endpoint.allow_plaintext);
+    let base_url = base_url::canonical(&endpoint.base_url, endpoint.allow_plaintext);
     if let Err(rule) = &base_url {
         violations.add(field("base_url"), rule.as_str());
     }
@@ -300,73 +297,6 @@ pub(super) fn span(
     violations.none(span)
 }
 
-/// Reads who is speaking.
-pub(super) fn proxy(identity: Option<&v1::ProxyIdentity>) -> Result<ProxyKey, Status> {
-    let identity = identity.ok_or_else(|| invalid("proxy", "must be set"))?;
-    let id_char = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c);
-    let incarnation_char = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    let mut violations = Violations::default();
-    if !(1..=128).contains(&identity.id.len()) || !identity.id.chars().all(id_char) {
-        violations.add("proxy.id", "must be 1-128 characters of `[A-Za-z0-9._:-]`");
-    }
-    if !(1..=64).contains(&identity.incarnation.len())
-        || !identity.incarnation.chars().all(incarnation_char)
-    {
-        violations.add(
-            "proxy.incarnation",
-            "must be 1-64 characters of `[A-Za-z0-9-]`",
-        );
-    }
-    violations.none(ProxyKey {
-        id: ProxyId::new(&identity.id),
-        incarnation: identity.incarnation.as_str().into(),
-    })
-}
-
-/// Reads a batch of outcomes. What a single outcome says is not checked but bounded:
-/// a report is news, and refusing one would stop all behind it.
-pub(super) fn report_batch(batch: v1::ReportBatch) -> Result<ReportBatch, Status> {
-    if batch.outcomes.len() > OUTCOMES_MAX {
-        return Err(invalid("batch.outcomes", "must be at most 10,000"));
-    }
-    if batch.first_sequence == 0 && !batch.outcomes.is_empty() {
-        return Err(invalid("batch.first_sequence", "must be at least 1"));
-    }
-    Ok(ReportBatch {
-        first_sequence: batch.first_sequence,
-        dropped: batch.dropped,
-        outcomes: batch.outcomes.into_iter().map(outcome).collect(),
-    })
-}
-
-fn outcome(outcome: v1::Outcome) -> Outcome {
-    let class = read_outcome_class(outcome.class());
-    Outcome {
-        generation: Generation(outcome.generation),
-        view: view(outcome.view),
-        count: outcome.count.max(1),
-        facts: Facts {
-            outcome: class,
-            http_status: u16::try_from(outcome.http_status).unwrap_or_default(),
-            error_type: outcome.error_type,
-            retry_after: outcome.retry_after_ms.map(Duration::from_millis),
-            detail: outcome.detail,
-            upstream_request_id: outcome.upstream_request_id,
-        },
-        age: Duration::from_millis(outcome.age_ms),
-        endpoint: outcome.endpoint,
-    }
-}
-
-/// Reads a view; unset means the one before the first.
-pub(super) fn view(view: Option<v1::View>) -> View {
-    let view = view.unwrap_or_default();
-    View {
-        term: view.term,
-        revision: view.revision,
-    }
-}
-
 /// Reads a request id; empty means none. `digest` says what was asked.
 pub(super) fn request(id: &str, digest: u64) -> Result<Option<crate::registry::Request>, Status> {
     if id.is_empty() {
@@ -477,8 +407,8 @@ impl Reader<'_> {
             http.path.as_str()
         };
         if !path.starts_with('/')
-            || path.len() > URL_BYTES_MAX
-            || has_dot_segments(path)
+            || path.len() > base_url::URL_BYTES_MAX
+            || base_url::has_dot_segments(path)
             || path.contains('#')
             || path.parse::<http::uri::PathAndQuery>().is_err()
         {
@@ -522,158 +452,9 @@ impl Reader<'_> {
     }
 }
 
-/// Reads a base URL into its canonical form: lower-case scheme and host, no trailing
-/// slash. Whoever may set one can make every proxy connect there, so it is strict.
-fn base_url(text: &str, allow_plaintext: bool) -> Result<String, String> {
-    const RULE: &str = "must be `https://host[:port][/path]`, without user, query or fragment";
-    if text.is_empty() {
-        return Err(format!("is required: it {RULE}"));
-    }
-    if text.len() > URL_BYTES_MAX {
-        return Err(format!("must be at most {URL_BYTES_MAX} bytes"));
-    }
-    if !text.bytes().all(|byte| byte.is_ascii_graphic()) || text.contains(['#', '?', '\\']) {
-        return Err(RULE.into());
-    }
-    let uri: Uri = text.parse().map_err(|_| RULE)?;
-    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return Err(RULE.into());
-    };
-    let host = authority.host().to_ascii_lowercase();
-    if authority.as_str().contains('@') || host.is_empty() {
-        return Err(RULE.into());
-    }
-    let port = authority
-        .as_str()
-        .rsplit_once(':')
-        .map_or("", |(_, port)| port);
-    let has_port = authority.as_str().len() > host.len();
-    if has_port && port.parse::<u16>().map_or(true, |port| port == 0) {
-        return Err("must have a port of 1-65535, or none".into());
-    }
-    let address = literal_address(&host)?;
-    if address.is_some_and(|address| !upstream::may_connect(address)) {
-        return Err("must not be a link-local, unspecified, multicast or broadcast address".into());
-    }
-    if has_dot_segments(uri.path()) {
-        return Err("must not have dot segments in its path".into());
-    }
-    let local = host == "localhost" || address.is_some_and(|address| address.is_loopback());
-    match scheme {
-        "https" => {}
-        "http" if local || allow_plaintext => {}
-        "http" => {
-            return Err(
-                "must be https, unless it is this machine or `allow_plaintext` is set".into(),
-            );
-        }
-        _ => return Err(RULE.into()),
-    }
-    let port = if has_port {
-        format!(":{port}")
-    } else {
-        String::new()
-    };
-    Ok(format!(
-        "{scheme}://{host}{port}{}",
-        uri.path().trim_end_matches('/')
-    ))
-}
-
-/// Returns the address that a host is, if it is one. A host that looks like a number
-/// but is no plain address (`127.1`, `0x7f000001`) is refused: resolvers differ on it.
-fn literal_address(host: &str) -> Result<Option<IpAddr>, String> {
-    if let Some(inner) = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-    {
-        return match inner.parse() {
-            Ok(address) => Ok(Some(IpAddr::V6(address))),
-            Err(_) => Err("must have a valid IPv6 address in brackets, without a zone".into()),
-        };
-    }
-    if let Ok(address) = host.parse() {
-        return Ok(Some(IpAddr::V4(address)));
-    }
-    let last = host
-        .trim_end_matches('.')
-        .rsplit('.')
-        .next()
-        .unwrap_or_default();
-    if last.starts_with("0x") || last.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err("must have a host name or a plain IP address".into());
-    }
-    Ok(None)
-}
-
-fn has_dot_segments(path: &str) -> bool {
-    let path = path
-        .split('?')
-        .next()
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    path.replace("%2f", "/")
-        .split('/')
-        .any(|segment| matches!(segment.replace("%2e", ".").as_str(), "." | ".."))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base_urls_are_canonical() {
-        for (given, stored) in [
-            ("https://API.example", "https://api.example"),
-            ("https://api.example/", "https://api.example"),
-            (
-                "https://api.example:8443/v1/",
-                "https://api.example:8443/v1",
-            ),
-            ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
-            ("http://localhost:11434/api", "http://localhost:11434/api"),
-            ("https://[2001:db8::1]/x", "https://[2001:db8::1]/x"),
-        ] {
-            assert_eq!(base_url(given, false).as_deref(), Ok(stored), "{given}");
-        }
-        assert!(base_url("http://10.0.0.7:8000", true).is_ok());
-    }
-
-    #[test]
-    fn base_urls_that_could_lead_elsewhere_are_refused() {
-        for bad in [
-            "",
-            "api.example",
-            "/v1",
-            "ftp://api.example",
-            "file:///etc/passwd",
-            "https://",
-            "https://user:pass@api.example",
-            "https://api.example/?a=b",
-            "https://api.example/#a",
-            "https://api.example:0",
-            "https://api.example:65536",
-            "https://api.example:",
-            "https://127.1",
-            "https://2130706433",
-            "https://0x7f000001",
-            "https://[fe80::1%25eth0]",
-            "https://169.254.169.254/latest",
-            "https://0.0.0.0",
-            "https://224.0.0.1",
-            "https://[fe80::1]",
-            "https://[::ffff:169.254.169.254]",
-            "http://api.example",
-            "https://api.example/a/../b",
-            "https://api.example/%2e%2E/b",
-            "https://api.example/a%2f..%2fb",
-            "https://api.example/a\nb",
-            "https://api.example\\@evil.example",
-        ] {
-            assert!(base_url(bad, false).is_err(), "{bad:?}");
-        }
-        assert!(base_url(&format!("https://a.example/{}", "x".repeat(3000)), false).is_err());
-    }
 
     #[test]
     fn a_policy_of_nothing_is_the_default_policy() {

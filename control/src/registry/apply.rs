@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ClusterName, EndpointName, Policy, Registry,
+    ClusterName, EndpointName, Error, KeyChange, Policy, Registry,
     endpoint::{AdminState, Spec, Turn},
-    operate::{Error, KeyChange},
 };
 
 /// A declared set of resources.

@@ -23,8 +23,10 @@
 mod apply;
 mod checks;
 mod endpoint;
+mod error;
 mod evidence;
 mod health;
+mod mutation;
 mod names;
 mod observe;
 mod operate;
@@ -51,11 +53,13 @@ use serde::{Deserialize, Serialize};
 pub use apply::{Action, Change, Declaration, DeclaredEndpoint, Resource};
 pub use checks::{CheckId, CheckOrder, Conclusion, Verdict};
 pub use endpoint::{AdminState, Endpoint, Mark, Spec, Stats};
+pub use error::Error;
 pub use evidence::{Blame, Cause, Evidence, Facts, OutcomeClass, Witness};
 pub use health::{Health, Incident};
+pub use mutation::{Answer, KeyChange, Mutation};
 pub use names::{ClusterName, EndpointName, InvalidName, NAME_RULE};
 pub use observe::{Observation, Outcome};
-pub use operate::{Answer, Error, KeyChange, Mutation};
+
 pub use policy::{
     ApiFlavor, CHECK_MAX_TOKENS, CHECK_TIMEOUT, Check, CheckKind, CoolDowns, CredentialScheme,
     Policy, Timeouts, VerificationSchedule,

@@ -1,176 +1,14 @@
 //! What an operator may do.
 
-use std::{fmt, sync::Arc, time::Duration};
-
-use serde::{Deserialize, Serialize};
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    ApiKey, CheckKind, Cluster, ClusterName, Endpoint, EndpointName, Evidence, Facts, Health,
-    Moment, OutcomeClass, Policy, Registry, Request, Witness,
-    apply::{Change, Declaration},
+    Answer, Cause, CheckKind, Cluster, ClusterName, Endpoint, EndpointName, Error, Evidence, Facts,
+    Health, Incident, KeyChange, Moment, Mutation, OutcomeClass, Policy, Registry, Request,
+    Witness,
     endpoint::{AdminState, Spec, Turn},
     requests::Known,
 };
-
-/// A change that an operator asks for.
-#[derive(Debug, Clone)]
-pub enum Mutation {
-    /// Add a cluster.
-    CreateCluster {
-        /// Its name.
-        name: ClusterName,
-        /// Its rules.
-        policy: Policy,
-    },
-    /// Replace a cluster's rules.
-    UpdateCluster {
-        /// Its name.
-        name: ClusterName,
-        /// Its rules.
-        policy: Policy,
-        /// Only if this is its etag.
-        etag: Option<String>,
-    },
-    /// Remove an empty cluster.
-    DeleteCluster {
-        /// Its name.
-        name: ClusterName,
-        /// Only if this is its etag.
-        etag: Option<String>,
-        /// A cluster that does not exist is as good as deleted.
-        allow_missing: bool,
-    },
-    /// Add an endpoint.
-    CreateEndpoint(Spec),
-    /// Replace an endpoint's configuration.
-    UpdateEndpoint {
-        /// The configuration; its key is not looked at.
-        spec: Spec,
-        /// What happens to the key.
-        key: KeyChange,
-        /// Only if this is its etag.
-        etag: Option<String>,
-    },
-    /// Remove an endpoint.
-    DeleteEndpoint {
-        /// Its name.
-        name: EndpointName,
-        /// Only if this is its etag.
-        etag: Option<String>,
-        /// An endpoint that does not exist is as good as deleted.
-        allow_missing: bool,
-    },
-    /// Say whether an endpoint takes part.
-    SetAdminState {
-        /// Its name.
-        name: EndpointName,
-        /// The operator's wish.
-        state: AdminState,
-    },
-    /// Call an endpoint unhealthy.
-    Eject {
-        /// Its name.
-        name: EndpointName,
-        /// For the people who will ask.
-        reason: String,
-        /// No check before this has passed.
-        hold: Duration,
-    },
-    /// Forget what is held against an endpoint.
-    Restore {
-        /// Its name.
-        name: EndpointName,
-    },
-    /// Check an endpoint now.
-    Verify {
-        /// Its name.
-        name: EndpointName,
-    },
-    /// Check queued endpoints now.
-    VerifyFailures {
-        /// Their names; empty for all.
-        names: Vec<EndpointName>,
-    },
-    /// Forget one incident.
-    RemoveFailure {
-        /// The endpoint.
-        name: EndpointName,
-    },
-    /// Forget all incidents.
-    ClearFailures {
-        /// Of this cluster only.
-        cluster: Option<ClusterName>,
-    },
-    /// Bring about a declared set of resources.
-    Apply(Declaration),
-}
-
-/// What happens to an endpoint's key.
-#[derive(Debug, Clone)]
-pub enum KeyChange {
-    /// It stays.
-    Keep,
-    /// It is replaced, or removed.
-    Set(Option<ApiKey>),
-}
-
-/// What a mutation came to. Resources are named, not shown: whoever answers reads
-/// them from the published state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Answer {
-    /// Nothing more to say.
-    Done,
-    /// This cluster.
-    Cluster(ClusterName),
-    /// This endpoint.
-    Endpoint(EndpointName),
-    /// So many.
-    Count(u32),
-    /// All this.
-    Changes(Vec<Change>),
-}
-
-/// A mutation that was refused. Nothing changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Error {
-    /// No such cluster.
-    UnknownCluster(ClusterName),
-    /// No such endpoint.
-    UnknownEndpoint(EndpointName),
-    /// The name is taken.
-    ClusterExists(ClusterName),
-    /// The name is taken.
-    EndpointExists(EndpointName),
-    /// The resource has changed since it was read.
-    EtagMismatch {
-        /// The etag now.
-        current: String,
-    },
-    /// The cluster still has endpoints.
-    ClusterInUse(ClusterName),
-    /// The default cluster cannot be deleted.
-    DefaultCluster,
-    /// The endpoint is not in the failure queue.
-    NotQueued(EndpointName),
-    /// A disabled endpoint is not checked.
-    Disabled(EndpointName),
-    /// The endpoint's check is `none`.
-    NothingToCheck(EndpointName),
-    /// The base URL changes, so its key must be entered again.
-    CredentialNeeded(EndpointName),
-    /// An endpoint cannot move to another cluster.
-    ClusterImmutable(EndpointName),
-    /// The request id was used for another request.
-    RequestIdReused,
-    /// A limit is reached.
-    TooMany {
-        /// Of what.
-        what: &'static str,
-        /// How many there may be.
-        limit: usize,
-    },
-}
 
 /// Endpoints that a registry holds at most.
 pub(super) const ENDPOINTS_MAX: usize = 20_000;
@@ -554,10 +392,10 @@ impl Endpoint {
             generation: self.generation,
             observed: turn.now,
         };
-        let health = self.health.clone().eject(super::Cause::Operator, turn.now);
+        let health = self.health.clone().eject(Cause::Operator, turn.now);
         let health = match health {
-            Health::Unhealthy(incident) => Health::Unhealthy(super::Incident {
-                cause: super::Cause::Operator,
+            Health::Unhealthy(incident) => Health::Unhealthy(Incident {
+                cause: Cause::Operator,
                 ..incident
             }),
             other => other,
@@ -608,44 +446,3 @@ fn missing(allowed: bool, error: Error) -> Result<Answer, Error> {
         Err(error)
     }
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::UnknownCluster(name) => write!(f, "unknown cluster `{name}`"),
-            Self::UnknownEndpoint(name) => write!(f, "unknown endpoint `{name}`"),
-            Self::ClusterExists(name) => write!(f, "cluster `{name}` exists already"),
-            Self::EndpointExists(name) => write!(f, "endpoint `{name}` exists already"),
-            Self::EtagMismatch { current } => {
-                write!(
-                    f,
-                    "it was changed since it was read (the etag is now `{current}`)"
-                )
-            }
-            Self::ClusterInUse(name) => write!(f, "cluster `{name}` still has endpoints"),
-            Self::DefaultCluster => f.write_str("cluster `default` cannot be deleted"),
-            Self::NotQueued(name) => write!(f, "endpoint `{name}` is not in the failure queue"),
-            Self::Disabled(name) => {
-                write!(f, "endpoint `{name}` is disabled, so it is not checked")
-            }
-            Self::NothingToCheck(name) => {
-                write!(
-                    f,
-                    "endpoint `{name}` has check `none`: there is nothing to ask"
-                )
-            }
-            Self::CredentialNeeded(name) => write!(
-                f,
-                "endpoint `{name}` gets another base URL, so its credential must be entered again"
-            ),
-            Self::ClusterImmutable(name) => write!(
-                f,
-                "endpoint `{name}` cannot move to another cluster; delete it and create it there"
-            ),
-            Self::RequestIdReused => f.write_str("the request id was used for another request"),
-            Self::TooMany { what, limit } => write!(f, "there may be at most {limit} {what}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}

@@ -1,0 +1,228 @@
+//! What data planes are told, as bytes.
+//!
+//! An update is encoded once and shared by all streams that stand at the same view;
+//! those that have fallen behind by several views share one update that spans them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use qcc_proto::{encoded::encode, v1};
+
+use super::convert;
+use crate::{
+    feed::{Feed, Since},
+    registry::{Clock, ClusterName, Endpoint, Publication, Snapshot, View},
+};
+
+/// Endpoints in one message: about 300 KiB, well below the 4 MiB that clients take.
+const ENDPOINTS_PER_CHUNK: usize = 1000;
+
+/// How long an encoded snapshot is handed out again, at most: its clock is the age of
+/// every pause in it.
+const SNAPSHOT_REUSE: Duration = Duration::from_millis(500);
+
+/// Deltas that are kept for other streams: those of one burst.
+const DELTAS_MAX: usize = 32;
+
+/// Updates for the data planes of all clusters.
+#[derive(Debug)]
+pub(super) struct Updates {
+    feed: Arc<Feed>,
+    snapshots: Mutex<BTreeMap<ClusterName, EncodedSnapshot>>,
+    /// By where they lead to and where they come from.
+    deltas: Mutex<BTreeMap<(View, View, ClusterName), Bytes>>,
+}
+
+/// The chunks of a cluster's snapshot, of which view, and made when.
+type EncodedSnapshot = (View, Instant, Arc<[Bytes]>);
+
+impl Updates {
+    pub(super) fn new(feed: Arc<Feed>) -> Self {
+        Self {
+            feed,
+            snapshots: Mutex::default(),
+            deltas: Mutex::default(),
+        }
+    }
+
+    /// Returns the messages that lead from `position` to `snapshot`.
+    pub(super) fn lead(
+        &self,
+        snapshot: &Snapshot,
+        cluster: &ClusterName,
+        position: Option<View>,
+    ) -> Arc<[Bytes]> {
+        let Some(from) = position else {
+            return self.snapshot(snapshot, cluster);
+        };
+        match self.feed.since(from, snapshot.view) {
+            Since::Changed(_) if from == snapshot.view => Arc::new([self.bookmark(snapshot)]),
+            Since::Changed(changed) => Arc::new([self.delta(from, snapshot, cluster, &changed)]),
+            // A view of the future belongs to a state that is gone: this one is the truth.
+            Since::TooOld | Since::Future => self.snapshot(snapshot, cluster),
+        }
+    }
+
+    fn snapshot(&self, snapshot: &Snapshot, cluster: &ClusterName) -> Arc<[Bytes]> {
+        let mut cache = self
+            .snapshots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        cache.retain(|_, (_, made, _)| made.elapsed() < SNAPSHOT_REUSE);
+        if let Some((view, _, chunks)) = cache.get(cluster)
+            && *view == snapshot.view
+        {
+            return chunks.clone();
+        }
+        let chunks = encode_snapshot(snapshot, cluster, self.now());
+        cache.insert(
+            cluster.clone(),
+            (snapshot.view, Instant::now(), chunks.clone()),
+        );
+        chunks
+    }
+
+    fn delta(
+        &self,
+        from: View,
+        snapshot: &Snapshot,
+        cluster: &ClusterName,
+        changed: &Publication,
+    ) -> Bytes {
+        let key = (snapshot.view, from, cluster.clone());
+        let mut cache = self.deltas.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bytes) = cache.get(&key) {
+            return bytes.clone();
+        }
+        let bytes = encode_delta(from, snapshot, cluster, changed, self.now());
+        while cache.len() >= DELTAS_MAX {
+            cache.pop_first();
+        }
+        cache.insert(key, bytes.clone());
+        bytes
+    }
+
+    fn bookmark(&self, snapshot: &Snapshot) -> Bytes {
+        let bookmark = v1::SnapshotBookmark {};
+        message(
+            snapshot,
+            self.now(),
+            v1::watch_snapshots_response::Update::Bookmark(bookmark),
+        )
+    }
+
+    fn now(&self) -> Clock {
+        self.feed.now().clock
+    }
+}
+
+fn encode_snapshot(snapshot: &Snapshot, cluster: &ClusterName, now: Clock) -> Arc<[Bytes]> {
+    let endpoints: Vec<_> = members(snapshot, cluster).collect();
+    let chunks = endpoints.len().div_ceil(ENDPOINTS_PER_CHUNK).max(1);
+    (0..chunks)
+        .map(|at| {
+            let first = at == 0;
+            let chunk = endpoints
+                .iter()
+                .skip(at * ENDPOINTS_PER_CHUNK)
+                .take(ENDPOINTS_PER_CHUNK);
+            message(
+                snapshot,
+                now,
+                v1::watch_snapshots_response::Update::Snapshot(v1::SnapshotChunk {
+                    policy: if first {
+                        policy(snapshot, cluster)
+                    } else {
+                        None
+                    },
+                    endpoints: chunk.map(|endpoint| routed(endpoint, snapshot)).collect(),
+                    first,
+                    last: at + 1 == chunks,
+                }),
+            )
+        })
+        .collect()
+}
+
+fn encode_delta(
+    from: View,
+    snapshot: &Snapshot,
+    cluster: &ClusterName,
+    changed: &Publication,
+    now: Clock,
+) -> Bytes {
+    let present = changed
+        .endpoints
+        .iter()
+        .filter_map(|name| snapshot.endpoints.get(name));
+    let removed = changed
+        .endpoints
+        .iter()
+        .filter(|name| !snapshot.endpoints.contains_key(*name));
+    let policy = if changed.clusters.contains(cluster) {
+        policy(snapshot, cluster)
+    } else {
+        None
+    };
+    message(
+        snapshot,
+        now,
+        v1::watch_snapshots_response::Update::Delta(v1::SnapshotDelta {
+            from_view: Some(convert::view(from)),
+            policy,
+            endpoints: present
+                .filter(|endpoint| endpoint.spec.cluster == *cluster)
+                .map(|endpoint| routed(endpoint, snapshot))
+                .collect(),
+            // A name that was deleted in one cluster and created in another is removed
+            // here; one that was never here does no harm.
+            removed_endpoints: removed
+                .chain(changed.endpoints.iter().filter(|name| {
+                    snapshot
+                        .endpoints
+                        .get(*name)
+                        .is_some_and(|e| e.spec.cluster != *cluster)
+                }))
+                .map(ToString::to_string)
+                .collect(),
+        }),
+    )
+}
+
+fn message(snapshot: &Snapshot, now: Clock, update: v1::watch_snapshots_response::Update) -> Bytes {
+    encode(&v1::WatchSnapshotsResponse {
+        view: Some(convert::view(snapshot.view)),
+        clock_ms: now.0,
+        update: Some(update),
+    })
+}
+
+pub(super) fn members<'a>(
+    snapshot: &'a Snapshot,
+    cluster: &'a ClusterName,
+) -> impl Iterator<Item = &'a Arc<Endpoint>> {
+    snapshot
+        .endpoints
+        .values()
+        .filter(|endpoint| endpoint.spec.cluster == *cluster)
+}
+
+pub(super) fn routed(endpoint: &Endpoint, snapshot: &Snapshot) -> v1::RoutedEndpoint {
+    let cluster = snapshot.clusters.get(&endpoint.spec.cluster);
+    let policy = cluster.map(|cluster| &cluster.policy);
+    convert::routed_endpoint(
+        endpoint,
+        policy.expect("a cluster with endpoints is not deleted"),
+    )
+}
+
+pub(super) fn policy(snapshot: &Snapshot, cluster: &ClusterName) -> Option<v1::ClusterPolicy> {
+    snapshot
+        .clusters
+        .get(cluster)
+        .map(|cluster| convert::policy(&cluster.policy))
+}
