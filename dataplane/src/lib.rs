@@ -51,7 +51,7 @@ use drain::Drain;
 use proxy::Counters;
 use reports::Outbox;
 use routing::Router;
-use sync::{Link, Sync};
+use sync::Link;
 
 /// How long a stopping proxy tries to get rid of its last reports.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -165,7 +165,7 @@ impl Proxy {
         let identity = self.identity();
         let counters = Arc::new(Counters::default());
         let drain = Drain::new(self.config.drain_timeout);
-        let sync = Sync {
+        let sync = sync::Client {
             control_urls: self.config.control_urls.clone(),
             identity: identity.clone(),
             cluster: self.config.cluster.clone(),

@@ -10,6 +10,20 @@
 //! - [`attempt`]: one try at one endpoint, from choice to outcome.
 //! - [`reason`]: why an endpoint is not selected.
 //!
+//! The way of one client request:
+//!
+//! ```text
+//! router.begin() -> Routing
+//! loop: routing.next(now)
+//!   Attempt      send the request there
+//!                  attempt.answered()            a 2xx head: the endpoint is proven
+//!                  attempt.finish(outcome, now)  marks, wakes, reports
+//!                  or drop it                    the client went away
+//!   Wait         router.changed(), or until      a place may be free
+//!   Exhausted    this request is out of endpoints
+//!   Unavailable  so is everybody: say why, and when to come back
+//! ```
+//!
 //! This is a core: no I/O, no clock, no logging, and of the wire only its
 //! vocabulary (the enums and [`View`](qcc_proto::v1::View)). Time comes in as `now`,
 //! randomness as a seed. Selection takes no lock: the table is swapped atomically,

@@ -38,9 +38,9 @@ use session::Session;
 /// and again, and must not be opened anew without a pause.
 const STEADY: Duration = Duration::from_secs(5);
 
-/// What the connection needs to know.
+/// What keeps in step, and what it needs to know.
 #[derive(Debug)]
-pub(crate) struct Sync {
+pub(crate) struct Client {
     /// The control planes, to be tried in turn. Not empty.
     pub control_urls: Vec<Uri>,
     /// Who we are.
@@ -88,7 +88,7 @@ impl fmt::Display for Error {
     }
 }
 
-impl Sync {
+impl Client {
     /// Stays connected, for as long as the future is polled.
     pub(crate) async fn run(self) {
         let mut replica = Replica::default();

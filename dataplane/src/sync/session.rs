@@ -7,7 +7,7 @@ use qcc_proto::v1::health_sync_service_client::HealthSyncServiceClient;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{Error, Sync, replica::Replica, reporter, watch::Watch};
+use super::{Client, Error, replica::Replica, reporter, watch::Watch};
 
 /// Longer than any healthy network needs, short enough for the next address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -20,34 +20,34 @@ const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// One connection.
 pub(super) struct Session<'a> {
-    sync: &'a Sync,
+    client: &'a Client,
     url: &'a Uri,
     watch: Watch<'a>,
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(sync: &'a Sync, url: &'a Uri, replica: &'a mut Replica) -> Self {
+    pub(super) fn new(client: &'a Client, url: &'a Uri, replica: &'a mut Replica) -> Self {
         Self {
-            sync,
+            client,
             url,
-            watch: Watch::new(sync, url, replica),
+            watch: Watch::new(client, url, replica),
         }
     }
 
     /// Connects and runs both streams, until one of them ends.
     pub(super) async fn run(&mut self) -> Error {
-        let client = match connect(self.url).await {
-            Ok(client) => client,
+        let rpc = match connect(self.url).await {
+            Ok(rpc) => rpc,
             Err(error) => return error,
         };
         let reports = reporter::run(
-            client.clone(),
-            &self.sync.identity,
-            &self.sync.outbox,
-            &self.sync.link,
+            rpc.clone(),
+            &self.client.identity,
+            &self.client.outbox,
+            &self.client.link,
         );
         tokio::select! {
-            error = self.watch.run(client) => error,
+            error = self.watch.run(rpc) => error,
             error = reports => error,
         }
     }

@@ -188,7 +188,7 @@ impl Testbed {
         let outbox = Arc::new(Outbox::new(100));
         let router = Router::new(1, Arc::clone(&outbox));
         let link = Link::new();
-        let sync = Sync {
+        let sync = Client {
             control_urls: vec![
                 "http://127.0.0.1:1".parse().unwrap(), // Nobody there.
                 format!("http://{address}").parse().unwrap(),

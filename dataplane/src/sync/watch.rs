@@ -12,23 +12,23 @@ use tonic::{Code, Status, transport::Channel};
 use tracing::{debug, info, warn};
 
 use super::{
-    Error, Sync,
+    Client, Error,
     link::SILENCE_MAX,
     replica::{Applied, Replica},
 };
 
 /// One stream of views.
 pub(super) struct Watch<'a> {
-    sync: &'a Sync,
+    client: &'a Client,
     url: &'a Uri,
     replica: &'a mut Replica,
     up_since: Option<Instant>,
 }
 
 impl<'a> Watch<'a> {
-    pub(super) fn new(sync: &'a Sync, url: &'a Uri, replica: &'a mut Replica) -> Self {
+    pub(super) fn new(client: &'a Client, url: &'a Uri, replica: &'a mut Replica) -> Self {
         Self {
-            sync,
+            client,
             url,
             replica,
             up_since: None,
@@ -41,8 +41,8 @@ impl<'a> Watch<'a> {
     }
 
     /// Follows the stream until it ends.
-    pub(super) async fn run(&mut self, client: HealthSyncServiceClient<Channel>) -> Error {
-        match self.follow(client).await {
+    pub(super) async fn run(&mut self, rpc: HealthSyncServiceClient<Channel>) -> Error {
+        match self.follow(rpc).await {
             Ok(never) => match never {},
             Err(error) => error,
         }
@@ -50,15 +50,15 @@ impl<'a> Watch<'a> {
 
     async fn follow(
         &mut self,
-        mut client: HealthSyncServiceClient<Channel>,
+        mut rpc: HealthSyncServiceClient<Channel>,
     ) -> Result<std::convert::Infallible, Error> {
         let resume_from = self.replica.open();
         let request = WatchSnapshotsRequest {
-            proxy: Some(self.sync.identity.clone()),
-            cluster: self.sync.cluster.clone(),
+            proxy: Some(self.client.identity.clone()),
+            cluster: self.client.cluster.clone(),
             resume_from,
         };
-        let opened = timeout(SILENCE_MAX, client.watch_snapshots(request)).await;
+        let opened = timeout(SILENCE_MAX, rpc.watch_snapshots(request)).await;
         let opened = opened.map_err(|_| Error::Silent)?;
         let mut stream = opened.map_err(|status| self.refused(status))?.into_inner();
         loop {
@@ -83,17 +83,17 @@ impl<'a> Watch<'a> {
                 let view = update.view;
                 if update.reset {
                     warn!(%view, "the control plane has forgotten what we had; starting over");
-                    self.sync.outbox.settle(|buffer| buffer.clear());
+                    self.client.outbox.settle(|buffer| buffer.clear());
                 }
                 debug!(%view, endpoints = update.endpoints.len(), "view applied");
-                self.sync.router.publish(update);
+                self.client.router.publish(update);
                 Some(view)
             }
         };
-        self.sync.link.confirmed(self.url, view, now);
+        self.client.link.confirmed(self.url, view, now);
         if self.up_since.is_none() {
             self.up_since = Some(now);
-            let view = self.sync.link.state().view.unwrap_or_default();
+            let view = self.client.link.state().view.unwrap_or_default();
             info!(url = %self.url, %view, "in step with the control plane");
         }
         Ok(())
