@@ -31,9 +31,11 @@ use prost::Message;
 use qcc_proto::v1;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, transport::Server};
+use tonic::{
+    Status,
+    transport::{Server, server::TcpIncoming},
+};
 use tonic_health::pb::health_server::HealthServer;
 
 use crate::{
@@ -94,6 +96,8 @@ pub(crate) async fn serve(api: Api, listener: TcpListener) -> Result<(), tonic::
     };
     let own = "the descriptor set was made by the build";
     let stop = api.stop.clone();
+    // An update is one small packet: it must not wait for the last one's receipt.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -109,9 +113,7 @@ pub(crate) async fn serve(api: Api, listener: TcpListener) -> Result<(), tonic::
         .add_service(HealthServer::new(health::Health::new(api.stop.clone())))
         .add_service(reflection().build_v1().expect(own))
         .add_service(reflection().build_v1alpha().expect(own))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
-            stop.cancelled().await
-        })
+        .serve_with_incoming_shutdown(incoming, async move { stop.cancelled().await })
         .await
 }
 
