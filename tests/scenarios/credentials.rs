@@ -196,6 +196,54 @@ async fn successes_from_before_the_rejection_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_on_its_own_keeps_to_a_rejection_that_it_saw() {
+    a_proxy_on_its_own_keeps_to_what_it_saw(Answer::status(401)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_on_its_own_keeps_to_a_pause_that_it_was_asked_for() {
+    let pause = Answer::status(429).header("retry-after", "300");
+    a_proxy_on_its_own_keeps_to_what_it_saw(pause).await;
+}
+
+async fn a_proxy_on_its_own_keeps_to_what_it_saw(refusal: Answer) {
+    let builder = Testbed::start().patient_checks().endpoints(["bad", "good"]);
+    let testbed = builder.relayed().proxies(1).await;
+    let (proxy, bad) = (testbed.proxy(0), testbed.upstream("bad"));
+    proxy.message().await.expect_status(200);
+    proxy
+        .eventually_sees("bad", "proven", |endpoint| !endpoint.unproven)
+        .await;
+    let gate = Gate::new();
+    bad.respond(Answer::status(200).behind(&gate));
+    let parked = proxy.messages(50);
+    gate.reached_by(50).await;
+
+    // Nobody tells the proxy anything from here on.
+    testbed.relay().cut();
+    bad.respond(refusal);
+    assert_eq!(proxy.message().await.expect_status(200).served_by(), "good");
+    gate.open();
+    parked.expect_all(200).await;
+    proxy
+        .eventually_sees("bad", "idle", |endpoint| endpoint.in_flight == 0)
+        .await;
+    for response in proxy.messages(50).expect_all(200).await {
+        assert_eq!(response.served_by(), "good");
+    }
+    assert_eq!(bad.client_requests(), 52);
+
+    testbed.relay().heal();
+    testbed.settled().await;
+    let state = testbed.control().state("bad").await;
+    assert!(
+        matches!(state, HealthState::Unhealthy | HealthState::Degraded),
+        "{state:?}"
+    );
+    assert_eq!(proxy.message().await.expect_status(200).served_by(), "good");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_bad_endpoints_are_two_failures_however_often_they_are_met() {
     let builder = Testbed::start()
         .unchecked()
