@@ -218,7 +218,7 @@ pub fn new(
     store: Store,
     term: u64,
     saved: registry::Saved,
-    salt: Vec<u8>,
+    seed: registry::Seed,
 ) -> (
     Writer,
     Handle,
@@ -230,7 +230,7 @@ pub fn new(
         .as_ref()
         .map_or(Clock::default(), |meta| meta.clock);
     let clock = RegistryClock::resume(base);
-    let registry = Registry::new(term, saved, salt, clock.now());
+    let registry = Registry::new(term, saved, seed, clock.now());
     let feed = Arc::new(Feed::new(registry.snapshot(), clock));
     let (mailbox, commands) = mpsc::channel(MAILBOX);
     let (orders, orders_out) = mpsc::unbounded_channel();

@@ -149,6 +149,7 @@ mod tests {
             endpoints: Default::default(),
             totals: Default::default(),
             report_counts: Default::default(),
+            registry_id: "r".into(),
             salt: Arc::new([]),
         }
     }

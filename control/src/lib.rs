@@ -101,10 +101,8 @@ pub async fn start(config: Config) -> Result<ControlPlane, Error> {
     let (store, loaded) = Store::open(&options).map_err(Error::Store)?;
     let term = loaded.term;
     let saved = records::load(loaded.records).map_err(Error::Records)?;
-    let mut salt = vec![0; 16];
-    getrandom::fill(&mut salt)
-        .map_err(|error| Error::System("get random bytes", io::Error::other(error)))?;
-    let (writer, handle, feed, orders) = actor::new(store, term, saved, salt);
+    let seed = seed().map_err(|error| Error::System("get random bytes", error))?;
+    let (writer, handle, feed, orders) = actor::new(store, term, saved, seed);
     let (ended, writer_end) = oneshot::channel();
     std::thread::Builder::new()
         .name("writer".into())
@@ -185,6 +183,18 @@ impl ControlPlane {
         // durable already.
         end.map_or(Ok(()), died)
     }
+}
+
+/// Returns what a new registry is made with.
+fn seed() -> io::Result<registry::Seed> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random)?;
+    let (id, salt) = random.split_at(16);
+    let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(registry::Seed {
+        registry_id: id.into(),
+        salt: salt.into(),
+    })
 }
 
 /// How long a stopping control plane waits for its writer.

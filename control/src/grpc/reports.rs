@@ -49,6 +49,7 @@ pub(super) fn batch(batch: v1::ReportBatch) -> Result<ReportBatch, Status> {
     Ok(ReportBatch {
         first_sequence: batch.first_sequence,
         dropped: batch.dropped,
+        registry_id: (!batch.registry_id.is_empty()).then(|| batch.registry_id.into()),
         outcomes: batch.outcomes.into_iter().map(outcome).collect(),
     })
 }

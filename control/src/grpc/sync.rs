@@ -48,7 +48,11 @@ impl HealthSyncService for Sync {
         let request = request.into_inner();
         let key = reports::proxy(request.proxy.as_ref())?;
         let cluster = validate::cluster_name("cluster", &request.cluster)?;
-        let position = request.resume_from.map(|view| reports::view(Some(view)));
+        let known = self.api.feed.snapshot().registry_id.clone();
+        let position = request
+            .resume_from
+            .filter(|_| request.registry_id.is_empty() || *request.registry_id == *known)
+            .map(|view| reports::view(Some(view)));
         self.introduce(&key, request.proxy, Some(&cluster));
         let (lease, _, _) = self.api.handle.connect(key.clone()).await?;
         let (messages, stream) = tokio::sync::mpsc::channel(1);
@@ -72,6 +76,7 @@ impl HealthSyncService for Sync {
         Ok(Response::new(v1::GetSnapshotResponse {
             view: Some(convert::view(snapshot.view)),
             clock_ms: self.api.feed.now().clock.0,
+            registry_id: snapshot.registry_id.to_string(),
             policy: policy(&snapshot, &cluster),
             endpoints: members(&snapshot, &cluster)
                 .map(|endpoint| routed(endpoint, &snapshot))
@@ -186,7 +191,7 @@ impl Sync {
             if let Some(batch) = batch {
                 if batch.outcomes.is_empty() && batch.dropped == 0 {
                     // It only says what was applied: nothing for the writer to do.
-                    self.heard(&key, &batch, receipt);
+                    self.heard(&key, batch.applied_view, 0, receipt);
                     view = self.api.feed.snapshot().view;
                 } else {
                     (receipt, view) = self.apply(&key, batch).await?;
@@ -212,22 +217,19 @@ impl Sync {
         key: &ProxyKey,
         batch: v1::ReportBatch,
     ) -> Result<(Receipt, View), Status> {
-        let heard = v1::ReportBatch {
-            outcomes: Vec::new(),
-            ..batch
-        };
+        let (applied, dropped) = (batch.applied_view, batch.dropped);
         let batch = reports::batch(batch)?;
         let (receipt, view) = self.api.handle.report(key.clone(), batch).await?;
-        self.heard(key, &heard, receipt);
+        self.heard(key, applied, dropped, receipt);
         Ok((receipt, view))
     }
 
-    fn heard(&self, key: &ProxyKey, batch: &v1::ReportBatch, receipt: Receipt) {
-        let applied = batch.applied_view.map(|view| reports::view(Some(view)));
+    fn heard(&self, key: &ProxyKey, applied: Option<v1::View>, dropped: u64, receipt: Receipt) {
+        let applied = applied.map(|view| reports::view(Some(view)));
         self.api.sessions.update(key, |session| {
             session.applied = applied.or(session.applied);
             session.acknowledged = session.acknowledged.max(receipt.acknowledged);
-            session.dropped = session.dropped.saturating_add(batch.dropped);
+            session.dropped = session.dropped.saturating_add(dropped);
         });
     }
 

@@ -142,6 +142,11 @@ fn encode_snapshot(snapshot: &Snapshot, cluster: &ClusterName, now: Clock) -> Ar
                     endpoints: chunk.map(|endpoint| routed(endpoint, snapshot)).collect(),
                     first,
                     last: at + 1 == chunks,
+                    registry_id: if first {
+                        snapshot.registry_id.to_string()
+                    } else {
+                        String::new()
+                    },
                 }),
             )
         })

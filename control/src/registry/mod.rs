@@ -118,7 +118,7 @@ pub struct QueueTotals {
 }
 
 /// Single numbers that survive a restart.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Meta {
     /// The last published revision.
     pub revision: u64,
@@ -128,7 +128,18 @@ pub struct Meta {
     pub clock: Clock,
     /// The queue's counters.
     pub totals: QueueTotals,
+    /// Names this history of views and generations.
+    pub registry_id: Arc<str>,
     /// Salt of key fingerprints.
+    pub salt: Vec<u8>,
+}
+
+/// Random values that a new registry is made with.
+#[derive(Debug, Clone)]
+pub struct Seed {
+    /// See [`Meta::registry_id`].
+    pub registry_id: Arc<str>,
+    /// See [`Meta::salt`].
     pub salt: Vec<u8>,
 }
 
@@ -213,14 +224,18 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Takes up what was saved, in a new term. `salt` is used if none was saved.
-    pub fn new(term: u64, saved: Saved, salt: Vec<u8>, now: Moment) -> Self {
+    /// Takes up what was saved, in a new term; a new registry grows from `seed`.
+    pub fn new(term: u64, saved: Saved, seed: Seed, now: Moment) -> Self {
         let fresh = saved.meta.is_none();
         let mut registry = Self {
             term,
-            meta: saved.meta.unwrap_or(Meta {
-                salt,
-                ..Meta::default()
+            meta: saved.meta.unwrap_or_else(|| Meta {
+                revision: 0,
+                generation: Generation::default(),
+                clock: Clock::default(),
+                totals: QueueTotals::default(),
+                registry_id: seed.registry_id,
+                salt: seed.salt,
             }),
             clusters: saved
                 .clusters
@@ -311,6 +326,10 @@ impl Registry {
     /// Applies a batch of outcomes; each takes effect once, however often it comes.
     pub fn report(&mut self, proxy: &ProxyKey, batch: ReportBatch, now: Moment) -> Receipt {
         let turn = self.turn(now);
+        let ours = batch
+            .registry_id
+            .as_ref()
+            .is_none_or(|id| *id == self.meta.registry_id);
         let witnesses = self.connected.len();
         let record = self.proxy_record(proxy, now);
         let Some(duplicates) = record.duplicates(&batch) else {
@@ -334,7 +353,9 @@ impl Registry {
         for outcome in batch.outcomes.into_iter().skip(duplicates as usize) {
             let observation = EndpointName::try_from(outcome.endpoint.as_str())
                 .ok()
-                .filter(|_| outcome.view < turn.view) // Nobody can have seen a later one.
+                // Views and generations of another history only look like ours, and
+                // nobody can have seen a view of the future.
+                .filter(|_| ours && outcome.view < turn.view)
                 .and_then(|name| {
                     self.touch(&name, turn, |endpoint, policy, turn| {
                         endpoint.observe(outcome, witness.clone(), witnesses, policy, turn)

@@ -85,7 +85,7 @@ impl World {
             clock: Clock(1_000),
             wall_ms: 0,
         };
-        let registry = Registry::new(1, Saved::default(), b"salt".to_vec(), now);
+        let registry = Registry::new(1, Saved::default(), seed(), now);
         let proxies = PROXIES
             .iter()
             .map(|id| Proxy {
@@ -256,7 +256,7 @@ impl World {
             Step::Restart => {
                 let term = self.registry.term + 1;
                 let saved = self.saved();
-                self.registry = Registry::new(term, saved, Vec::new(), self.now);
+                self.registry = Registry::new(term, saved, seed(), self.now);
                 self.orders.clear();
                 for index in 0..self.proxies.len() {
                     let key = self.proxies[index].key.clone();
@@ -272,6 +272,7 @@ impl World {
         let batch = ReportBatch {
             first_sequence: self.proxies[proxy].acknowledged + 1,
             dropped: 0,
+            registry_id: None,
             outcomes: self.proxies[proxy].pending.clone(),
         };
         let key = self.proxies[proxy].key.clone();
@@ -335,6 +336,13 @@ impl World {
         // A refusal (not queued, disabled) is an answer like any other.
         let _ = self.registry.mutate(mutation, None, self.now);
         self.registry.advance(self.now);
+    }
+}
+
+fn seed() -> Seed {
+    Seed {
+        registry_id: "r".into(),
+        salt: Vec::new(),
     }
 }
 

@@ -42,6 +42,8 @@ pub struct ReportBatch {
     pub first_sequence: u64,
     /// Outcomes right before it that the proxy had to drop.
     pub dropped: u64,
+    /// The registry under which the attempts were chosen; `None` if it was not said.
+    pub registry_id: Option<Arc<str>>,
     /// The outcomes.
     pub outcomes: Vec<Outcome>,
 }

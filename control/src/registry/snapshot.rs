@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub totals: QueueTotals,
     /// What became of reports.
     pub report_counts: ReportCounts,
+    /// Names the history that the view belongs to.
+    pub registry_id: Arc<str>,
     /// Salt of key fingerprints.
     pub salt: Arc<[u8]>,
 }
@@ -52,6 +54,7 @@ impl Registry {
             endpoints: self.endpoints.clone(),
             totals: self.meta.totals,
             report_counts: self.report_counts,
+            registry_id: self.meta.registry_id.clone(),
             salt: self.meta.salt.as_slice().into(),
         }
     }

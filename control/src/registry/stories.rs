@@ -26,7 +26,7 @@ impl Story {
             clock: Clock(1_000),
             wall_ms: 0,
         };
-        let registry = Registry::new(1, Saved::default(), Vec::new(), now);
+        let registry = Registry::new(1, Saved::default(), seed(), now);
         let mut story = Self {
             registry,
             now,
@@ -95,6 +95,7 @@ impl Story {
         let batch = ReportBatch {
             first_sequence: *sequence,
             dropped: 0,
+            registry_id: None,
             outcomes: vec![outcome],
         };
         self.registry.report(&key(proxy), batch, self.now);
@@ -142,6 +143,13 @@ impl Story {
 
     fn totals(&self) -> QueueTotals {
         self.registry.meta.totals
+    }
+}
+
+fn seed() -> Seed {
+    Seed {
+        registry_id: "r".into(),
+        salt: Vec::new(),
     }
 }
 
@@ -628,6 +636,7 @@ fn reports_must_not_skip_what_is_missing() {
     let batch = |first_sequence, dropped| ReportBatch {
         first_sequence,
         dropped,
+        registry_id: None,
         outcomes: Vec::new(),
     };
     let receipt = story.registry.report(&key("p"), batch(5, 0), story.now);
@@ -647,4 +656,29 @@ fn reports_must_not_skip_what_is_missing() {
         },
         "unless they were dropped"
     );
+}
+
+#[test]
+fn reports_on_another_registry_are_taken_and_change_nothing() {
+    let mut story = Story::healthy(&["a"], &["p"]);
+    let chosen = story.choose("a");
+    let batch = |first_sequence, registry: &str| ReportBatch {
+        first_sequence,
+        dropped: 0,
+        registry_id: Some(registry.into()),
+        outcomes: vec![Outcome {
+            endpoint: chosen.name.into(),
+            generation: chosen.generation,
+            view: chosen.view,
+            count: 1,
+            facts: Facts::of(OutcomeClass::Auth),
+            age: Duration::ZERO,
+        }],
+    };
+    let receipt = story
+        .registry
+        .report(&key("p"), batch(1, "lost"), story.now);
+    assert_eq!((receipt.acknowledged, story.cause("a")), (1, None));
+    story.registry.report(&key("p"), batch(2, "r"), story.now);
+    assert_eq!(story.cause("a"), Some(Cause::Auth));
 }
