@@ -51,6 +51,7 @@ impl FakeProxy {
             proxy: Some(self.identity.clone()),
             cluster: cluster.to_owned(),
             resume_from,
+            ..Default::default()
         };
         Ok(self
             .client
