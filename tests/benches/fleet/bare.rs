@@ -1,0 +1,142 @@
+//! The floor for everything over gRPC: the same messages through the same generated
+//! code, with nothing behind it.
+//!
+//! It acknowledges a batch that it has decoded and sends bytes that it was given.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use qcc_proto::{
+    encoded::{HealthSyncService, HealthSyncServiceServer, encode},
+    v1::{
+        GetSnapshotRequest, GetSnapshotResponse, ReportOutcomesRequest, ReportOutcomesResponse,
+        StreamReportsRequest, StreamReportsResponse, View, WatchSnapshotsRequest,
+        WatchSnapshotsResponse,
+    },
+};
+use tokio::{
+    net::TcpListener,
+    sync::mpsc::{UnboundedSender, unbounded_channel},
+};
+use tokio_stream::{Stream, StreamExt, wrappers::UnboundedReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Server, server::TcpIncoming},
+};
+
+/// A floor that is bound and about to serve.
+pub(crate) struct Bare {
+    listener: TcpListener,
+    service: Service,
+}
+
+#[derive(Clone)]
+struct Service {
+    update: Option<Bytes>,
+    watchers: Arc<Mutex<Vec<UnboundedSender<Bytes>>>>,
+}
+
+impl Bare {
+    pub(crate) async fn bind(update: Option<&WatchSnapshotsResponse>) -> Self {
+        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await;
+        Self {
+            listener: listener.expect("there is a free port"),
+            service: Service {
+                update: update.map(encode),
+                watchers: Arc::default(),
+            },
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        let bound = self.listener.local_addr();
+        bound.expect("a bound listener has an address")
+    }
+
+    pub(crate) async fn run_until(self, stop: CancellationToken) {
+        let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
+        let serve = Server::builder()
+            .add_service(HealthSyncServiceServer::new(self.service))
+            .serve_with_incoming(incoming);
+        tokio::select! {
+            served = serve => served.expect("the floor serves until it is stopped"),
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+impl Service {
+    /// Sends the update to everybody, if there is one.
+    fn fan_out(&self) {
+        let Some(update) = &self.update else { return };
+        let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        for watcher in watchers.iter() {
+            // A watcher that has left needs no update.
+            let _ = watcher.send(update.clone());
+        }
+    }
+}
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl HealthSyncService for Service {
+    type WatchSnapshotsStream = Replies<Bytes>;
+    type StreamReportsStream = Replies<StreamReportsResponse>;
+
+    async fn watch_snapshots(
+        &self,
+        _: Request<WatchSnapshotsRequest>,
+    ) -> Result<Response<Self::WatchSnapshotsStream>, Status> {
+        let (watcher, updates) = unbounded_channel();
+        if let Some(update) = &self.update {
+            // The control plane sends a snapshot first. It arrives: the stream is open.
+            let _ = watcher.send(update.clone());
+        }
+        self.watchers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(watcher);
+        let updates = UnboundedReceiverStream::new(updates).map(Ok);
+        Ok(Response::new(Box::pin(updates)))
+    }
+
+    async fn stream_reports(
+        &self,
+        request: Request<Streaming<StreamReportsRequest>>,
+    ) -> Result<Response<Self::StreamReportsStream>, Status> {
+        let service = self.clone();
+        let answers = request.into_inner().map(move |request| {
+            let batch = request?.batch.unwrap_or_default();
+            if !batch.outcomes.is_empty() {
+                service.fan_out();
+            }
+            let next = batch.first_sequence + batch.outcomes.len() as u64;
+            Ok(StreamReportsResponse {
+                acknowledged_sequence: next.saturating_sub(1),
+                view: Some(View::default()),
+                sequence_gap: false,
+            })
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn get_snapshot(
+        &self,
+        _: Request<GetSnapshotRequest>,
+    ) -> Result<Response<GetSnapshotResponse>, Status> {
+        Ok(Response::new(GetSnapshotResponse::default()))
+    }
+
+    async fn report_outcomes(
+        &self,
+        _: Request<ReportOutcomesRequest>,
+    ) -> Result<Response<ReportOutcomesResponse>, Status> {
+        Err(Status::unimplemented("the floor takes streams"))
+    }
+}

@@ -1,0 +1,113 @@
+//! The machine, and which part of it does what.
+
+use std::{
+    fs,
+    thread::{self, JoinHandle},
+};
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde_json::{Value, json};
+use tokio::runtime::{self, Runtime};
+
+/// Where benches may write: on the same file system as the build, not in memory.
+pub(crate) const SCRATCH: &str = env!("CARGO_TARGET_TMPDIR");
+
+/// Who runs where.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cores {
+    /// Clients, upstreams, stand-ins for proxies.
+    pub(crate) load: usize,
+    /// What is measured, and nothing else.
+    pub(crate) measured: usize,
+    /// How many there are.
+    count: usize,
+}
+
+/// What somebody who reads a figure has to know.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    cores: Cores,
+    processor: String,
+    kernel: String,
+}
+
+impl Cores {
+    /// Takes the first and the last of those that this process may use. They are the
+    /// same if there is one only; then figures are worth little.
+    pub(crate) fn of_this_process() -> Self {
+        let allowed = sched_getaffinity(None).expect("the kernel knows where it runs us");
+        let mut usable = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
+        let load = usable.next().expect("we run somewhere");
+        Self {
+            load,
+            measured: usable.next_back().unwrap_or(load),
+            count: allowed.count() as usize,
+        }
+    }
+}
+
+/// Keeps the calling thread, and all that it will start, on one core.
+pub(crate) fn pin(core: usize) {
+    let mut set = CpuSet::new();
+    set.set(core);
+    sched_setaffinity(None, &set).expect("a core that we may use can be chosen");
+}
+
+/// Starts a thread on one core.
+pub(crate) fn spawn_on<T: Send + 'static>(
+    core: usize,
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    let thread = thread::Builder::new().name(name.into()).spawn(move || {
+        pin(core);
+        run()
+    });
+    thread.expect("the system has room for a thread")
+}
+
+/// Makes a runtime on the calling thread.
+pub(crate) fn runtime() -> Runtime {
+    runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("the system has room for a runtime")
+}
+
+impl Machine {
+    pub(crate) fn examine(cores: Cores) -> Self {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = cpuinfo
+            .lines()
+            .find_map(|line| line.strip_prefix("model name"))
+            .map(|rest| rest.trim_start_matches([' ', '\t', ':']));
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        Self {
+            cores,
+            processor: model.unwrap_or("unknown processor").to_owned(),
+            kernel: kernel.trim().to_owned(),
+        }
+    }
+
+    /// Describes the machine in two lines.
+    pub(crate) fn describe(&self) -> String {
+        let Cores {
+            load,
+            measured,
+            count,
+        } = self.cores;
+        let (processor, kernel) = (&self.processor, &self.kernel);
+        format!(
+            "{count} x {processor}, Linux {kernel}\n\
+             measured code on core {measured}, everything else on core {load}"
+        )
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "processor": self.processor,
+            "cores": self.cores.count,
+            "kernel": self.kernel,
+        })
+    }
+}

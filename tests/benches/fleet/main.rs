@@ -1,0 +1,87 @@
+//! What the fleet's parts cost, each beside the least that its libraries allow.
+//!
+//! `cargo bench -p qcc-tests` measures everything in about two minutes, prints a table
+//! and writes `target/bench/fleet.json`; `cargo bench -p qcc-tests -- forwarding`
+//! measures one part.
+//!
+//! | part | asks |
+//! | --- | --- |
+//! | [`durability`] | how long does it take to make a change durable? |
+//! | [`writer`] | how many outcomes a second does the writer apply? |
+//! | [`reports`] | how many arrive over gRPC? |
+//! | [`propagation`] | how long until the last proxy knows of a rejected key? |
+//! | [`forwarding`] | how much processor time does a proxied request take? |
+//!
+//! Absolute figures belong to one machine on one day. So each is measured in turns with
+//! a *floor* that does the same with nothing of ours in it, and what counts is the
+//! ratio. Whatever is measured has one core ([`machine`]), and whatever asks, listens
+//! or answers has another.
+//!
+//! It is test code: what should not happen is a panic.
+
+mod bare;
+mod child;
+mod durability;
+mod figure;
+mod forwarding;
+mod machine;
+mod outcomes;
+mod propagation;
+mod reports;
+mod server;
+mod stand_in;
+mod throughput;
+mod writer;
+
+use std::{env, process::ExitCode};
+
+use figure::{Figure, Report};
+use machine::{Cores, Machine};
+
+/// One part: its name, and what measures it.
+type Part = (&'static str, fn(Cores) -> Vec<Figure>);
+
+const PARTS: [Part; 5] = [
+    ("durability", durability::figures),
+    ("writer", writer::figures),
+    ("reports", reports::figures),
+    ("propagation", propagation::figures),
+    ("forwarding", forwarding::figures),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    if let Some(role) = child::role(&arguments) {
+        role.run();
+        return ExitCode::SUCCESS;
+    }
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        // `cargo test --all-targets` runs this too, unoptimised: nothing to be learned.
+        eprintln!("nothing is measured without optimisation: run `cargo bench -p qcc-tests`");
+        return ExitCode::SUCCESS;
+    }
+    let is_name = |argument: &&str| !argument.starts_with('-');
+    let wanted: Vec<&str> = arguments
+        .iter()
+        .map(String::as_str)
+        .filter(is_name)
+        .collect();
+    let is_known = |name: &&&str| PARTS.iter().any(|(part, _)| part == *name);
+    if let Some(unknown) = wanted.iter().find(|name| !is_known(name)) {
+        let parts = PARTS.map(|(name, _)| name).join(", ");
+        eprintln!("error: there is no part `{unknown}`; the parts are {parts}");
+        return ExitCode::from(2);
+    }
+
+    let cores = Cores::of_this_process();
+    machine::pin(cores.load);
+    let mut report = Report::new(Machine::examine(cores));
+    for (name, figures) in PARTS {
+        if wanted.is_empty() || wanted.contains(&name) {
+            eprintln!("measuring {name} ...");
+            report.add(figures(cores));
+        }
+    }
+    report.publish();
+    ExitCode::SUCCESS
+}
