@@ -313,6 +313,9 @@ impl<'a> Exchange<'a> {
             ..Outcome::of(failed.class)
         };
         attempt.finish(outcome, Instant::now());
+        if failed.class == OutcomeClass::StreamBroken {
+            self.routing.once_more(); // A connection that was used before: no word about a new one.
+        }
     }
 
     /// Answers without a further try.

@@ -18,8 +18,6 @@ use super::{
 pub(super) struct Admission {
     /// The mark's number: what the attempt's success can clear.
     pub number: u64,
-    /// The number at which the mark last blocked the endpoint.
-    pub blocked: u64,
     /// How many attempts may be in flight.
     pub limit: Limit,
 }
@@ -56,7 +54,6 @@ impl Entry {
         if self.live.has_room(limit) {
             return Ok(Admission {
                 number: mark.number,
-                blocked: mark.blocked,
                 limit,
             });
         }

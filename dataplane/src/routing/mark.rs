@@ -42,8 +42,6 @@ const SUSPENSION_MAX: Duration = Duration::from_secs(60);
 pub(crate) struct Mark {
     /// Counts pieces of bad evidence.
     pub number: u64,
-    /// The number at which the endpoint was last blocked.
-    pub blocked: u64,
     /// Failures in a row, those of the view included.
     pub failures: u32,
     /// Whether and how the endpoint is kept out of selection.
@@ -101,7 +99,6 @@ impl Mark {
     /// Nothing seen yet.
     pub(crate) const CLEAR: Self = Self {
         number: 0,
-        blocked: 0,
         failures: 0,
         block: Block::Clear,
     };
@@ -226,12 +223,10 @@ impl Mark {
     }
 
     fn blocked(&self, block: Block) -> Self {
-        let number = self.number + 1;
         Self {
-            number,
-            blocked: number,
-            failures: self.failures,
+            number: self.number + 1,
             block,
+            ..*self
         }
     }
 }

@@ -20,8 +20,11 @@ pub(crate) struct Routing {
     router: Router,
     table: Arc<Table>,
     random: u64,
-    tried: [Tried; ATTEMPTS_MAX],
+    /// Positions in the table of the endpoints tried, as many as there were attempts.
+    tried: [usize; ATTEMPTS_MAX],
     attempts: u32,
+    /// The endpoint that may come once more; see [`Routing::once_more`].
+    spared: Option<usize>,
 }
 
 /// What to do next for a client request.
@@ -43,23 +46,15 @@ pub(crate) enum Next {
     Unavailable(Unavailable),
 }
 
-/// An attempt that this request has made.
-#[derive(Debug, Clone, Copy, Default)]
-struct Tried {
-    /// Position in the table.
-    index: usize,
-    /// The number at which the mark had last blocked the endpoint before.
-    blocked: u64,
-}
-
 impl Routing {
     pub(super) fn new(router: Router, table: Arc<Table>, seed: u64) -> Self {
         Self {
             router,
             table,
             random: seed,
-            tried: [Tried::default(); ATTEMPTS_MAX],
+            tried: [0; ATTEMPTS_MAX],
             attempts: 0,
+            spared: None,
         }
     }
 
@@ -78,10 +73,21 @@ impl Routing {
         self.attempts
     }
 
+    /// Lets the endpoint of the last attempt come once more if no other is left: what
+    /// ended the attempt may be a connection that was closed while it was idle.
+    pub(crate) fn once_more(&mut self) {
+        let tried = self.tried();
+        self.spared = tried.last().copied().filter(|last| {
+            let times = tried.iter().filter(|index| *index == last).count();
+            times == 1
+        });
+    }
+
     /// Chooses the next endpoint.
     ///
-    /// No endpoint comes twice while one is selectable that has not been tried, and
-    /// none comes twice at all if it was blocked since this request chose it.
+    /// No endpoint comes twice, not even when no other is left: a request that makes an
+    /// endpoint fail would make it fail again, count each time as one more failure in
+    /// a row, and be billed each time. [`Routing::once_more`] is the exception.
     pub(crate) fn next(&mut self, now: Instant) -> Next {
         if self.attempts == 0
             && let Some(newest) = self.router.table()
@@ -121,41 +127,40 @@ impl Routing {
         }
         let table = Arc::clone(&self.table);
         let mut tiers = table.tiers().iter();
-        if let Some(attempt) = tiers.find_map(|tier| self.pick(tier, false, now)) {
+        if let Some(attempt) = tiers.find_map(|tier| self.pick(tier, now)) {
             return Some(attempt);
         }
-        if self.attempts == 0 {
-            return None;
-        }
-        let mut tiers = table.tiers().iter();
-        tiers.find_map(|tier| self.pick(tier, true, now))
+        let spared = self.spared?;
+        let admission = self.admit(spared, now).ok()?;
+        let attempt = self.seize(spared, admission, now)?;
+        self.spared = None;
+        Some(attempt)
     }
 
-    /// Picks among a tier by weight: among those not yet tried, or `again` among
-    /// those tried.
-    fn pick(&mut self, tier: &Range<usize>, again: bool, now: Instant) -> Option<Attempt> {
+    /// Picks among a tier by weight.
+    fn pick(&mut self, tier: &Range<usize>, now: Instant) -> Option<Attempt> {
         for _ in 0..DRAWS.min(tier.len()) {
             let random = self.random();
             let index = self.table.draw(tier, random);
-            if let Some(attempt) = self.take(index, again, now) {
+            if let Some(attempt) = self.take(index, now) {
                 return Some(attempt);
             }
         }
         // Few are usable: choose among exactly those. Somebody else may be quicker;
         // then there is one less, so this ends.
         loop {
-            let usable = |&index: &usize| self.usable(index, again, now).is_some();
+            let usable = |&index: &usize| self.usable(index, now).is_some();
             let usable: Vec<usize> = tier.clone().filter(usable).collect();
             let random = self.random();
             let index = self.table.draw_among(&usable, random)?;
-            if let Some(attempt) = self.take(index, again, now) {
+            if let Some(attempt) = self.take(index, now) {
                 return Some(attempt);
             }
         }
     }
 
-    fn take(&mut self, index: usize, again: bool, now: Instant) -> Option<Attempt> {
-        let admission = self.usable(index, again, now)?;
+    fn take(&mut self, index: usize, now: Instant) -> Option<Attempt> {
+        let admission = self.usable(index, now)?;
         self.seize(index, admission, now)
     }
 
@@ -182,19 +187,15 @@ impl Routing {
         if entry.live.mark().number != admission.number || self.standing(index, now).is_err() {
             return None; // Dropping the attempt gives the place back.
         }
-        self.tried[self.attempts as usize] = Tried {
-            index,
-            blocked: admission.blocked,
-        };
+        self.tried[self.attempts as usize] = index;
         self.attempts += 1;
         attempt.count();
         Some(attempt)
     }
 
-    /// Returns how an endpoint may be tried now, if this request may try it: one that
-    /// it has not tried, or `again` one that it has.
-    pub(super) fn usable(&self, index: usize, again: bool, now: Instant) -> Option<Admission> {
-        if self.tried(index).is_some() != again || !self.allowed(index) {
+    /// Returns how an endpoint may be tried now, if this request may try it.
+    pub(super) fn usable(&self, index: usize, now: Instant) -> Option<Admission> {
+        if self.has_tried(index) {
             return None;
         }
         self.admit(index, now).ok()
@@ -212,16 +213,12 @@ impl Routing {
         admission::still_standing(newest.as_deref(), &self.table, entry, now)
     }
 
-    /// Returns whether this request has not met an endpoint, or has met it without
-    /// it being blocked since.
-    fn allowed(&self, index: usize) -> bool {
-        self.tried(index)
-            .is_none_or(|tried| self.table.entries()[index].live.mark().blocked == tried.blocked)
+    fn has_tried(&self, index: usize) -> bool {
+        self.tried().contains(&index)
     }
 
-    fn tried(&self, index: usize) -> Option<Tried> {
-        let tried = &self.tried[..self.attempts as usize];
-        tried.iter().rfind(|tried| tried.index == index).copied()
+    fn tried(&self) -> &[usize] {
+        &self.tried[..self.attempts as usize]
     }
 
     /// Finds out why there was nothing to choose. `None`: there is now.
@@ -230,7 +227,8 @@ impl Routing {
         let mut busy = false;
         let mut until: Option<Instant> = None;
         for index in 0..self.table.entries().len() {
-            let usable = self.may_try() && self.allowed(index);
+            let is_open = !self.has_tried(index) || self.spared == Some(index);
+            let usable = self.may_try() && is_open;
             match self.admit(index, now) {
                 Ok(_) if usable => return None,
                 Ok(_) => selectable = true,

@@ -94,7 +94,7 @@ fn a_place_that_a_401_left_behind_is_given_back() {
     let first = testbed.attempt();
     let mut late = testbed.begin();
     // Between these two a thread may be suspended for as long as the system likes.
-    let admission = late.usable(0, false, testbed.now).unwrap();
+    let admission = late.usable(0, testbed.now).unwrap();
     testbed.finish(first, Auth);
     assert!(late.seize(0, admission, testbed.now).is_none());
     assert_eq!(in_flight(&testbed), 0);
@@ -104,7 +104,7 @@ fn a_place_that_a_401_left_behind_is_given_back() {
 fn a_place_that_an_ejecting_view_overtook_is_given_back() {
     let mut testbed = Testbed::new([endpoint("a")]);
     let mut late = testbed.begin();
-    let admission = late.usable(0, false, testbed.now).unwrap();
+    let admission = late.usable(0, testbed.now).unwrap();
     let cause = qcc_proto::v1::Cause::Auth;
     testbed.change("a", |a| a.health = Health::Unhealthy { cause });
     assert!(late.seize(0, admission, testbed.now).is_none());

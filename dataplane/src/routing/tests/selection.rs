@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use OutcomeClass::{Auth, ServerError, Timeout};
+use OutcomeClass::{Auth, ServerError, StreamBroken, Timeout};
 
 use super::*;
 
@@ -103,16 +103,53 @@ fn a_request_gets_every_endpoint_once_and_not_more_than_attempts_max() {
 }
 
 #[test]
-fn an_endpoint_that_only_failed_comes_again_when_no_other_is_left() {
+fn no_endpoint_comes_twice_even_if_no_other_is_left() {
     let testbed = Testbed::new([endpoint("a"), spare("b")]);
     let mut routing = testbed.begin();
-    let mut met = Vec::new();
-    for _ in 0..3 {
+    for expected in ["a", "b"] {
         let attempt = attempt(routing.next(testbed.now));
-        met.push(name(&attempt));
+        assert_eq!(name(&attempt), expected);
         testbed.finish(attempt, ServerError);
     }
-    assert_eq!(met, ["a", "b", "a"]);
+    assert!(matches!(routing.next(testbed.now), Next::Exhausted));
+}
+
+#[test]
+fn an_endpoint_that_lost_an_idle_connection_comes_once_more_after_the_others() {
+    let testbed = Testbed::new([endpoint("a"), spare("b")]);
+    let mut routing = testbed.begin();
+    for expected in ["a", "b", "a"] {
+        let attempt = attempt(routing.next(testbed.now));
+        assert_eq!(name(&attempt), expected);
+        testbed.finish(attempt, StreamBroken);
+        if expected == "a" {
+            routing.once_more();
+        }
+    }
+    assert!(matches!(routing.next(testbed.now), Next::Exhausted));
+}
+
+#[test]
+fn once_more_is_not_twice_more() {
+    let testbed = Testbed::new([endpoint("a")]);
+    let mut routing = testbed.begin();
+    while let Next::Attempt(attempt) = routing.next(testbed.now) {
+        testbed.finish(attempt, StreamBroken);
+        routing.once_more();
+    }
+    assert_eq!(routing.attempts(), 2);
+    assert_eq!(testbed.choice().as_deref(), Some("a"));
+}
+
+#[test]
+fn one_request_cannot_eject_the_only_endpoint() {
+    let testbed = Testbed::new([endpoint("a")]);
+    let mut provoking = testbed.begin();
+    while let Next::Attempt(attempt) = provoking.next(testbed.now) {
+        testbed.finish(attempt, ServerError);
+    }
+    assert_eq!(provoking.attempts(), 1);
+    assert_eq!(testbed.choice().as_deref(), Some("a")); // One failure of three.
 }
 
 #[test]
