@@ -44,6 +44,10 @@ pub(crate) struct Mark {
     pub number: u64,
     /// Failures in a row, those of the view included.
     pub failures: u32,
+    /// The view's count that a success has answered; 0 for none. The view goes on to
+    /// show it until the control plane has heard of the success, and for as long as
+    /// the control plane is away.
+    pub forgiven: u32,
     /// Whether and how the endpoint is kept out of selection.
     pub block: Block,
 }
@@ -100,6 +104,7 @@ impl Mark {
     pub(crate) const CLEAR: Self = Self {
         number: 0,
         failures: 0,
+        forgiven: 0,
         block: Block::Clear,
     };
 
@@ -111,7 +116,7 @@ impl Mark {
             return None; // Rule 10: nothing that this generation does is news any more.
         }
         match seen.class {
-            C::Success => self.succeeded(seen.chosen_at),
+            C::Success => self.succeeded(seen.chosen_at, known),
             C::Auth => Some(self.blocked(Block::Rejected)),
             C::RateLimited => {
                 let wait = wait(seen.retry_after, known.cool_downs.rate_limited, known);
@@ -148,10 +153,21 @@ impl Mark {
         }
     }
 
-    fn succeeded(&self, chosen_at: u64) -> Option<Self> {
-        let spotless = self.failures == 0 && self.block == Block::Clear;
+    /// Returns the mark after the view's count of failures has changed, or `None` if it
+    /// stays as it is.
+    pub(crate) fn recounted(&self) -> Option<Self> {
+        (self.forgiven != 0).then_some(Self {
+            forgiven: 0,
+            ..*self
+        })
+    }
+
+    fn succeeded(&self, chosen_at: u64, known: Known<'_>) -> Option<Self> {
+        let is_forgiven = self.failures == 0 && self.forgiven == known.failures;
+        let spotless = is_forgiven && self.block == Block::Clear;
         (chosen_at == self.number && !spotless).then_some(Self {
             failures: 0,
+            forgiven: known.failures,
             block: Block::Clear,
             ..*self
         })
@@ -207,9 +223,14 @@ impl Mark {
     /// Counts a failure that does not eject by itself.
     ///
     /// The view's count includes what we reported ourselves, so the larger of both
-    /// is what is known to have happened in a row; their sum would count twice.
+    /// is what is known to have happened in a row; their sum would count twice. A count
+    /// that a success has answered is over.
     fn counted(&self, cause: Cause, chosen_at: u64, known: Known<'_>, now: Instant) -> Self {
-        let failures = self.failures.max(known.failures).saturating_add(1);
+        let elsewhere = match known.failures {
+            count if count == self.forgiven => 0,
+            count => count,
+        };
+        let failures = self.failures.max(elsewhere).saturating_add(1);
         let trial = matches!(self.block, Block::Suspended { .. });
         let next = if failures >= known.failures_max || trial {
             self.suspended(cause, chosen_at, now)

@@ -13,6 +13,7 @@ use super::{
     Policy,
     endpoint::{Health, Routed},
     live::{Live, Totals},
+    mark::Mark,
 };
 
 /// A view and everything that selection needs of it.
@@ -191,6 +192,9 @@ fn live(routed: &Routed, life: u64, previous: Option<&Table>) -> Arc<Live> {
         Some(entry)
             if same_life && entry.routed.endpoint.generation == routed.endpoint.generation =>
         {
+            if entry.routed.failures != routed.failures {
+                entry.live.change(Mark::recounted);
+            }
             Arc::clone(&entry.live)
         }
         Some(entry) => Arc::new(Live::new(Arc::clone(entry.live.totals()))),

@@ -155,6 +155,23 @@ fn failures_elsewhere_count_too_but_our_own_not_twice() {
 }
 
 #[test]
+fn a_success_answers_the_count_that_the_view_still_shows() {
+    let mut testbed = Testbed::new([endpoint("a")]);
+    testbed.change("a", |a| a.failures = 2); // The last word of the control plane.
+    testbed.finish(testbed.attempt(), Success);
+    for _ in 0..2 {
+        testbed.publish(); // A view in which this count has not changed.
+        testbed.finish(testbed.attempt(), ServerError);
+        assert_eq!(testbed.choice().as_deref(), Some("a"));
+    }
+    testbed.finish(testbed.attempt(), Success);
+    testbed.change("a", |a| a.failures = 0);
+    testbed.change("a", |a| a.failures = 2); // The same number, but other failures.
+    testbed.finish(testbed.attempt(), ServerError);
+    assert_eq!(testbed.choice(), None);
+}
+
+#[test]
 fn back_pressure_lasts_as_long_as_asked_within_the_cap() {
     let cases = [
         (RateLimited, Some(1.0), 1.0),
