@@ -43,6 +43,8 @@ pub(crate) struct ReportBuffer {
     /// Pending successes that may take in another one.
     mergeable: BTreeMap<Key, u64>,
     in_flight: Option<Batch>,
+    /// See [`Batch::registry_id`]; of what is pending.
+    registry_id: Arc<str>,
     next_sequence: u64,
     /// Attempts dropped since the last batch was made, and ever.
     dropped: u64,
@@ -55,6 +57,8 @@ type Key = (Arc<str>, u64, View);
 /// Reports with consecutive sequence numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Batch {
+    /// The registry that the reports are about; empty if it is not known by name.
+    pub registry_id: Arc<str>,
     /// Number of the first report.
     pub first_sequence: u64,
     /// Attempts that are lost, since the batch before.
@@ -79,6 +83,7 @@ impl ReportBuffer {
             successes: BTreeSet::new(),
             mergeable: BTreeMap::new(),
             in_flight: None,
+            registry_id: Arc::default(),
             next_sequence: 1,
             dropped: 0,
             dropped_total: 0,
@@ -133,6 +138,7 @@ impl ReportBuffer {
             self.successes = self.successes.split_off(&left);
             self.mergeable.retain(|_, at| *at >= left);
             let batch = Batch {
+                registry_id: Arc::clone(&self.registry_id),
                 first_sequence: self.next_sequence,
                 dropped: std::mem::take(&mut self.dropped),
                 reports: taken.into_values().collect(),
@@ -171,6 +177,14 @@ impl ReportBuffer {
         match &mut self.in_flight {
             Some(batch) => batch.dropped = batch.dropped.max(forgotten),
             None => self.dropped = self.dropped.max(forgotten),
+        }
+    }
+
+    /// Names the registry that reports are about from now on. One that has taken the
+    /// place of another needs a [`ReportBuffer::clear`] first.
+    pub(crate) fn belong_to(&mut self, registry_id: &str) {
+        if *self.registry_id != *registry_id {
+            self.registry_id = registry_id.into();
         }
     }
 

@@ -1,6 +1,10 @@
 //! Our copy of the control plane's state, and the rules by which it follows: a view
 //! is taken whole or not at all, never skipped, and never goes back, unless the
 //! control plane itself has gone back and says so in a snapshot that we asked for.
+//!
+//! Views and generations mean something within one registry only. A snapshot that
+//! names another one than we hold begins a new history, whatever its view is. A
+//! control plane that does not name its registry is known by its views alone.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
 
@@ -32,6 +36,8 @@ pub(crate) struct Replica {
 
 #[derive(Debug, Clone, Default)]
 struct Contents {
+    /// What the views belong to; empty if the control plane does not say.
+    registry_id: String,
     policy: Arc<Policy>,
     endpoints: BTreeMap<Arc<str>, Arc<Routed>>,
 }
@@ -106,6 +112,11 @@ impl Replica {
         resume
     }
 
+    /// Names the registry that the view belongs to; empty if that is not known.
+    pub(crate) fn registry_id(&self) -> &str {
+        &self.contents.registry_id
+    }
+
     /// Makes the next stream begin with a snapshot.
     pub(crate) fn restart(&mut self) {
         self.restart = true;
@@ -138,7 +149,8 @@ impl Replica {
         let view = message
             .view
             .ok_or(OutOfStep::Nonsense("a message without a view"))?;
-        if let Some(ours) = self.view.filter(|ours| view < *ours && !self.fresh) {
+        let comparable = !self.fresh && !self.is_of_another_registry(message.update.as_ref());
+        if let Some(ours) = self.view.filter(|ours| comparable && view < *ours) {
             return Err(OutOfStep::Backwards { theirs: view, ours });
         }
         match message.update {
@@ -166,6 +178,7 @@ impl Replica {
                 .map(convert::policy)
                 .unwrap_or_default();
             Contents {
+                registry_id: chunk.registry_id,
                 policy: Arc::new(policy),
                 endpoints: BTreeMap::new(),
             }
@@ -178,8 +191,9 @@ impl Replica {
             return Ok(Applied::Partial);
         }
         self.incoming = None;
+        let is_other = are_different(&self.contents.registry_id, &contents.registry_id);
+        let reset = is_other || self.view.is_some_and(|ours| view < ours);
         self.contents = contents;
-        let reset = self.view.is_some_and(|ours| view < ours);
         Ok(self.publish(view, reset))
     }
 
@@ -205,6 +219,16 @@ impl Replica {
     fn bookmark(&mut self, view: View) -> Result<Applied, OutOfStep> {
         self.expect(view)?;
         Ok(Applied::Current)
+    }
+
+    /// Returns whether a message is part of a snapshot of another registry than ours.
+    fn is_of_another_registry(&self, update: Option<&Message>) -> bool {
+        let theirs = match update {
+            Some(Message::Snapshot(chunk)) if chunk.first => Some(&chunk.registry_id),
+            Some(Message::Snapshot(_)) => (self.incoming.as_ref()).map(|begun| &begun.registry_id),
+            Some(Message::Delta(_) | Message::Bookmark(_)) | None => None,
+        };
+        theirs.is_some_and(|theirs| are_different(&self.contents.registry_id, theirs))
     }
 
     fn expect(&self, theirs: View) -> Result<(), OutOfStep> {
@@ -254,6 +278,11 @@ impl Contents {
         }
         Ok(())
     }
+}
+
+/// Returns whether both registries are named, and not the same.
+fn are_different(ours: &str, theirs: &str) -> bool {
+    !ours.is_empty() && !theirs.is_empty() && ours != theirs
 }
 
 #[cfg(test)]

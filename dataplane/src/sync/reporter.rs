@@ -145,6 +145,7 @@ fn encode(batch: Option<&Batch>, applied_view: Option<View>) -> ReportBatch {
             .map(|report| outcome(report, now))
             .collect(),
         applied_view,
+        registry_id: batch.registry_id.to_string(),
     }
 }
 

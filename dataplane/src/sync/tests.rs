@@ -240,6 +240,14 @@ impl Testbed {
         applied.iter().map(|outcome| outcome.class()).collect()
     }
 
+    /// The registries that batches with outcomes were said to belong to.
+    fn registries(&self) -> Vec<String> {
+        let reports = self.script().reports.lock().unwrap();
+        let batches = reports.iter().filter_map(|message| message.batch.clone());
+        let full = batches.filter(|batch| !batch.outcomes.is_empty());
+        full.map(|batch| batch.registry_id).collect()
+    }
+
     async fn stop_server(&mut self) {
         self.server.take().unwrap().shutdown_background();
         until(|| self.link.state().connected.is_none()).await;
@@ -307,6 +315,7 @@ fn snapshot(term: u64, revision: u64, generation: u64) -> WatchSnapshotsResponse
         endpoints: vec![endpoint],
         first: true,
         last: true,
+        registry_id: "r1".into(),
     };
     message(term, revision, Update::Snapshot(chunk))
 }
@@ -453,6 +462,37 @@ async fn reports_of_a_registry_that_is_no_more_are_dropped() {
     until(|| testbed.link.state().view == Some(view(1, 0))).await;
     assert!(testbed.outbox.buffer().is_empty());
     assert_eq!(testbed.outbox.buffer().dropped_total(), 1);
+}
+
+#[tokio::test]
+async fn another_registry_voids_marks_and_reports_even_if_its_views_go_on() {
+    let mut testbed = Testbed::start().await;
+    testbed.attempt(OutcomeClass::Auth);
+    testbed.delivered().await;
+    assert_eq!(testbed.registries().last().unwrap(), "r1");
+    testbed.stop_server().await;
+    assert!(matches!(
+        testbed.router.begin().unwrap().next(Instant::now()),
+        Next::Unavailable(_)
+    ));
+
+    testbed.script().forget.store(true, Ordering::SeqCst);
+    let mut other = snapshot(9, 9, 1); // The same generation number, by chance.
+    if let Some(Update::Snapshot(chunk)) = &mut other.update {
+        chunk.registry_id = "r2".into();
+    }
+    testbed.fake.messages.send_replace(other);
+    testbed.start_server().await;
+    until(|| testbed.link.state().view == Some(view(9, 9))).await;
+    let watch = testbed.script().watches.lock().unwrap().last().cloned();
+    let watch = watch.unwrap();
+    assert_eq!(
+        (watch.resume_from, watch.registry_id.as_str()),
+        (Some(view(1, 1)), "r1")
+    );
+    testbed.attempt(OutcomeClass::ServerError); // It is there: its key is another one.
+    testbed.delivered().await;
+    assert_eq!(testbed.registries().last().unwrap(), "r2");
 }
 
 #[tokio::test]

@@ -57,6 +57,7 @@ impl<'a> Watch<'a> {
             proxy: Some(self.client.identity.clone()),
             cluster: self.client.cluster.clone(),
             resume_from,
+            registry_id: self.replica.registry_id().to_owned(),
         };
         let opened = timeout(SILENCE_MAX, rpc.watch_snapshots(request)).await;
         let opened = opened.map_err(|_| Error::Silent)?;
@@ -80,13 +81,21 @@ impl<'a> Watch<'a> {
             Applied::Partial => return Ok(()),
             Applied::Current => None,
             Applied::View(update) => {
-                let view = update.view;
-                if update.reset {
+                let (view, reset) = (update.view, update.reset);
+                if reset {
                     warn!(%view, "the control plane has forgotten what we had; starting over");
-                    self.client.outbox.settle(|buffer| buffer.clear());
                 }
                 debug!(%view, endpoints = update.endpoints.len(), "view applied");
                 self.client.router.publish(update);
+                // After the router has a new life: attempts of the one before do not
+                // report any more.
+                let registry_id = self.replica.registry_id();
+                self.client.outbox.settle(|buffer| {
+                    if reset {
+                        buffer.clear();
+                    }
+                    buffer.belong_to(registry_id);
+                });
                 Some(view)
             }
         };

@@ -23,11 +23,23 @@ fn chunk(names: &[&str], first: bool, last: bool) -> Message {
         endpoints: names.iter().map(|name| endpoint(name)).collect(),
         first,
         last,
+        registry_id: if first { "r1".into() } else { String::new() },
     })
 }
 
 fn snapshot(names: &[&str]) -> Message {
     chunk(names, true, true)
+}
+
+/// A snapshot from another registry, or (`""`) from a server that does not name its own.
+fn snapshot_of(registry_id: &str, names: &[&str]) -> Message {
+    let Message::Snapshot(chunk) = snapshot(names) else {
+        unreachable!("a snapshot");
+    };
+    Message::Snapshot(SnapshotChunk {
+        registry_id: registry_id.into(),
+        ..chunk
+    })
 }
 
 fn delta(from_view: View, changed: &[&str], removed: &[&str]) -> Message {
@@ -56,6 +68,19 @@ impl Follower {
         follower.apply(view(1, 5), snapshot(&["a", "b"])).unwrap();
         assert_eq!(follower.0.open(), Some(view(1, 5)));
         follower
+    }
+
+    /// Applies a message that makes a new view.
+    fn update(&mut self, view: View, update: Message) -> Result<Update, OutOfStep> {
+        let message = WatchSnapshotsResponse {
+            view: Some(view),
+            clock_ms: 0,
+            update: Some(update),
+        };
+        match self.0.apply(message, Instant::now(), &mut Vec::new())? {
+            Applied::View(update) => Ok(update),
+            other => panic!("no new view but {other:?}"),
+        }
     }
 
     /// Applies a message; `Some` with the names if there is something new to route by.
@@ -195,6 +220,60 @@ fn a_fresh_start_accepts_what_the_control_plane_has_even_if_it_is_less() {
         .apply(view(1, 3), delta(view(1, 2), &["m"], &[]))
         .unwrap();
     assert_eq!(names.unwrap(), ["m", "n"]);
+}
+
+#[test]
+fn another_registry_is_recognised_by_its_id_whatever_its_views_are() {
+    for theirs in [view(1, 2), view(1, 5), view(1, 9), view(7, 1)] {
+        let mut follower = Follower::at_1_5();
+        let update = follower.update(theirs, snapshot_of("r2", &["n"])).unwrap();
+        assert!(update.reset, "{theirs}");
+        assert_eq!(follower.0.registry_id(), "r2");
+        let names = follower
+            .apply(
+                view(theirs.term, theirs.revision + 1),
+                delta(theirs, &["m"], &[]),
+            )
+            .unwrap();
+        assert_eq!(names.unwrap(), ["m", "n"], "{theirs}");
+    }
+}
+
+#[test]
+fn another_registry_may_come_in_parts_of_which_only_the_first_names_it() {
+    let mut follower = Follower::at_1_5();
+    let Message::Snapshot(mut first) = snapshot_of("r2", &["n"]) else {
+        unreachable!("a snapshot");
+    };
+    first.last = false;
+    let first = Message::Snapshot(first);
+    assert_eq!(follower.apply(view(1, 2), first), Ok(None));
+    assert_eq!(follower.0.registry_id(), "r1"); // Not whole yet.
+    let last = chunk(&["o"], false, true);
+    assert!(follower.update(view(1, 2), last).unwrap().reset);
+    assert_eq!(follower.0.registry_id(), "r2");
+}
+
+#[test]
+fn the_same_registry_voids_nothing_however_far_it_is() {
+    let mut follower = Follower::at_1_5();
+    let update = follower.update(view(9, 9), snapshot(&["a"])).unwrap();
+    assert!(!update.reset);
+}
+
+#[test]
+fn a_registry_without_an_id_is_told_by_its_views_only() {
+    for (held, theirs) in [("", "r2"), ("r1", ""), ("", "")] {
+        let mut follower = Follower::new();
+        let first = snapshot_of(held, &["a"]);
+        follower.apply(view(1, 5), first).unwrap();
+        assert_eq!(follower.0.open(), Some(view(1, 5)));
+        let later = snapshot_of(theirs, &["a"]);
+        let update = follower.update(view(1, 6), later).unwrap();
+        assert!(!update.reset, "{held:?} {theirs:?}");
+        let earlier = snapshot_of("", &["a"]);
+        assert!(follower.apply(view(1, 4), earlier).is_err());
+    }
 }
 
 #[test]
