@@ -13,7 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
     vec,
 };
@@ -80,7 +80,7 @@ impl Service<Uri> for Connector {
                 .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connect timed out"))??;
             Ok(Wire {
                 io,
-                used: Used::default(),
+                past: Past::default(),
             })
         })
     }
@@ -127,31 +127,81 @@ fn allowed(found: impl Iterator<Item = SocketAddr>) -> io::Result<vec::IntoIter<
     Ok(allowed.into_iter())
 }
 
-/// Whether a connection has carried an answer. One that has may have been closed by its
-/// peer, for being idle, at the moment when the next request was on its way.
+/// What is known of a connection when a request on it fails.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Used(Arc<AtomicBool>);
+pub(super) struct Past(Arc<Flags>);
 
-impl Used {
-    pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+#[derive(Debug, Default)]
+struct Flags {
+    answered: AtomicBool,
+    written: AtomicBool,
+    deaf: AtomicBool,
+}
+
+impl Past {
+    /// It has carried an answer. Such a connection may have been closed by its peer, for
+    /// being idle, at the moment when the next request was on its way.
+    pub(super) fn has_answered(&self) -> bool {
+        self.0.answered.load(Ordering::Relaxed)
     }
 
-    pub(super) fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    pub(super) fn set_answered(&self) {
+        self.0.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// The peer has been sent something.
+    pub(super) fn was_written(&self) -> bool {
+        self.0.written.load(Ordering::Relaxed)
+    }
+
+    /// The peer closed it while it was being sent something.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.0.deaf.load(Ordering::Relaxed)
     }
 }
 
 /// A connection to an endpoint.
+///
+/// A server may answer a request before it has read all of it, and close: a body that is
+/// too long for it, say. Then our next write fails, while the answer waits to be read.
+/// hyper would give up at that write; so what is written to a peer that has stopped
+/// listening is thrown away instead, and reading tells what there is: the answer, or the
+/// end of the connection.
 #[derive(Debug)]
 pub(super) struct Wire {
     io: MaybeHttpsStream<TokioIo<TcpStream>>,
-    used: Used,
+    past: Past,
+}
+
+impl Wire {
+    /// Takes note of what became of `length` bytes.
+    fn wrote(&self, result: io::Result<usize>, length: usize) -> io::Result<usize> {
+        match result {
+            Err(error) if self.past.was_written() && is_closed_by_peer(&error) => {
+                self.past.0.deaf.store(true, Ordering::Relaxed);
+                Ok(length)
+            }
+            result => {
+                if result.as_ref().is_ok_and(|count| *count > 0) {
+                    self.past.0.written.store(true, Ordering::Relaxed);
+                }
+                result
+            }
+        }
+    }
+}
+
+fn is_closed_by_peer(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::BrokenPipe | Kind::ConnectionReset | Kind::ConnectionAborted
+    )
 }
 
 impl Connection for Wire {
     fn connected(&self) -> Connected {
-        self.io.connected().extra(self.used.clone())
+        self.io.connected().extra(self.past.clone())
     }
 }
 
@@ -171,11 +221,19 @@ impl Write for Wire {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        if self.past.is_deaf() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let result = ready!(Pin::new(&mut self.io).poll_write(cx, bytes));
+        Poll::Ready(self.wrote(result, bytes.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        if self.past.is_deaf() {
+            return Poll::Ready(Ok(()));
+        }
+        let result = ready!(Pin::new(&mut self.io).poll_flush(cx)); // Where TLS really writes.
+        Poll::Ready(self.wrote(result.map(|()| 0), 0).map(|_| ()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -191,7 +249,12 @@ impl Write for Wire {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        if self.past.is_deaf() {
+            return Poll::Ready(Ok(length));
+        }
+        let result = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices));
+        Poll::Ready(self.wrote(result, length))
     }
 }
 

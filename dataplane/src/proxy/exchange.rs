@@ -102,7 +102,7 @@ impl<'a> Exchange<'a> {
             };
             self.count();
             match self
-                .attempt(attempt.endpoint(), upload, progress.as_deref(), now)
+                .attempt(attempt.endpoint(), upload, &progress, now)
                 .await
             {
                 Tried::Answered(response, verdict) => match verdict.class {
@@ -170,7 +170,7 @@ impl<'a> Exchange<'a> {
         &self,
         endpoint: &Endpoint,
         upload: Upload,
-        progress: Option<&Progress>,
+        progress: &Progress,
         now: Instant,
     ) -> Tried {
         let request = match self.request.build(endpoint, upload) {
@@ -179,7 +179,7 @@ impl<'a> Exchange<'a> {
         };
         let connect = self.routing.policy().timeouts.connect;
         let pool = self.service.upstreams.pool(endpoint, connect, now);
-        let mut sending = std::pin::pin!(pool.send(request));
+        let mut sending = std::pin::pin!(pool.send(request, progress));
         let first_byte = endpoint.first_byte_timeout;
         let mut limit = now + first_byte;
         let sent = loop {
@@ -192,13 +192,13 @@ impl<'a> Exchange<'a> {
                     Err(Overdue::Endpoint) => {
                         return Tried::Failed(Failed {
                             class: OutcomeClass::Timeout,
-                            detail: format!("no response head within {first_byte:?}"),
+                            detail: Self::overdue(progress, first_byte),
                         });
                     }
                 },
             }
         };
-        if let Some(fault) = progress.and_then(Progress::fault) {
+        if let Some(fault) = progress.fault() {
             return Tried::Faulty(fault);
         }
         match sent {
@@ -214,24 +214,28 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    fn overdue(progress: &Progress, first_byte: Duration) -> String {
+        match progress.state() {
+            State::Sent(_) => format!("no response head within {first_byte:?}"),
+            _ => format!("took nothing of the request body for {first_byte:?}"),
+        }
+    }
+
     /// Decides what it means that a limit has passed without an answer. While the client
     /// is still sending, an endpoint has nothing to answer to.
     fn extend(
         &self,
-        progress: Option<&Progress>,
+        progress: &Progress,
         first_byte: Duration,
         limit: Instant,
     ) -> Result<Instant, Overdue> {
-        let (later, overdue) = match progress.map(Progress::state) {
-            None => return Err(Overdue::Endpoint),
-            Some(State::Failed(fault)) => return Err(Overdue::Client(fault)),
-            Some(State::Waiting(since)) => {
+        let (later, overdue) = match progress.state() {
+            State::Failed(fault) => return Err(Overdue::Client(fault)),
+            State::Waiting(since) => {
                 let idle = self.service.settings.body_idle_timeout;
                 (since + idle, Overdue::Client(Fault::Stalled))
             }
-            Some(State::Sending(since) | State::Sent(since)) => {
-                (since + first_byte, Overdue::Endpoint)
-            }
+            State::Sending(since) | State::Sent(since) => (since + first_byte, Overdue::Endpoint),
         };
         if later > limit {
             Ok(later)
@@ -246,7 +250,7 @@ impl<'a> Exchange<'a> {
         attempt: Attempt,
         response: Response<Incoming>,
         verdict: Verdict,
-        upload: Option<Arc<Progress>>,
+        upload: Arc<Progress>,
     ) -> Response<Body> {
         if verdict.class == OutcomeClass::Success {
             attempt.answered();

@@ -62,21 +62,18 @@ impl From<Collected> for Payload {
 }
 
 impl Payload {
-    /// The body for one more try, and how it is getting on if it is streamed. `None`: it
-    /// cannot be sent again.
+    /// The body for one more try, and how it is getting on. `None`: it cannot be sent
+    /// again.
     pub(super) fn upload(
         &mut self,
         bytes_max: Option<u64>,
         now: Instant,
-    ) -> Option<(Upload, Option<Arc<Progress>>)> {
+    ) -> Option<(Upload, Arc<Progress>)> {
         if let Self::Whole { bytes, .. } = self {
-            return Some((Upload::whole(bytes.clone()), None));
+            return Some(Upload::whole(bytes.clone(), now));
         }
         match std::mem::replace(self, Self::Spent) {
-            Self::Once { start, rest } => {
-                let (upload, progress) = Upload::streamed(start, rest, bytes_max, now);
-                Some((upload, Some(progress)))
-            }
+            Self::Once { start, rest } => Some(Upload::streamed(start, rest, bytes_max, now)),
             Self::Whole { .. } | Self::Spent => None,
         }
     }

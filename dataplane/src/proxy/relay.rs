@@ -71,8 +71,8 @@ pub(super) struct Pending {
     pub(super) http_status: u16,
     /// The provider's id of the request.
     pub(super) request_id: Option<HeaderValue>,
-    /// How the client's body stands, if it was streamed.
-    pub(super) upload: Option<Arc<Progress>>,
+    /// How the client's body stands.
+    pub(super) upload: Arc<Progress>,
 }
 
 /// How a stream of events is watched, and what a last event looks like.
@@ -222,7 +222,7 @@ impl Relay {
             (Some(_), _) | (None, _) => None,
         };
         if let Some(pending) = self.attempt.take() {
-            let fault = pending.upload.as_ref().and_then(|upload| upload.fault());
+            let fault = pending.upload.fault();
             match (fault, error_type) {
                 (Some(_), _) => drop(pending), // The client's own body broke off.
                 (None, Some(error_type)) => {

@@ -36,13 +36,17 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
+/// Bytes that are handed over at a time, so that progress shows.
+const SLICE_BYTES: usize = 256 << 10;
+
 /// A body that hyper's client sends.
 #[derive(Debug)]
 pub(super) struct Upload {
     /// What we hold of it.
-    held: Option<Bytes>,
+    held: Bytes,
     /// What the client is still sending.
     rest: Option<Streamed>,
+    progress: Arc<Progress>,
 }
 
 #[derive(Debug)]
@@ -50,10 +54,9 @@ struct Streamed {
     body: Inbound,
     bytes: u64,
     bytes_max: Option<u64>,
-    progress: Arc<Progress>,
 }
 
-/// How a streamed upload stands: shared with those who wait for the answer to it.
+/// How an upload stands: shared with those who wait for the answer to it.
 #[derive(Debug)]
 pub(super) struct Progress(Mutex<State>);
 
@@ -71,12 +74,9 @@ pub(super) enum State {
 }
 
 impl Upload {
-    /// A body that is whole.
-    pub(super) fn whole(bytes: Bytes) -> Self {
-        Self {
-            held: Some(bytes).filter(|bytes| !bytes.is_empty()),
-            rest: None,
-        }
+    /// A body that is whole, and how it is getting on.
+    pub(super) fn whole(bytes: Bytes, now: Instant) -> (Self, Arc<Progress>) {
+        Self::new(bytes, None, now)
     }
 
     /// A body that is still coming, and how it is getting on.
@@ -86,18 +86,40 @@ impl Upload {
         bytes_max: Option<u64>,
         now: Instant,
     ) -> (Self, Arc<Progress>) {
-        let progress = Arc::new(Progress(Mutex::new(State::Sending(now))));
         let streamed = Streamed {
             body: rest,
             bytes: start.len() as u64,
             bytes_max,
+        };
+        Self::new(start, Some(streamed), now)
+    }
+
+    fn new(held: Bytes, rest: Option<Streamed>, now: Instant) -> (Self, Arc<Progress>) {
+        let state = match held.is_empty() && rest.is_none() {
+            true => State::Sent(now),
+            false => State::Sending(now),
+        };
+        let progress = Arc::new(Progress(Mutex::new(state)));
+        let upload = Self {
+            held,
+            rest,
             progress: Arc::clone(&progress),
         };
-        let upload = Self {
-            held: Some(start).filter(|bytes| !bytes.is_empty()),
-            rest: Some(streamed),
-        };
         (upload, progress)
+    }
+
+    /// Takes note that the endpoint has taken what there was.
+    fn advance(&self) {
+        let now = Instant::now();
+        self.progress.set(match self.is_end_stream() {
+            true => State::Sent(now),
+            false => State::Sending(now),
+        });
+    }
+
+    fn fail(&self, fault: Fault) -> Option<Result<Frame<Bytes>, Fault>> {
+        self.progress.set(State::Failed(fault));
+        Some(Err(fault))
     }
 }
 
@@ -121,37 +143,17 @@ impl Progress {
 
 impl Streamed {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
-        let data = match self.body.poll_data(cx) {
-            Poll::Ready(data) => data,
-            Poll::Pending => {
-                if !matches!(self.progress.state(), State::Waiting(_)) {
-                    self.progress.set(State::Waiting(Instant::now()));
-                }
-                return Poll::Pending;
-            }
-        };
-        let Some(data) = data else {
-            self.progress.set(State::Sent(Instant::now()));
+        let Some(data) = ready!(self.body.poll_data(cx)) else {
             return Poll::Ready(None);
         };
         let Ok(data) = data else {
-            return self.fail(Fault::Broken);
+            return Poll::Ready(Some(Err(Fault::Broken)));
         };
         self.bytes += data.len() as u64;
         if self.bytes_max.is_some_and(|max| self.bytes > max) {
-            return self.fail(Fault::TooLarge);
+            return Poll::Ready(Some(Err(Fault::TooLarge)));
         }
-        let now = Instant::now();
-        self.progress.set(match self.body.is_end() {
-            true => State::Sent(now),
-            false => State::Sending(now),
-        });
         Poll::Ready(Some(Ok(data)))
-    }
-
-    fn fail(&self, fault: Fault) -> Poll<Option<Result<Bytes, Fault>>> {
-        self.progress.set(State::Failed(fault));
-        Poll::Ready(Some(Err(fault)))
     }
 }
 
@@ -163,25 +165,41 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        if let Some(held) = self.held.take() {
-            return Poll::Ready(Some(Ok(Frame::data(held))));
+        if !self.held.is_empty() {
+            let length = self.held.len().min(SLICE_BYTES);
+            let slice = self.held.split_to(length);
+            self.advance();
+            return Poll::Ready(Some(Ok(Frame::data(slice))));
         }
-        match &mut self.rest {
-            Some(rest) => {
-                let data = ready!(rest.poll(cx));
-                Poll::Ready(data.map(|data| data.map(Frame::data)))
+        let Some(rest) = &mut self.rest else {
+            return Poll::Ready(None);
+        };
+        Poll::Ready(match rest.poll(cx) {
+            Poll::Pending => {
+                if !matches!(self.progress.state(), State::Waiting(_)) {
+                    self.progress.set(State::Waiting(Instant::now()));
+                }
+                return Poll::Pending;
             }
-            None => Poll::Ready(None),
-        }
+            Poll::Ready(Some(Ok(data))) => {
+                self.advance();
+                Some(Ok(Frame::data(data)))
+            }
+            Poll::Ready(Some(Err(fault))) => self.fail(fault),
+            Poll::Ready(None) => {
+                self.progress.set(State::Sent(Instant::now()));
+                None
+            }
+        })
     }
 
     fn is_end_stream(&self) -> bool {
         let rest_ended = |rest: &Streamed| rest.body.is_end();
-        self.held.is_none() && self.rest.as_ref().is_none_or(rest_ended)
+        self.held.is_empty() && self.rest.as_ref().is_none_or(rest_ended)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let held = self.held.as_ref().map_or(0, |held| held.len() as u64);
+        let held = self.held.len() as u64;
         let rest = match &self.rest {
             Some(rest) => rest.body.left(),
             None => Some(0),

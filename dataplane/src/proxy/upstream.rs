@@ -25,8 +25,8 @@ use tracing::warn;
 
 use super::{
     Settings,
-    connector::{Connector, Used},
-    upload::Upload,
+    connector::{Connector, Past},
+    upload::{Progress, State, Upload},
 };
 use crate::routing::Endpoint;
 
@@ -149,47 +149,57 @@ impl Pool {
     pub(super) async fn send(
         &self,
         request: Request<Upload>,
+        progress: &Progress,
     ) -> Result<Response<Incoming>, Failed> {
         match self.client.request(request).await {
             Ok(response) => {
-                if let Some(used) = response.extensions().get::<Used>() {
-                    used.set();
+                if let Some(past) = response.extensions().get::<Past>() {
+                    past.set_answered();
                 }
                 Ok(response)
             }
-            Err(error) => Err(Failed::from(error)),
+            Err(error) => Err(Failed::of(&error, progress.state())),
         }
     }
 }
 
-impl From<legacy::Error> for Failed {
-    fn from(error: legacy::Error) -> Self {
-        let was_used = || {
-            let mut extras = Extensions::new();
-            error.connect_info()?.get_extras(&mut extras);
-            extras.get::<Used>().map(Used::get)
-        };
+impl Failed {
+    /// Finds out what an error is evidence of. Only what shows that nobody can be reached
+    /// there is `connect`, which takes the endpoint out at once: no connection, one that
+    /// broke before anything was sent, or one that broke in place of an answer.
+    fn of(error: &legacy::Error, upload: State) -> Self {
         let cause = error
             .source()
             .and_then(|it| it.downcast_ref::<hyper::Error>());
-        if cause.is_some_and(|cause| cause.is_parse() || cause.is_parse_too_large()) {
-            // Somebody is there, but does not speak HTTP as it should.
-            return Self {
-                class: OutcomeClass::ServerError,
-                detail: format!("malformed response: {}", describe(&error)),
-            };
+        let mut extras = Extensions::new();
+        if let Some(connection) = error.connect_info() {
+            connection.get_extras(&mut extras);
         }
-        if was_used() == Some(true) {
+        let past = extras.get::<Past>();
+        let (class, prefix) = if error.is_connect() {
+            (OutcomeClass::Connect, "")
+        } else if cause.is_some_and(|cause| cause.is_parse() || cause.is_parse_too_large()) {
+            // Somebody is there, but does not speak HTTP as it should.
+            (OutcomeClass::ServerError, "malformed response: ")
+        } else if past.is_some_and(Past::has_answered) {
             // Perhaps no more than an idle connection that was closed at the wrong moment:
             // evidence that counts, but does not eject by itself.
-            return Self {
-                class: OutcomeClass::StreamBroken,
-                detail: format!("reused connection: {}", describe(&error)),
-            };
-        }
+            (OutcomeClass::StreamBroken, "reused connection: ")
+        } else if past.is_some_and(Past::was_written)
+            && (past.is_some_and(Past::is_deaf) || !matches!(upload, State::Sent(_)))
+        {
+            // Perhaps it is the body that was too much: evidence that counts, as above. It
+            // would be the same at every endpoint.
+            (
+                OutcomeClass::StreamBroken,
+                "while the body was being sent: ",
+            )
+        } else {
+            (OutcomeClass::Connect, "")
+        };
         Self {
-            class: OutcomeClass::Connect,
-            detail: describe(&error),
+            class,
+            detail: format!("{prefix}{}", describe(error)),
         }
     }
 }

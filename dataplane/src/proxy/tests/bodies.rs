@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::harness::*;
 
-fn post(body: &[u8]) -> Vec<u8> {
+pub(super) fn post(body: &[u8]) -> Vec<u8> {
     let head = format!(
         "POST /v1/messages HTTP/1.1\r\nhost: proxy\r\ncontent-length: {}\r\n\r\n",
         body.len()

@@ -16,7 +16,7 @@ use qcc_proto::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinHandle,
     time::timeout,
 };
@@ -116,6 +116,45 @@ impl Upstream {
             shared,
             task,
         }
+    }
+
+    /// Does as it likes with each connection, from its first byte on. What it is sent
+    /// waits in a small buffer, so that a peer feels soon that nobody reads.
+    pub(super) async fn raw<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(64 << 10).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(64).unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared::default());
+        let task = {
+            let shared = Arc::clone(&shared);
+            tokio::spawn(async move {
+                loop {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    shared.connections.fetch_add(1, SeqCst);
+                    tokio::spawn(serve(stream));
+                }
+            })
+        };
+        Self {
+            address,
+            shared,
+            task,
+        }
+    }
+
+    /// Answers as soon as it has the first bytes, and closes without reading the rest:
+    /// the peer's kernel is told with a reset.
+    pub(super) async fn early(answer: &'static str) -> Self {
+        Self::raw(move |mut stream| async move {
+            let _ = stream.read(&mut [0; 1000]).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+        })
+        .await
     }
 
     pub(super) async fn always(steps: Vec<Step>) -> Self {

@@ -1,5 +1,6 @@
 //! The whole path over real sockets, one story a test.
 
+mod blame;
 mod bodies;
 mod harness;
 mod own;

@@ -1,0 +1,105 @@
+//! Who is blamed for what, where it is not the endpoint that fails.
+
+use std::time::{Duration, Instant};
+
+use qcc_proto::v1::OutcomeClass as Class;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{sleep, timeout},
+};
+
+use super::{bodies::post, harness::*};
+
+/// More than the kernel takes of a connection that nobody reads.
+const LONG: usize = 20 << 20;
+
+#[tokio::test]
+async fn an_early_answer_to_a_long_body_is_the_answer() {
+    const REFUSED: &str =
+        "HTTP/1.1 413 X\r\nconnection: close\r\ncontent-length: 8\r\n\r\ntoo long";
+    for replay_max_bytes in [LONG, 10] {
+        let one = Upstream::early(REFUSED).await;
+        let two = Upstream::early(REFUSED).await;
+        let proxy = Proxy::with(&[&one, &two], |options| {
+            options.settings.replay_max_bytes = replay_max_bytes;
+        })
+        .await;
+        for _ in 0..5 {
+            let mut client = proxy.connect().await;
+            let (mut reading, mut writing) = client.stream.split();
+            let body = post(&vec![b'x'; LONG]);
+            // Not all of a streamed body is taken.
+            let sending = async { drop(writing.write_all(&body).await) };
+            let mut got = vec![0; 12];
+            let receiving = reading.read_exact(&mut got);
+            let (_, received) = tokio::join!(timeout(Duration::from_secs(2), sending), receiving);
+            received.unwrap();
+            assert_eq!(got, b"HTTP/1.1 413");
+        }
+        assert_eq!(two.connections(), 0);
+        assert_eq!(proxy.reports(), []);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_under_a_long_body_does_not_eject() {
+    let one = Upstream::early("").await;
+    let two = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::start(&[&one, &two]).await;
+    let got = proxy.send(post(&vec![b'x'; LONG])).await;
+    assert_eq!((got.status(), got.text()), (200, "ok"));
+    let reports = proxy.reported(2).await;
+    assert_eq!(reports[0], ("e0".into(), Class::StreamBroken));
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_under_a_short_body_ejects() {
+    let one = Upstream::always(vec![Step::Reset]).await;
+    let two = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::start(&[&one, &two]).await;
+    assert_eq!(proxy.post().await.status(), 200);
+    let reports = proxy.reported(2).await;
+    assert_eq!(reports[0], ("e0".into(), Class::Connect));
+}
+
+#[tokio::test]
+async fn a_body_may_take_longer_than_the_wait_for_the_answer() {
+    let slow = Upstream::raw(|mut stream| async move {
+        let mut left = 16 << 20;
+        let mut buffer = vec![0; 64 << 10];
+        while left > 0 {
+            sleep(Duration::from_millis(4)).await;
+            left -= stream.read(&mut buffer).await.unwrap().min(left);
+        }
+        let answer = b"HTTP/1.1 200 X\r\ncontent-length: 2\r\n\r\nok";
+        stream.write_all(answer).await.unwrap();
+        let _ = stream.read(&mut buffer).await;
+    })
+    .await;
+    let proxy = Proxy::with(&[&slow], |options| {
+        options.first_byte_timeout = Duration::from_millis(700);
+    })
+    .await;
+    let start = Instant::now();
+    let got = proxy.send(post(&vec![b'x'; 16 << 20])).await;
+    assert_eq!((got.status(), got.text()), (200, "ok"));
+    assert!(start.elapsed() > Duration::from_millis(700));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_stops_taking_a_body_has_timed_out() {
+    let stuck = Upstream::raw(|mut stream| async move {
+        let _ = stream.read(&mut [0; 1000]).await;
+        sleep(Duration::from_secs(60)).await;
+    })
+    .await;
+    let good = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::with(&[&stuck, &good], |options| {
+        options.first_byte_timeout = Duration::from_millis(700);
+    })
+    .await;
+    let got = proxy.send(post(&vec![b'x'; LONG])).await;
+    assert_eq!((got.status(), got.text()), (200, "ok"));
+    let reports = proxy.reported(2).await;
+    assert_eq!(reports[0], ("e0".into(), Class::Timeout));
+}
