@@ -17,8 +17,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Streaming, transport::Channel};
-use tracing::warn;
+use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic_types::StatusExt;
+use tracing::{debug, warn};
 
 use super::{Error, Link};
 use crate::reports::{Batch, Outbox, Report};
@@ -28,17 +29,39 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// A batch is answered after one commit; this long means that nobody is there.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How long to leave a control plane alone that is busy and does not say for how long.
+const BUSY_WAIT: Duration = Duration::from_millis(200);
+
 /// Reports until the stream breaks. What was not acknowledged stays in the outbox.
+///
+/// A control plane that has too much to do is asked again later: the watch goes on
+/// meanwhile, since connecting anew would only give it more to do.
 pub(super) async fn run(
     client: HealthSyncServiceClient<Channel>,
     identity: &ProxyIdentity,
     outbox: &Outbox,
     link: &Link,
 ) -> Error {
-    match report(client, identity, outbox, link).await {
-        Ok(never) => match never {},
-        Err(error) => error,
+    loop {
+        match report(client.clone(), identity, outbox, link).await {
+            Ok(never) => match never {},
+            Err(Error::Call(status)) if status.code() == Code::ResourceExhausted => {
+                let wait = pause(&status, rand::random());
+                debug!(?wait, "the control plane is busy; reports wait");
+                sleep(wait).await;
+            }
+            Err(error) => return error,
+        }
     }
+}
+
+/// Returns how long to leave a busy control plane alone: as long as it asks for, but
+/// not so long that it takes us for dead. `random`, from 0 to 1, spreads it.
+pub(super) fn pause(busy: &Status, random: f64) -> Duration {
+    let asked = busy.get_details_retry_info();
+    let asked = asked.and_then(|info| info.retry_delay);
+    let wait = asked.filter(|wait| !wait.is_zero()).unwrap_or(BUSY_WAIT);
+    wait.min(HEARTBEAT).mul_f64(1.0 + random.clamp(0.0, 1.0))
 }
 
 async fn report(

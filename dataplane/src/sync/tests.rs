@@ -30,6 +30,7 @@ use tonic::{
     Request, Response, Status, Streaming, async_trait,
     transport::{Server, server::TcpIncoming},
 };
+use tonic_types::{ErrorDetails, StatusExt};
 
 use super::*;
 use crate::routing::{Next, Outcome};
@@ -47,6 +48,8 @@ struct Script {
     answers_to_lose: AtomicUsize,
     /// The next message meets a control plane that has lost its data.
     forget: AtomicBool,
+    /// So many messages meet a control plane that has too much to do.
+    refusals: AtomicUsize,
     /// Reports are not answered.
     deaf: AtomicBool,
 }
@@ -118,6 +121,12 @@ impl HealthSyncService for Fake {
 
 impl Script {
     fn answer(&self, message: StreamReportsRequest) -> Result<StreamReportsResponse, Status> {
+        if take_one(&self.refusals) {
+            let mut details = ErrorDetails::new();
+            details.set_retry_info(Some(Duration::from_millis(20)));
+            let code = tonic::Code::ResourceExhausted;
+            return Err(Status::with_error_details(code, "busy", details));
+        }
         self.reports.lock().unwrap().push(message.clone());
         let batch = message.batch.unwrap_or_default();
         let mut applied = self.applied.lock().unwrap();
@@ -138,7 +147,7 @@ impl Script {
         let known = applied.len() + 1 - batch.first_sequence as usize;
         let sent = batch.outcomes.len();
         applied.extend(batch.outcomes.into_iter().skip(known));
-        if sent > 0 && self.take_a_loss() {
+        if sent > 0 && take_one(&self.answers_to_lose) {
             return Err(Status::unavailable("the answer is lost"));
         }
         Ok(StreamReportsResponse {
@@ -147,13 +156,14 @@ impl Script {
             sequence_gap: false,
         })
     }
+}
 
-    fn take_a_loss(&self) -> bool {
-        let fewer = |left: usize| left.checked_sub(1);
-        self.answers_to_lose
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer)
-            .is_ok()
-    }
+/// Takes one off a count, unless nothing is left of it.
+fn take_one(count: &AtomicUsize) -> bool {
+    let fewer = |left: usize| left.checked_sub(1);
+    count
+        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer)
+        .is_ok()
 }
 
 /// A control plane and a proxy without its HTTP part.
@@ -390,6 +400,38 @@ async fn what_was_applied_but_not_acknowledged_is_sent_again_and_counts_once() {
     }
     testbed.delivered().await;
     assert_eq!(testbed.applied().len(), 5);
+}
+
+#[tokio::test]
+async fn a_busy_control_plane_is_asked_later_and_the_watch_goes_on() {
+    let testbed = Testbed::start().await;
+    testbed.script().refusals.store(3, Ordering::SeqCst);
+    testbed.attempt(OutcomeClass::ServerError);
+    testbed.delivered().await;
+    assert_eq!(testbed.applied(), [OutcomeClass::ServerError]);
+    assert_eq!(testbed.script().watches.lock().unwrap().len(), 1);
+    assert!(testbed.link.state().connected.is_some());
+}
+
+#[test]
+fn a_busy_control_plane_says_how_long_to_wait_within_reason() {
+    let busy = |asked| {
+        let mut details = ErrorDetails::new();
+        details.set_retry_info(asked);
+        Status::with_error_details(tonic::Code::ResourceExhausted, "busy", details)
+    };
+    let asked = |millis| busy(Some(Duration::from_millis(millis)));
+    let plain = Status::resource_exhausted("busy");
+    for (status, millis) in [
+        (plain, 200),
+        (busy(None), 200),
+        (asked(0), 200),
+        (asked(50), 50),
+        (asked(3_600_000), 5_000),
+    ] {
+        let bounds = [0.0, 1.0].map(|random| super::reporter::pause(&status, random).as_millis());
+        assert_eq!(bounds, [millis, 2 * millis]);
+    }
 }
 
 #[tokio::test]
