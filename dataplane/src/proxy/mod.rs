@@ -36,6 +36,15 @@
 //!
 //! A 401 of ours is never relayed: the client would think that *its* key is bad.
 //!
+//! # One connection for each request
+//!
+//! Clients may speak HTTP/2; endpoints are spoken to in HTTP/1.1, with one connection
+//! for each running request. On an HTTP/2 connection requests share a fate that is not
+//! theirs: one that queues behind the endpoint's limit of streams looks like one that
+//! gets no answer, the loss of one connection looks like as many failures as it carried
+//! requests, and a client that does not read holds up the others' answers. Blame would
+//! have to be kept for each connection before HTTP/2 can be offered.
+//!
 //! # A request may run twice
 //!
 //! A buffered request is sent to another endpoint if the first one closed the

@@ -36,10 +36,6 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Time without a request after which a pool is dropped: by then it is empty.
 const UNUSED_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Interval of HTTP/2 pings while requests are in flight, and longest wait for an answer.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Bytes of an error's description.
 const DETAIL_BYTES_MAX: usize = 200;
 
@@ -130,9 +126,6 @@ impl Upstreams {
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .http1_max_headers(self.headers_max)
             .http1_max_buf_size(self.head_max_bytes)
-            .http2_max_header_list_size(u32::try_from(self.head_max_bytes).unwrap_or(u32::MAX))
-            .http2_keep_alive_interval(PING_INTERVAL)
-            .http2_keep_alive_timeout(PING_TIMEOUT)
             // A pooled connection that died before it took the request: nothing was sent.
             .retry_canceled_requests(true)
             .build(Connector::new(Arc::clone(&self.tls), connect_timeout));
@@ -222,7 +215,7 @@ fn cut(mut text: String) -> String {
     text
 }
 
-/// TLS towards endpoints: the platform's roots, HTTP/2 where it is offered.
+/// TLS towards endpoints: the platform's roots, and [no HTTP/2](super#one-connection-for-each-request).
 pub(super) fn tls() -> Arc<ClientConfig> {
     let versions = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions();
@@ -237,7 +230,7 @@ pub(super) fn tls() -> Arc<ClientConfig> {
                 .with_no_client_auth()
         }
     };
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Arc::new(config)
 }
 
@@ -285,6 +278,11 @@ mod tests {
 
         let other = upstreams.pool(&endpoint("a"), connect * 2, later);
         assert!(!Arc::ptr_eq(&a, &other));
+    }
+
+    #[test]
+    fn endpoints_are_not_offered_http_2() {
+        assert_eq!(tls().alpn_protocols, [b"http/1.1"]);
     }
 
     #[test]
