@@ -271,9 +271,12 @@ async fn serve(
         tokio::select! {
             () = &mut http => {}
             () = stop.cancelled() => {
-                info!(timeout = ?drain.timeout(), "draining");
-                if timeout(drain.timeout(), http).await.is_err() {
-                    warn!("running requests were ended: they did not finish in time");
+                info!(timeout = ?drain.remaining().unwrap_or_default(), "draining");
+                tokio::select! {
+                    () = http => {}
+                    () = drain.expired() => {
+                        warn!("running requests were ended: they did not finish in time");
+                    }
                 }
             }
         }
