@@ -3,7 +3,8 @@
 //! Frames pass as they arrive. The attempt lives in here: a proper end makes it a
 //! success (or what an error inside of the stream says), a cut or silence breaks it,
 //! and being dropped means that the client has gone: then the upstream connection is
-//! closed, and nobody is blamed.
+//! closed, and nobody is blamed. Nor is anybody where the total time is up, which is our
+//! own limit, or where the client held the answer up before it was cut.
 //!
 //! A broken stream never looks like a whole one. The body ends in an error, which the
 //! client sees as a missing last chunk, a short body or a stream reset; a stream of
@@ -38,6 +39,10 @@ use crate::routing::{Attempt, Outcome};
 /// Time for the last event to leave before the connection is broken: an error discards
 /// what has not been written yet.
 const FAREWELL: Duration = Duration::from_millis(20);
+
+/// Time for which a client may let us wait before an answer's break says nothing about
+/// its endpoint, which may have lost patience with the client.
+const HELD_UP: Duration = Duration::from_secs(1);
 
 /// A response body: one of ours, or an endpoint's.
 pub(super) enum Body {
@@ -85,10 +90,33 @@ pub(super) struct Events {
 pub(super) struct Clock {
     idle: Duration,
     deadline: Instant,
+    /// When the last frame came or the next was asked for, whichever is later.
     last: Instant,
-    /// A frame came since `last` was read off the clock.
+    /// A frame came, and the next has not been asked for.
     moved: bool,
+    /// The client has let us wait.
+    held_up: bool,
     timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why an answer breaks off.
+enum Break {
+    /// Its connection did.
+    Cut(String),
+    /// The endpoint fell silent.
+    Silent,
+    /// The time for the whole request is up. That is our own limit: nobody is to blame.
+    OutOfTime,
+}
+
+impl fmt::Display for Break {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cut(reason) => f.write_str(reason),
+            Self::Silent => f.write_str("it was silent for too long"),
+            Self::OutOfTime => f.write_str("the total time is up"),
+        }
+    }
 }
 
 /// The end of a body that has broken.
@@ -165,9 +193,12 @@ impl Relay {
         let Some(upstream) = &mut self.upstream else {
             return Poll::Ready(None);
         };
+        if self.clock.is_over() {
+            return self.break_off(&Break::OutOfTime);
+        }
         match upstream.poll_data(cx) {
             Poll::Ready(Some(Ok(data))) => {
-                self.clock.moved = true;
+                self.clock.advance();
                 if let Some(events) = &mut self.events {
                     events.scanner.scan(&data);
                 }
@@ -178,10 +209,10 @@ impl Relay {
                 self.settle();
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(Cut(reason)))) => self.break_off(&reason),
+            Poll::Ready(Some(Err(Cut(reason)))) => self.break_off(&Break::Cut(reason)),
             Poll::Pending => {
                 let reason = ready!(self.clock.poll(cx));
-                self.break_off(reason)
+                self.break_off(&reason)
             }
         }
     }
@@ -205,8 +236,8 @@ impl Relay {
         }
     }
 
-    fn break_off(&mut self, reason: &str) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        debug!(reason, "answer broke off");
+    fn break_off(&mut self, reason: &Break) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        debug!(%reason, "answer broke off");
         // Taking it closes the connection, or resets the stream.
         let left = self.upstream.take().and_then(|upstream| upstream.left());
         self.in_flight.relayed();
@@ -222,14 +253,19 @@ impl Relay {
             (Some(_), _) | (None, _) => None,
         };
         if let Some(pending) = self.attempt.take() {
-            let fault = pending.upload.fault();
-            match (fault, error_type) {
-                (Some(_), _) => drop(pending), // The client's own body broke off.
-                (None, Some(error_type)) => {
+            let by_client = pending.upload.fault().is_some() // Its own body broke off.
+                || (self.clock.held_up && matches!(reason, Break::Cut(_)));
+            let by_us = matches!(reason, Break::OutOfTime);
+            match error_type {
+                _ if by_client || by_us => drop(pending), // Nobody is blamed.
+                Some(error_type) => {
                     let class = class_of_error_type(&error_type);
-                    pending.finish(class, error_type, reason);
+                    pending.finish(class, error_type, &reason.to_string());
                 }
-                (None, None) => pending.finish(OutcomeClass::StreamBroken, String::new(), reason),
+                None => {
+                    let class = OutcomeClass::StreamBroken;
+                    pending.finish(class, String::new(), &reason.to_string());
+                }
             }
         }
         Poll::Ready(Some(match last_word {
@@ -272,16 +308,31 @@ impl Clock {
             deadline,
             last: now,
             moved: false,
+            held_up: false,
             timer: None,
         }
     }
 
-    /// Completes with the limit that was reached. Called while there is no frame: only
-    /// then a clock is read, and a timer is not set anew for each frame.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&'static str> {
+    /// Takes note of a frame.
+    fn advance(&mut self) {
+        self.last = Instant::now();
+        self.moved = true;
+    }
+
+    /// Takes note that the next frame is asked for, and says whether it is too late for
+    /// it. What passes until then is the client's time: the endpoint was not listened to.
+    fn is_over(&mut self) -> bool {
         if std::mem::take(&mut self.moved) {
-            self.last = Instant::now();
+            let now = Instant::now();
+            self.held_up |= now.saturating_duration_since(self.last) >= HELD_UP;
+            self.last = now;
         }
+        self.last >= self.deadline
+    }
+
+    /// Completes with the limit that was reached. Called while there is no frame: a timer
+    /// is not set anew for each.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Break> {
         let limit = self.deadline.min(self.last + self.idle);
         let timer = self
             .timer
@@ -290,10 +341,10 @@ impl Clock {
             ready!(timer.as_mut().poll(cx));
             let now = Instant::now();
             if now >= self.deadline {
-                return Poll::Ready("the total time is up");
+                return Poll::Ready(Break::OutOfTime);
             }
             if now >= limit {
-                return Poll::Ready("it was silent for too long");
+                return Poll::Ready(Break::Silent);
             }
             timer.as_mut().reset(limit);
         }

@@ -63,6 +63,44 @@ async fn a_connection_that_breaks_under_a_short_body_ejects() {
 }
 
 #[tokio::test]
+async fn the_total_time_ends_a_running_answer_without_blame() {
+    let first = vec![send(EVENTS), send(chunk("data: 1\n\n"))];
+    for rest in [
+        vec![Step::Silence],
+        vec![send(chunk(&": ping\n".repeat(1_000_000))); 50],
+    ] {
+        let upstream = Upstream::always([first.clone(), rest].concat()).await;
+        let proxy = Proxy::with(&[&upstream], |options| {
+            options.policy.timeouts.total = Duration::from_millis(150);
+        })
+        .await;
+        let got = proxy.post().await;
+        assert_eq!((got.status(), got.whole), (200, false));
+        upstream.sees_the_peer_leave().await;
+        assert_eq!(proxy.reports(), []);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_its_client_held_up_says_nothing_if_it_breaks() {
+    let upstream = Upstream::raw(|mut stream| async move {
+        let _ = stream.read(&mut [0; 1000]).await;
+        let head = "HTTP/1.1 200 X\r\ncontent-length: 100000000\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let body = vec![b'x'; 100_000_000];
+        let sending = stream.write_all(&body);
+        let _ = timeout(Duration::from_millis(1500), sending).await; // It loses patience.
+    })
+    .await;
+    let proxy = Proxy::start(&[&upstream]).await;
+    let mut client = proxy.connect().await;
+    client.write(POST).await;
+    sleep(Duration::from_secs(2)).await;
+    assert!(!client.answer().await.whole);
+    assert_eq!(proxy.reports(), []);
+}
+
+#[tokio::test]
 async fn a_body_may_take_longer_than_the_wait_for_the_answer() {
     let slow = Upstream::raw(|mut stream| async move {
         let mut left = 16 << 20;
