@@ -278,28 +278,29 @@ impl<'a> Exchange<'a> {
         self.answer_with(head, body, &endpoint)
     }
 
-    /// Finishes an attempt that was answered with an error, and keeps the answer.
+    /// Finishes an attempt that was answered with an error, and keeps the answer. Its
+    /// status is judged before its body is waited for, in which the client may go.
     async fn keep(&mut self, attempt: Attempt, response: Response<Incoming>, verdict: Verdict) {
         let (head, body) = response.into_parts();
-        let status = head.status;
-        let body = Inbound::new(body, head.version);
-        let failure = Failure::read(head, body).await;
-        let error_type = failure.error_type();
-        self.tries.push(Try {
-            endpoint: Arc::clone(attempt.endpoint()),
-            class: verdict.class,
-            detail: format!("answered {}", status.as_u16()),
-        });
         let endpoint = Arc::clone(attempt.endpoint());
+        self.tries.push(Try {
+            endpoint: Arc::clone(&endpoint),
+            class: verdict.class,
+            detail: format!("answered {}", head.status.as_u16()),
+        });
         let outcome = Outcome {
             class: verdict.class,
-            http_status: status.as_u16(),
-            error_type,
+            http_status: head.status.as_u16(),
+            error_type: String::new(),
             retry_after: verdict.retry_after,
             detail: String::new(), // Providers put parts of keys into their messages.
-            upstream_request_id: text_of(request_id(&failure.head.headers)),
+            upstream_request_id: text_of(request_id(&head.headers)),
         };
-        attempt.finish(outcome, Instant::now());
+        let mut judged = attempt.judge(outcome, Instant::now());
+        let body = Inbound::new(body, head.version);
+        let failure = Failure::read(head, body).await;
+        judged.set_error_type(failure.error_type());
+        drop(judged);
         if !blames_credential(verdict.class) {
             self.answer = Some((failure, endpoint));
         }

@@ -30,6 +30,16 @@ pub(crate) struct Attempt {
     trial_over: AtomicBool,
 }
 
+/// An attempt whose outcome has left its mark here. It is reported as this is dropped,
+/// wherever that happens: a client that goes cannot take the evidence with it.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    attempt: Attempt,
+    /// `None` once it has been reported.
+    outcome: Option<Outcome>,
+    at: Instant,
+}
+
 /// What an attempt came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outcome {
@@ -104,8 +114,18 @@ impl Attempt {
 
     /// Says what the attempt came to: marks the endpoint here, and reports it.
     pub(crate) fn finish(self, outcome: Outcome, now: Instant) {
+        drop(self.judge(outcome, now));
+    }
+
+    /// Marks the endpoint here at once, and leaves time to find out details before it is
+    /// reported.
+    pub(crate) fn judge(self, outcome: Outcome, now: Instant) -> Judged {
         self.learn(&outcome, now);
-        self.report(outcome, now);
+        Judged {
+            attempt: self,
+            outcome: Some(outcome),
+            at: now,
+        }
     }
 
     /// Marks the endpoint, in the attempt's own generation: a newer one has a state of
@@ -191,6 +211,23 @@ impl Attempt {
 
     fn is_trial(&self) -> bool {
         matches!(self.admission.limit, Limit::Trial(_))
+    }
+}
+
+impl Judged {
+    /// Adds the provider's error type to the report.
+    pub(crate) fn set_error_type(&mut self, error_type: String) {
+        if let Some(outcome) = &mut self.outcome {
+            outcome.error_type = error_type;
+        }
+    }
+}
+
+impl Drop for Judged {
+    fn drop(&mut self) {
+        if let Some(outcome) = self.outcome.take() {
+            self.attempt.report(outcome, self.at);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::{bodies::post, harness::*};
+use crate::routing::{Next, Outcome};
 
 /// More than the kernel takes of a connection that nobody reads.
 const LONG: usize = 20 << 20;
@@ -140,4 +141,33 @@ async fn an_endpoint_that_stops_taking_a_body_has_timed_out() {
     assert_eq!((got.status(), got.text()), (200, "ok"));
     let reports = proxy.reported(2).await;
     assert_eq!(reports[0], ("e0".into(), Class::Timeout));
+}
+
+#[tokio::test]
+async fn a_verdict_acts_at_once_and_outlives_its_client() {
+    let rejected = "HTTP/1.1 401 X\r\ntransfer-encoding: chunked\r\n\r\n";
+    let upstream = Upstream::always(vec![send(rejected), Step::Silence]).await;
+    let proxy = Proxy::start(&[&upstream]).await;
+    let is_marked = || {
+        let mut routing = proxy.router.begin().unwrap();
+        matches!(routing.next(Instant::now()), Next::Unavailable(_))
+    };
+    let mut client = proxy.connect().await;
+    client.write(POST).await;
+    eventually(is_marked).await;
+    drop(client);
+    assert_eq!(proxy.reported(1).await, [("e0".into(), Class::Auth)]);
+
+    let proxy = Proxy::start(&[&upstream]).await;
+    let mut routing = proxy.router.begin().unwrap();
+    let Next::Attempt(attempt) = routing.next(Instant::now()) else {
+        panic!("no attempt");
+    };
+    let judged = attempt.judge(Outcome::of(Class::Auth), Instant::now());
+    let mut routing = proxy.router.begin().unwrap();
+    let next = routing.next(Instant::now());
+    assert!(matches!(next, Next::Unavailable(_)));
+    assert_eq!(proxy.reports(), []);
+    drop(judged);
+    assert_eq!(proxy.reports(), [("e0".into(), Class::Auth)]);
 }
