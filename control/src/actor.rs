@@ -45,6 +45,15 @@ pub enum Error {
     OutcomeUnknown,
 }
 
+/// Something for the checker to do.
+#[derive(Debug)]
+pub enum Job {
+    /// Run this check and bring back its verdict.
+    Check(Box<CheckOrder>),
+    /// Give this one up, if it is still under way.
+    GiveUp(CheckId),
+}
+
 /// Something for the writer to do.
 enum Command {
     Mutate {
@@ -94,9 +103,9 @@ pub struct Writer {
     clock: RegistryClock,
     mailbox: mpsc::Receiver<Command>,
     feed: Arc<Feed>,
-    /// Not bounded, but never longer than there are endpoints: each has at most one
-    /// check under way.
-    orders: mpsc::UnboundedSender<CheckOrder>,
+    /// Not bounded, but taken up at once; what waits for its turn is given up when it
+    /// is void, so that there are never more checks than endpoints.
+    jobs: mpsc::UnboundedSender<Job>,
     /// Who waits for the verdict on an endpoint.
     waiting: BTreeMap<EndpointName, Vec<Reply<Option<Conclusion>>>>,
 }
@@ -219,12 +228,7 @@ pub fn new(
     term: u64,
     saved: registry::Saved,
     seed: registry::Seed,
-) -> (
-    Writer,
-    Handle,
-    Arc<Feed>,
-    mpsc::UnboundedReceiver<CheckOrder>,
-) {
+) -> (Writer, Handle, Arc<Feed>, mpsc::UnboundedReceiver<Job>) {
     let base = saved
         .meta
         .as_ref()
@@ -233,17 +237,17 @@ pub fn new(
     let registry = Registry::new(term, saved, seed, clock.now());
     let feed = Arc::new(Feed::new(registry.snapshot(), clock));
     let (mailbox, commands) = mpsc::channel(MAILBOX);
-    let (orders, orders_out) = mpsc::unbounded_channel();
+    let (jobs, jobs_out) = mpsc::unbounded_channel();
     let writer = Writer {
         registry,
         store,
         clock,
         mailbox: commands,
         feed: feed.clone(),
-        orders,
+        jobs,
         waiting: BTreeMap::new(),
     };
-    (writer, Handle { mailbox }, feed, orders_out)
+    (writer, Handle { mailbox }, feed, jobs_out)
 }
 
 impl Writer {
@@ -287,6 +291,7 @@ impl Writer {
             self.apply(command, now, &mut answers);
         }
         self.registry.advance(now);
+        self.dismiss(&mut answers);
         let settlement = self.registry.settle();
         if let Err(error) = self.commit(&settlement) {
             error!(%error, "store failed");
@@ -326,7 +331,11 @@ impl Writer {
                     .registry
                     .mutate(Mutation::Verify { name: name.clone() }, None, now)
                 {
-                    Ok(_) => self.waiting.entry(name).or_default().push(reply),
+                    Ok(_) => {
+                        let waiting = self.waiting.entry(name).or_default();
+                        waiting.retain(|reply| !reply.is_closed());
+                        waiting.push(reply);
+                    }
                     Err(error) => {
                         answers.push(reply, Err(Error::Refused(error)), |answer, _| answer);
                     }
@@ -351,11 +360,30 @@ impl Writer {
                 verdict,
             } => {
                 let conclusion = self.registry.conclude(&endpoint, check, verdict, now);
-                for reply in self.waiting.remove(&endpoint).unwrap_or_default() {
-                    answers.push(reply, Ok(conclusion.clone()), |conclusion, _| conclusion);
+                // The verdict of a check that was given up is nobody's answer.
+                if conclusion.is_some() {
+                    for reply in self.waiting.remove(&endpoint).unwrap_or_default() {
+                        answers.push(reply, Ok(conclusion.clone()), |conclusion, _| conclusion);
+                    }
                 }
             }
         }
+    }
+
+    /// Answers those who wait for a check that is not under way any more.
+    fn dismiss(&mut self, answers: &mut Answers) {
+        let registry = &self.registry;
+        self.waiting.retain(|name, replies| {
+            let running = registry
+                .endpoint(name)
+                .is_some_and(|e| e.checks.running.is_some());
+            if !running {
+                for reply in replies.drain(..) {
+                    answers.push(reply, Ok(None), |conclusion, _| conclusion);
+                }
+            }
+            running
+        });
     }
 
     fn commit(&mut self, settlement: &Settlement) -> Result<(), store::Error> {
@@ -368,10 +396,9 @@ impl Writer {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Check(order) => {
-                // Without a checker the process is ending.
-                let _ = self.orders.send(*order);
-            }
+            // Without a checker the process is ending.
+            Effect::Check(order) => drop(self.jobs.send(Job::Check(order))),
+            Effect::GiveUp(id) => drop(self.jobs.send(Job::GiveUp(id))),
             Effect::Moved {
                 endpoint,
                 health,

@@ -1,15 +1,20 @@
 //! Carries out the writer's check orders, in parallel and bounded.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 
+use futures_util::FutureExt;
 use qcc_proto::v1;
 use secrecy::SecretString;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::{AbortHandle, JoinSet},
+};
+use tracing::debug;
 
 use crate::{
-    actor::Handle,
+    actor::{Handle, Job},
     grpc::read_outcome_class,
-    registry::{self, ApiKey, CheckOrder, CredentialScheme, Facts, OutcomeClass, Verdict},
+    registry::{self, ApiKey, CheckId, CheckOrder, CredentialScheme, Facts, OutcomeClass, Verdict},
     verifier::{CheckKind, CheckRequest, CheckResult, Verifier},
 };
 
@@ -17,29 +22,55 @@ use crate::{
 /// below what one process may have open.
 const PARALLEL_MAX: usize = 64;
 
-/// Runs checks until there are no more orders.
+/// Runs checks until there are no more jobs.
 pub(crate) async fn run(
     verifier: Verifier,
     handle: Handle,
-    mut orders: mpsc::UnboundedReceiver<CheckOrder>,
+    mut jobs: mpsc::UnboundedReceiver<Job>,
 ) {
-    let verifier = Arc::new(verifier);
     let slots = Arc::new(Semaphore::new(PARALLEL_MAX));
-    while let Some(order) = orders.recv().await {
-        let Ok(slot) = slots.clone().acquire_owned().await else {
-            return;
-        };
-        let (verifier, handle) = (verifier.clone(), handle.clone());
-        tokio::spawn(async move {
-            let _slot = slot;
-            let (endpoint, id) = (order.endpoint.clone(), order.id);
-            let task = tokio::spawn(async move { verifier.check(request(order)).await });
-            // A check that panicked must not leave its endpoint checked for ever.
-            let verdict = task.await.map_or_else(|_| broken(), verdict);
-            tracing::debug!(%endpoint, passed = verdict.passed, facts = ?verdict.facts, "check ended");
-            handle.conclude(endpoint, id, verdict).await;
-        });
+    let mut checks = JoinSet::new();
+    let mut under_way: BTreeMap<CheckId, AbortHandle> = BTreeMap::new();
+    loop {
+        tokio::select! {
+            job = jobs.recv() => match job {
+                Some(Job::Check(order)) => {
+                    let (verifier, handle) = (verifier.clone(), handle.clone());
+                    let (id, slots) = (order.id, slots.clone());
+                    let check = checks.spawn(async move {
+                        // Nobody closes it.
+                        let _slot = slots.acquire_owned().await;
+                        check(&verifier, &handle, *order).await;
+                        id
+                    });
+                    under_way.insert(id, check);
+                }
+                Some(Job::GiveUp(id)) => {
+                    if let Some(check) = under_way.remove(&id) {
+                        check.abort();
+                    }
+                }
+                None => return,
+            },
+            Some(ended) = checks.join_next(), if !checks.is_empty() => {
+                if let Ok(id) = ended {
+                    under_way.remove(&id);
+                }
+            }
+        }
     }
+}
+
+async fn check(verifier: &Verifier, handle: &Handle, order: CheckOrder) {
+    let (endpoint, id) = (order.endpoint.clone(), order.id);
+    let request = request(order);
+    // A check that panics must not leave its endpoint checked for ever.
+    let verdict = AssertUnwindSafe(verifier.check(request))
+        .catch_unwind()
+        .await;
+    let verdict = verdict.map_or_else(|_| broken(), verdict_of);
+    debug!(%endpoint, passed = verdict.passed, facts = ?verdict.facts, "check ended");
+    handle.conclude(endpoint, id, verdict).await;
 }
 
 fn request(order: CheckOrder) -> CheckRequest {
@@ -80,7 +111,7 @@ fn request(order: CheckOrder) -> CheckRequest {
     }
 }
 
-fn verdict(result: CheckResult) -> Verdict {
+fn verdict_of(result: CheckResult) -> Verdict {
     Verdict {
         passed: result.passed,
         facts: Facts {

@@ -102,13 +102,13 @@ pub async fn start(config: Config) -> Result<ControlPlane, Error> {
     let term = loaded.term;
     let saved = records::load(loaded.records).map_err(Error::Records)?;
     let seed = seed().map_err(|error| Error::System("get random bytes", error))?;
-    let (writer, handle, feed, orders) = actor::new(store, term, saved, seed);
+    let (writer, handle, feed, jobs) = actor::new(store, term, saved, seed);
     let (ended, writer_end) = oneshot::channel();
     std::thread::Builder::new()
         .name("writer".into())
         .spawn(move || ended.send(writer.run()))
         .map_err(|error| Error::System("start the writer", error))?;
-    let checker = tokio::spawn(checker::run(verifier, handle.clone(), orders));
+    let checker = tokio::spawn(checker::run(verifier, handle.clone(), jobs));
 
     if let Some(resources) = &config.apply {
         let declaration =
@@ -175,7 +175,10 @@ impl ControlPlane {
         }
         info!("control plane stopping");
         server_stop.cancel();
-        serve.await.map_err(Error::Serve)?;
+        // Streams end by themselves; a call that waits for an upstream may not in time.
+        if let Ok(served) = tokio::time::timeout(DRAIN_MAX, serve).await {
+            served.map_err(Error::Serve)?;
+        }
         // The last handles are with the checker; without them the writer ends.
         checker.abort();
         let end = tokio::time::timeout(WRITER_END_MAX, writer).await;
@@ -196,6 +199,9 @@ fn seed() -> io::Result<registry::Seed> {
         salt: salt.into(),
     })
 }
+
+/// How long a stopping control plane lets calls finish.
+const DRAIN_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// How long a stopping control plane waits for its writer.
 const WRITER_END_MAX: std::time::Duration = std::time::Duration::from_secs(1);

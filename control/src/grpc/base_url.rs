@@ -35,7 +35,8 @@ pub(super) fn canonical(text: &str, allow_plaintext: bool) -> Result<String, Str
         .rsplit_once(':')
         .map_or("", |(_, port)| port);
     let has_port = authority.as_str().len() > host.len();
-    if has_port && port.parse::<u16>().map_or(true, |port| port == 0) {
+    let number = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    if has_port && (!number(port) || port.starts_with('0') || port.parse::<u16>().is_err()) {
         return Err("must have a port of 1-65535, or none".into());
     }
     let address = literal_address(&host)?;
@@ -142,6 +143,8 @@ mod tests {
             "https://api.example:0",
             "https://api.example:65536",
             "https://api.example:",
+            "https://api.example:+443",
+            "https://api.example:0443",
             "https://127.1",
             "https://2130706433",
             "https://0x7f000001",

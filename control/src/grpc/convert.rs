@@ -1,7 +1,5 @@
 //! The registry's types as messages.
 
-use std::time::Duration;
-
 use qcc_proto::{duration::to_proto, v1};
 
 use crate::registry::{
@@ -20,10 +18,9 @@ impl Wall {
     }
 
     fn time(self, clock: Clock) -> prost_types::Timestamp {
-        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        let ahead = ms(clock.since(self.0.clock));
-        let behind = ms(self.0.clock.since(clock));
-        timestamp(self.0.wall_ms.saturating_add(ahead).saturating_sub(behind))
+        let ahead = i128::from(clock.0) - i128::from(self.0.clock.0);
+        let wall = i128::from(self.0.wall_ms) + ahead;
+        timestamp(u64::try_from(wall.max(0)).unwrap_or(u64::MAX))
     }
 }
 
@@ -115,7 +112,12 @@ fn health(endpoint: &Endpoint, wall: Wall) -> v1::Health {
         evidence: endpoint.mark.evidence.as_ref().map(evidence),
         view: Some(view(endpoint.mark.view)),
         proven: endpoint.proven,
-        suspecting_proxies: endpoint.suspects.iter().map(|(w, _)| witness(w)).collect(),
+        suspecting_proxies: endpoint
+            .suspects
+            .iter()
+            .filter(|(suspect, _)| matches!(suspect, Witness::Proxy(_)))
+            .map(|(suspect, _)| witness(suspect))
+            .collect(),
         next_check_time: endpoint.checks.due.map(|due| wall.time(due)),
         checking: endpoint.checks.running.is_some(),
     }

@@ -9,7 +9,7 @@ use prost_types::FieldMask;
 use qcc_proto::v1;
 use tonic::Status;
 
-use super::error::Violations;
+use super::{convert, error::Violations, validate};
 
 /// One field that can be updated on its own.
 struct Field<T> {
@@ -120,9 +120,31 @@ pub(super) fn merge_policy(
     wanted: &v1::ClusterPolicy,
     mask: Option<&FieldMask>,
 ) -> Result<v1::ClusterPolicy, Status> {
+    let before = present.clone();
     let mut merged = present;
-    merge(&mut merged, wanted, mask, POLICY)?;
+    let copied = merge(&mut merged, wanted, mask, POLICY)?;
+    // What followed from the API goes with it, unless somebody had chosen it.
+    if merged.api != before.api {
+        let derived = defaults_of(before.api);
+        if !copied.contains(&"policy.credential_scheme")
+            && before.credential_scheme == derived.credential_scheme
+        {
+            merged.credential_scheme = v1::CredentialScheme::Unspecified.into();
+        }
+        if !copied.contains(&"policy.check") && before.check == derived.check {
+            merged.check = None;
+        }
+    }
     Ok(merged)
+}
+
+/// Returns the policy that an API has if nothing else is said.
+fn defaults_of(api: i32) -> v1::ClusterPolicy {
+    let policy = v1::ClusterPolicy {
+        api,
+        ..v1::ClusterPolicy::default()
+    };
+    convert::policy(&validate::policy(&policy, "", &mut Violations::default()))
 }
 
 fn merge<T>(
@@ -265,5 +287,24 @@ mod tests {
             );
             assert!(result.is_err(), "{path}");
         }
+    }
+
+    #[test]
+    fn what_follows_from_the_api_changes_with_it() {
+        let present = defaults_of(v1::ApiFlavor::Anthropic.into());
+        let wanted = v1::ClusterPolicy {
+            api: v1::ApiFlavor::Http.into(),
+            ..v1::ClusterPolicy::default()
+        };
+        let merged = merge_policy(present.clone(), &wanted, None).expect("ok");
+        let read = validate::policy(&merged, "", &mut Violations::default());
+        assert_eq!(convert::policy(&read), defaults_of(wanted.api));
+        // A scheme that somebody chose stays.
+        let chosen = v1::ClusterPolicy {
+            credential_scheme: v1::CredentialScheme::Bearer.into(),
+            ..present
+        };
+        let merged = merge_policy(chosen.clone(), &wanted, None).expect("ok");
+        assert_eq!(merged.credential_scheme, chosen.credential_scheme);
     }
 }

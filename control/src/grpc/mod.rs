@@ -31,12 +31,14 @@ use prost::Message;
 use qcc_proto::v1;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
+use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Status,
     transport::{Server, server::TcpIncoming},
 };
 use tonic_health::pb::health_server::HealthServer;
+use tracing::warn;
 
 use crate::{
     actor::Handle,
@@ -56,6 +58,9 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// A unary call that takes longer ends. `VerifyEndpoint`, which waits for an upstream,
 /// is the longest: a check may take 10 minutes.
 const CALL_MAX: Duration = Duration::from_secs(660);
+
+/// A pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What every service needs.
 #[derive(Debug, Clone)]
@@ -98,6 +103,14 @@ pub(crate) async fn serve(api: Api, listener: TcpListener) -> Result<(), tonic::
     let stop = api.stop.clone();
     // An update is one small packet: it must not wait for the last one's receipt.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming.then(|accepted| async {
+        if let Err(error) = &accepted {
+            // Out of file descriptors, most likely: trying again at once would spin.
+            warn!(%error, "cannot accept a connection");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+        accepted
+    });
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))

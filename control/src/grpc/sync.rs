@@ -191,7 +191,11 @@ impl Sync {
             if let Some(batch) = batch {
                 if batch.outcomes.is_empty() && batch.dropped == 0 {
                     // It only says what was applied: nothing for the writer to do.
-                    self.heard(&key, batch.applied_view, 0, receipt);
+                    let receipt = Receipt {
+                        dropped: 0,
+                        ..receipt
+                    };
+                    self.heard(&key, batch.applied_view, receipt);
                     view = self.api.feed.snapshot().view;
                 } else {
                     (receipt, view) = self.apply(&key, batch).await?;
@@ -205,6 +209,7 @@ impl Sync {
             if answers.send(Ok(answer)).await.is_err() {
                 return Ok(());
             }
+            receipt.gap = false; // It was said once.
             match requests.next().await {
                 Some(request) => batch = request?.batch,
                 None => return Ok(()),
@@ -217,19 +222,19 @@ impl Sync {
         key: &ProxyKey,
         batch: v1::ReportBatch,
     ) -> Result<(Receipt, View), Status> {
-        let (applied, dropped) = (batch.applied_view, batch.dropped);
+        let applied = batch.applied_view;
         let batch = reports::batch(batch)?;
         let (receipt, view) = self.api.handle.report(key.clone(), batch).await?;
-        self.heard(key, applied, dropped, receipt);
+        self.heard(key, applied, receipt);
         Ok((receipt, view))
     }
 
-    fn heard(&self, key: &ProxyKey, applied: Option<v1::View>, dropped: u64, receipt: Receipt) {
+    fn heard(&self, key: &ProxyKey, applied: Option<v1::View>, receipt: Receipt) {
         let applied = applied.map(|view| reports::view(Some(view)));
         self.api.sessions.update(key, |session| {
             session.applied = applied.or(session.applied);
             session.acknowledged = session.acknowledged.max(receipt.acknowledged);
-            session.dropped = session.dropped.saturating_add(dropped);
+            session.dropped = session.dropped.saturating_add(receipt.dropped);
         });
     }
 

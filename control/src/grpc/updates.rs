@@ -15,15 +15,15 @@ use qcc_proto::{encoded::encode, v1};
 use super::convert;
 use crate::{
     feed::{Feed, Since},
-    registry::{Clock, ClusterName, Endpoint, Publication, Snapshot, View},
+    registry::{Clock, ClusterName, Endpoint, EndpointName, Publication, Snapshot, View},
 };
 
 /// Endpoints in one message: about 300 KiB, well below the 4 MiB that clients take.
 const ENDPOINTS_PER_CHUNK: usize = 1000;
 
-/// How long an encoded snapshot is handed out again, at most: its clock is the age of
-/// every pause in it.
-const SNAPSHOT_REUSE: Duration = Duration::from_millis(500);
+/// How long encoded bytes are handed out again, at most: their clock is the age of every
+/// pause in them.
+const REUSE: Duration = Duration::from_millis(500);
 
 /// Deltas that are kept for other streams: those of one burst.
 const DELTAS_MAX: usize = 32;
@@ -33,9 +33,11 @@ const DELTAS_MAX: usize = 32;
 pub(super) struct Updates {
     feed: Arc<Feed>,
     snapshots: Mutex<BTreeMap<ClusterName, EncodedSnapshot>>,
-    /// By where they lead to and where they come from.
-    deltas: Mutex<BTreeMap<(View, View, ClusterName), Bytes>>,
+    deltas: Mutex<BTreeMap<Way, (Instant, Bytes)>>,
 }
+
+/// Where a delta leads to and comes from, and of which cluster it is.
+type Way = (View, View, ClusterName);
 
 /// The chunks of a cluster's snapshot, of which view, and made when.
 type EncodedSnapshot = (View, Instant, Arc<[Bytes]>);
@@ -61,7 +63,11 @@ impl Updates {
         };
         match self.feed.since(from, snapshot.view) {
             Since::Changed(_) if from == snapshot.view => Arc::new([self.bookmark(snapshot)]),
-            Since::Changed(changed) => Arc::new([self.delta(from, snapshot, cluster, &changed)]),
+            Since::Changed(changed) if changed.endpoints.len() <= ENDPOINTS_PER_CHUNK => {
+                Arc::new([self.delta(from, snapshot, cluster, &changed)])
+            }
+            // So much at once goes in chunks, as a snapshot does.
+            Since::Changed(_) => self.snapshot(snapshot, cluster),
             // A view of the future belongs to a state that is gone: this one is the truth.
             Since::TooOld | Since::Future => self.snapshot(snapshot, cluster),
         }
@@ -72,7 +78,7 @@ impl Updates {
             .snapshots
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        cache.retain(|_, (_, made, _)| made.elapsed() < SNAPSHOT_REUSE);
+        cache.retain(|_, (_, made, _)| made.elapsed() < REUSE);
         if let Some((view, _, chunks)) = cache.get(cluster)
             && *view == snapshot.view
         {
@@ -95,14 +101,16 @@ impl Updates {
     ) -> Bytes {
         let key = (snapshot.view, from, cluster.clone());
         let mut cache = self.deltas.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bytes) = cache.get(&key) {
+        if let Some((made, bytes)) = cache.get(&key)
+            && made.elapsed() < REUSE
+        {
             return bytes.clone();
         }
         let bytes = encode_delta(from, snapshot, cluster, changed, self.now());
         while cache.len() >= DELTAS_MAX {
             cache.pop_first();
         }
-        cache.insert(key, bytes.clone());
+        cache.insert(key, (Instant::now(), bytes.clone()));
         bytes
     }
 
@@ -164,10 +172,6 @@ fn encode_delta(
         .endpoints
         .iter()
         .filter_map(|name| snapshot.endpoints.get(name));
-    let removed = changed
-        .endpoints
-        .iter()
-        .filter(|name| !snapshot.endpoints.contains_key(*name));
     let policy = if changed.clusters.contains(cluster) {
         policy(snapshot, cluster)
     } else {
@@ -183,17 +187,7 @@ fn encode_delta(
                 .filter(|endpoint| endpoint.spec.cluster == *cluster)
                 .map(|endpoint| routed(endpoint, snapshot))
                 .collect(),
-            // A name that was deleted in one cluster and created in another is removed
-            // here; one that was never here does no harm.
-            removed_endpoints: removed
-                .chain(changed.endpoints.iter().filter(|name| {
-                    snapshot
-                        .endpoints
-                        .get(*name)
-                        .is_some_and(|e| e.spec.cluster != *cluster)
-                }))
-                .map(ToString::to_string)
-                .collect(),
+            removed_endpoints: gone(changed, snapshot, Some(cluster)),
         }),
     )
 }
@@ -230,4 +224,20 @@ pub(super) fn policy(snapshot: &Snapshot, cluster: &ClusterName) -> Option<v1::C
         .clusters
         .get(cluster)
         .map(|cluster| convert::policy(&cluster.policy))
+}
+
+/// Returns the changed names that are not in `cluster` (any longer). One that was
+/// deleted here and created in another cluster is among them; one that was never here
+/// does no harm.
+pub(super) fn gone(
+    changed: &Publication,
+    snapshot: &Snapshot,
+    cluster: Option<&ClusterName>,
+) -> Vec<String> {
+    let here = |name: &&EndpointName| {
+        let endpoint = snapshot.endpoints.get(*name);
+        endpoint.is_some_and(|e| cluster.is_none_or(|cluster| e.spec.cluster == *cluster))
+    };
+    let gone = changed.endpoints.iter().filter(|name| !here(name));
+    gone.map(ToString::to_string).collect()
 }

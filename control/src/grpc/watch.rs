@@ -6,10 +6,10 @@ use qcc_proto::v1;
 use tokio_stream::Stream;
 use tonic::{Code, Status};
 
-use super::{Api, convert, error::status};
+use super::{Api, convert, error::status, updates::gone};
 use crate::{
     feed::Since,
-    registry::{ClusterName, Publication, Snapshot, View},
+    registry::{ClusterName, Snapshot, View},
 };
 
 /// How often a watch says that nothing has changed.
@@ -65,30 +65,23 @@ fn step(
     };
     let since = position.map_or(Since::TooOld, |from| api.feed.since(from, snapshot.view));
     match since {
-        Since::Changed(Publication {
-            endpoints: names,
-            clusters,
-        }) => {
-            let nothing = names.is_empty() && clusters.is_empty();
+        Since::Changed(changed) => {
+            let nothing = changed.is_empty();
             let kind = if nothing {
                 v1::WatchKind::Bookmark
             } else {
                 v1::WatchKind::Delta
             };
-            let endpoints = names.iter().filter_map(|name| snapshot.endpoints.get(name));
-            let removed = names
-                .iter()
-                .filter(|name| !snapshot.endpoints.contains_key(*name));
+            let present = changed.endpoints.iter();
+            let present = present.filter_map(|name| snapshot.endpoints.get(name));
             vec![v1::WatchEndpointsResponse {
                 view,
                 kind: kind.into(),
-                endpoints: endpoints
+                endpoints: present
                     .filter(wanted)
                     .map(|e| convert::endpoint(e, snapshot, wall))
                     .collect(),
-                // Of a deleted endpoint nobody knows the cluster any more; a name that
-                // a client never saw does it no harm.
-                removed_endpoints: removed.map(ToString::to_string).collect(),
+                removed_endpoints: gone(&changed, snapshot, cluster),
                 more: false,
             }]
         }

@@ -75,6 +75,8 @@ pub struct RunningCheck {
     /// Its id.
     pub id: CheckId,
     started: Clock,
+    /// A proxy doubted the endpoint when it began.
+    doubted: bool,
     /// A failure arrived meanwhile: it wins over a success of this check.
     contradicted: bool,
 }
@@ -150,6 +152,7 @@ impl Endpoint {
         if self.checks.running.is_some() {
             return; // Its verdict plans the next.
         }
+        self.forget_old_doubts(policy, now);
         let asks = self.check(policy).kind != CheckKind::None;
         let backoff = self.backoff(&policy.verification);
         self.checks.due = match (&self.health, self.spec.admin_state) {
@@ -170,6 +173,24 @@ impl Endpoint {
             (Health::Unknown { .. } | Health::Healthy { .. } | Health::Degraded { .. }, _) => None,
         };
         self.checks.due = self.checks.due.map(|due| due.max(self.checks.held));
+    }
+
+    /// Plans the next check after the rules have changed: not later than it was.
+    pub(super) fn replan_check(&mut self, policy: &Policy, now: Clock) {
+        let before = self.checks.due;
+        self.plan_check(policy, now);
+        if let (Some(before), Some(planned)) = (before, self.checks.due) {
+            self.checks.due = Some(before.min(planned));
+        }
+    }
+
+    /// Plans a check at once if the answer may be another now, since what is asked, or
+    /// how, has changed.
+    pub(super) fn ask_anew(&mut self, policy: &Policy, now: Clock) {
+        self.replan_check(policy, now);
+        if self.checks.due.is_some() && self.check(policy).kind != CheckKind::None {
+            self.checks.hasten(now.max(self.checks.held));
+        }
     }
 
     /// Returns the wait before the next check: doubled for each that failed, a
@@ -213,6 +234,7 @@ impl Endpoint {
         self.checks.running = Some(RunningCheck {
             id,
             started: now,
+            doubted: !self.suspects.is_empty(),
             contradicted: false,
         });
         Due::Run(Box::new(CheckOrder {
@@ -248,11 +270,16 @@ impl Endpoint {
         let passed = verdict.passed && !running.contradicted;
         if passed {
             self.pass(running, recovered, turn);
-        } else if !verdict.passed {
-            self.checks.failed = self.checks.failed.saturating_add(1);
-            self.flunk(&evidence, policy, turn);
         } else {
             self.checks.failed = self.checks.failed.saturating_add(1);
+        }
+        if !verdict.passed {
+            let queued = self.health.incident().is_some();
+            self.flunk(running, &evidence, policy, turn);
+            if !queued && self.health.incident().is_some() {
+                self.suspects.clear();
+                self.checks.failed = 0; // The incident's own checks are yet to come.
+            }
         }
         self.plan_check(policy, turn.now.clock);
         Some(Conclusion { passed, evidence })
@@ -260,8 +287,7 @@ impl Endpoint {
 
     fn pass(&mut self, running: RunningCheck, recovered: Generation, turn: Turn) {
         self.checks.failed = 0;
-        self.suspects
-            .retain(|(_, reported)| *reported > running.started);
+        self.absolve(|_, reported| reported <= running.started, turn);
         match self.health {
             Health::Unhealthy(_) => {
                 self.regenerate(recovered, Health::Healthy { failures: 0 }, turn);
@@ -275,7 +301,7 @@ impl Endpoint {
 
     /// Applies what a failed check saw. It is evidence in its own right, by the same
     /// table as a proxied request's.
-    fn flunk(&mut self, evidence: &Evidence, policy: &Policy, turn: Turn) {
+    fn flunk(&mut self, running: RunningCheck, evidence: &Evidence, policy: &Policy, turn: Turn) {
         let facts = &evidence.facts;
         if let Health::Unhealthy(incident) = &self.health {
             let mut incident = incident.clone();
@@ -297,7 +323,9 @@ impl Endpoint {
             // It was reached, understood what was asked, and still answered wrongly.
             Blame::Success => health.eject(Cause::CheckFailed, turn.now),
             Blame::Reporter(cause) => {
-                if self.doubted(evidence, policy, turn) {
+                // It has never worked for anybody, or a proxy says the same.
+                let alone = matches!(health, Health::Unknown { .. });
+                if self.doubted(evidence, policy, turn) || alone || running.doubted {
                     health.eject(cause, turn.now)
                 } else {
                     health

@@ -156,7 +156,8 @@ impl Endpoint {
             self.mark.since = turn.now;
         }
         self.mark.view = turn.view;
-        self.mark.evidence = evidence;
+        let held_against = health.cause().is_some() || health.failures() > 0;
+        self.mark.evidence = evidence.filter(|_| held_against);
         self.health = health;
         self.changed = turn.view;
     }

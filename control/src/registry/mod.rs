@@ -45,6 +45,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt,
     sync::Arc,
+    time::Duration,
 };
 
 use imbl::OrdMap;
@@ -163,6 +164,8 @@ pub struct Saved {
 pub enum Effect {
     /// Run a check and bring back its verdict.
     Check(Box<CheckOrder>),
+    /// Give a check up: its verdict is void.
+    GiveUp(CheckId),
     /// An endpoint moved to another state; for the log.
     Moved {
         /// The endpoint.
@@ -200,6 +203,12 @@ pub struct Dirty {
     pub requests: BTreeSet<Arc<str>>,
 }
 
+/// Time for data planes to come back after a start; they try at least every 5 s.
+const RETURN_TIME: Duration = Duration::from_secs(15);
+
+/// A data plane that was heard of within this time before a start is expected back.
+const EXPECTED_BACK: Duration = Duration::from_secs(86_400);
+
 /// The state and its rules.
 ///
 /// Cloning is cheap: large maps share their nodes. That is how a dry run and an
@@ -215,6 +224,8 @@ pub struct Registry {
     connected: BTreeMap<ProxyId, u32>,
     requests: Requests,
     report_counts: ReportCounts,
+    /// When this life began.
+    started: Clock,
     /// Planned checks by due time.
     due: BTreeSet<(Clock, EndpointName)>,
     last_check: CheckId,
@@ -251,6 +262,7 @@ impl Registry {
             connected: BTreeMap::new(),
             requests: Requests::new(saved.requests),
             report_counts: ReportCounts::default(),
+            started: now.clock,
             due: BTreeSet::new(),
             last_check: 0,
             dirty: Dirty::default(),
@@ -267,12 +279,12 @@ impl Registry {
             .filter_map(|endpoint| Some((endpoint.checks.due?, endpoint.spec.name.clone())))
             .collect();
         // A check that was in flight died with its process.
-        let names: Vec<_> = registry.endpoints.keys().cloned().collect();
+        let idle = |endpoint: &&Arc<Endpoint>| endpoint.checks.due.is_none();
+        let idle = registry.endpoints.values().filter(idle);
+        let names: Vec<_> = idle.map(|endpoint| endpoint.spec.name.clone()).collect();
         for name in names {
             registry.touch(&name, turn, |endpoint, policy, turn| {
-                if endpoint.checks.due.is_none() {
-                    endpoint.plan_check(policy, turn.now.clock);
-                }
+                endpoint.plan_check(policy, turn.now.clock);
             });
         }
         registry
@@ -330,23 +342,26 @@ impl Registry {
             .registry_id
             .as_ref()
             .is_none_or(|id| *id == self.meta.registry_id);
-        let witnesses = self.connected.len();
+        let alone = self.is_alone(&proxy.id, turn.now.clock);
         let record = self.proxy_record(proxy, now);
         let Some(duplicates) = record.duplicates(&batch) else {
             return Receipt {
                 acknowledged: record.applied,
                 gap: true,
+                dropped: 0,
             };
         };
         let sent = batch.outcomes.len() as u64;
         let duplicates = duplicates.min(sent);
         let last = batch.first_sequence.saturating_add(sent).saturating_sub(1);
         let acknowledged = record.applied.max(last);
+        let mut dropped = 0;
         if acknowledged > record.applied {
+            dropped = batch.dropped;
             record.applied = acknowledged;
             self.dirty.any = true;
             self.dirty.proxies.insert(proxy.clone());
-            self.report_counts.dropped = self.report_counts.dropped.saturating_add(batch.dropped);
+            self.report_counts.dropped = self.report_counts.dropped.saturating_add(dropped);
         }
         self.report_counts.duplicate += duplicates;
         let witness = Witness::Proxy(proxy.id.clone());
@@ -358,7 +373,7 @@ impl Registry {
                 .filter(|_| ours && outcome.view < turn.view)
                 .and_then(|name| {
                     self.touch(&name, turn, |endpoint, policy, turn| {
-                        endpoint.observe(outcome, witness.clone(), witnesses, policy, turn)
+                        endpoint.observe(outcome, witness.clone(), alone, policy, turn)
                     })
                 });
             match observation {
@@ -370,6 +385,7 @@ impl Registry {
         Receipt {
             acknowledged,
             gap: false,
+            dropped,
         }
     }
 
@@ -381,6 +397,7 @@ impl Registry {
         Receipt {
             acknowledged: record.applied,
             gap: false,
+            dropped: 0,
         }
     }
 
@@ -500,6 +517,7 @@ impl Registry {
         let cluster = self.clusters.get(&shared.spec.cluster)?.clone();
         let endpoint = Arc::make_mut(shared);
         let (due, queued) = (endpoint.checks.due, endpoint.health.incident().is_some());
+        let running = endpoint.checks.running.map(|running| running.id);
         let was = (
             endpoint.generation,
             std::mem::discriminant(&endpoint.health),
@@ -512,6 +530,14 @@ impl Registry {
             if let Some(due) = endpoint.checks.due {
                 self.due.insert((due, name.clone()));
             }
+        }
+        if let Some(id) = running
+            && endpoint
+                .checks
+                .running
+                .is_none_or(|running| running.id != id)
+        {
+            self.effects.push(Effect::GiveUp(id));
         }
         if !queued && endpoint.health.incident().is_some() {
             self.meta.totals.failed += 1;
@@ -536,6 +562,17 @@ impl Registry {
         Some(result)
     }
 
+    /// Whether no other data plane could agree or disagree with this one. For a while
+    /// after a start, those that were there before are still expected back.
+    fn is_alone(&self, proxy: &ProxyId, now: Clock) -> bool {
+        let others = |known: &ProxyId| known != proxy;
+        let expected = now.since(self.started) < RETURN_TIME
+            && self.proxies.iter().any(|(key, record)| {
+                others(&key.id) && self.started.since(record.heard) < EXPECTED_BACK
+            });
+        !expected && !self.connected.keys().any(others)
+    }
+
     /// Returns what is remembered of a data plane that was just heard of. A new one may
     /// take the place of the one that was silent longest.
     fn proxy_record(&mut self, proxy: &ProxyKey, now: Moment) -> &mut ProxyRecord {
@@ -552,7 +589,14 @@ impl Registry {
                 self.dirty.proxies.insert(key);
             }
         }
-        let record = self.proxies.entry(proxy.clone()).or_default();
+        let record = match self.proxies.entry(proxy.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                self.dirty.any = true;
+                self.dirty.proxies.insert(proxy.clone());
+                new.insert(ProxyRecord::default())
+            }
+        };
         record.heard = now.clock;
         record
     }

@@ -37,13 +37,13 @@ pub enum Observation {
 }
 
 impl Endpoint {
-    /// Applies an outcome. `witnesses` is the number of proxies that could agree with
-    /// its reporter, the reporter included.
+    /// Applies an outcome. `alone` says that no other proxy could agree with its
+    /// reporter.
     pub(super) fn observe(
         &mut self,
         outcome: Outcome,
         witness: Witness,
-        witnesses: usize,
+        alone: bool,
         policy: &Policy,
         turn: Turn,
     ) -> Observation {
@@ -77,6 +77,7 @@ impl Endpoint {
             Blame::Success if outcome.view < self.mark.view => return Observation::Stale,
             Blame::Success => {
                 self.prove(turn);
+                self.absolve(|witness, _| *witness == evidence.witness, turn);
                 if health.failures() > 0 || matches!(health, Health::Degraded { .. }) {
                     self.mark.cleared = turn.view;
                 }
@@ -93,10 +94,7 @@ impl Endpoint {
             }
             Blame::Reporter(cause) => {
                 // With nobody to disagree, the reporter's word is all there is.
-                if was.incident().is_some()
-                    || self.doubted(&evidence, policy, turn)
-                    || witnesses <= 1
-                {
+                if was.incident().is_some() || self.doubted(&evidence, policy, turn) || alone {
                     health.eject(cause, turn.now)
                 } else {
                     self.checks.hasten(turn.now.clock);
@@ -126,26 +124,39 @@ impl Endpoint {
     }
 
     /// Notes local-origin evidence. Returns whether that makes two witnesses within
-    /// the window, or the endpoint has nothing that speaks for it against the control
-    /// plane's own check.
+    /// the window.
     pub(super) fn doubted(&mut self, evidence: &Evidence, policy: &Policy, turn: Turn) -> bool {
-        let now = turn.now.clock;
-        let window = policy.corroboration_window;
-        self.suspects
-            .retain(|(_, reported)| now.since(*reported) <= window);
+        self.forget_old_doubts(policy, turn.now.clock);
+        let suspect = (evidence.witness.clone(), turn.now.clock);
         match self
             .suspects
             .iter_mut()
-            .find(|(witness, _)| *witness == evidence.witness)
+            .find(|(witness, _)| *witness == suspect.0)
         {
-            Some((_, reported)) => *reported = now,
+            Some(known) => *known = suspect,
             None => {
-                self.suspects.push((evidence.witness.clone(), now));
+                self.suspects.push(suspect);
                 self.changed = turn.view;
             }
         }
-        let never_worked = matches!(self.health, Health::Unknown { .. });
-        self.suspects.len() >= 2 || (never_worked && evidence.witness == Witness::Check)
+        self.suspects.len() >= 2
+    }
+
+    /// Drops the doubts that nobody has shared within the window.
+    pub(super) fn forget_old_doubts(&mut self, policy: &Policy, now: Clock) {
+        let window = policy.corroboration_window;
+        self.suspects
+            .retain(|(_, reported)| now.since(*reported) <= window);
+    }
+
+    /// Drops the doubts that `answered` says are answered.
+    pub(super) fn absolve(&mut self, answered: impl Fn(&Witness, Clock) -> bool, turn: Turn) {
+        let before = self.suspects.len();
+        self.suspects
+            .retain(|(witness, reported)| !answered(witness, *reported));
+        if self.suspects.len() < before {
+            self.changed = turn.view;
+        }
     }
 
     /// Returns the failures in a row that eject.
@@ -163,12 +174,11 @@ impl Endpoint {
         turn: Turn,
     ) -> Clock {
         let cool_downs = &policy.cool_downs;
-        let pause = facts.retry_after.unwrap_or(match facts.outcome {
-            super::OutcomeClass::RateLimited => cool_downs.rate_limited,
-            _ => cool_downs.overloaded,
-        });
-        turn.now
-            .clock
-            .after(pause.min(cool_downs.max).saturating_sub(age))
+        let pause = match (facts.retry_after, facts.outcome) {
+            (Some(asked), _) => asked.min(cool_downs.max),
+            (None, super::OutcomeClass::RateLimited) => cool_downs.rate_limited,
+            (None, _) => cool_downs.overloaded,
+        };
+        turn.now.clock.after(pause.saturating_sub(age))
     }
 }

@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Answer, Cause, CheckKind, Cluster, ClusterName, Endpoint, EndpointName, Error, Evidence, Facts,
-    Health, Incident, KeyChange, Moment, Mutation, OutcomeClass, Policy, Registry, Request,
-    Witness,
+    Answer, Cause, CheckKind, Cluster, ClusterName, Effect, Endpoint, EndpointName, Error,
+    Evidence, Facts, Health, Incident, KeyChange, Moment, Mutation, OutcomeClass, Policy, Registry,
+    Request, Witness,
     endpoint::{AdminState, Spec, Turn},
     requests::Known,
 };
@@ -219,6 +219,10 @@ impl Registry {
         if cluster.policy == policy {
             return false;
         }
+        let before = &cluster.policy;
+        let asks_anew = before.api != policy.api
+            || before.credential_scheme != policy.credential_scheme
+            || before.check != policy.check;
         let cluster = Arc::make_mut(cluster);
         cluster.policy = policy;
         cluster.configured = turn.view;
@@ -228,7 +232,11 @@ impl Registry {
         for member in self.members(name) {
             self.touch(&member, turn, |endpoint, policy, turn| {
                 endpoint.changed = turn.view;
-                endpoint.plan_check(policy, turn.now.clock);
+                if asks_anew {
+                    endpoint.ask_anew(policy, turn.now.clock);
+                } else {
+                    endpoint.replan_check(policy, turn.now.clock);
+                }
             });
         }
         true
@@ -302,8 +310,7 @@ impl Registry {
             None
         };
         self.touch(&name, turn, |endpoint, policy, turn| {
-            let woken = present.admin_state == AdminState::Disabled;
-            let replan = woken || fields.contains(&"admin_state") || fields.contains(&"check");
+            let asks_anew = fields.contains(&"check") && generation.is_none();
             endpoint.spec = Arc::new(spec);
             endpoint.configured = turn.view;
             endpoint.changed = turn.view;
@@ -313,8 +320,10 @@ impl Registry {
             } else if endpoint.spec.admin_state == AdminState::Disabled {
                 endpoint.checks.disown();
             }
-            if generation.is_some() || replan {
-                endpoint.plan_check(policy, turn.now.clock);
+            if asks_anew {
+                endpoint.ask_anew(policy, turn.now.clock);
+            } else {
+                endpoint.replan_check(policy, turn.now.clock);
             }
         });
         Ok(fields)
@@ -322,6 +331,9 @@ impl Registry {
 
     pub(super) fn delete_endpoint(&mut self, name: &EndpointName) {
         if let Some(endpoint) = self.endpoints.remove(name) {
+            if let Some(running) = endpoint.checks.running {
+                self.effects.push(Effect::GiveUp(running.id));
+            }
             if let Some(due) = endpoint.checks.due {
                 self.due.remove(&(due, name.clone()));
             }

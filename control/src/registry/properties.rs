@@ -157,40 +157,6 @@ impl World {
         }
     }
 
-    /// What a store would hand back.
-    fn saved(&self) -> Saved {
-        let registry = &self.registry;
-        let endpoint = |(name, endpoint): (&EndpointName, &Arc<Endpoint>)| {
-            let json = serde_json::to_string(&**endpoint).expect("it serialises");
-            let mut read: Endpoint = serde_json::from_str(&json).expect("it reads back");
-            Arc::make_mut(&mut read.spec).api_key = endpoint.spec.api_key.clone();
-            (name.clone(), read)
-        };
-        Saved {
-            meta: Some(registry.meta.clone()),
-            clusters: registry
-                .clusters
-                .iter()
-                .map(|(n, c)| (n.clone(), (**c).clone()))
-                .collect(),
-            endpoints: registry.endpoints.iter().map(endpoint).collect(),
-            proxies: registry
-                .proxies
-                .iter()
-                .map(|(key, record)| {
-                    (
-                        key.clone(),
-                        ProxyRecord {
-                            connections: 0,
-                            ..record.clone()
-                        },
-                    )
-                })
-                .collect(),
-            requests: BTreeMap::new(),
-        }
-    }
-
     fn step(&mut self, step: Step) {
         match step {
             Step::Sync { proxy } => self.proxies[proxy].held = Some(self.registry.snapshot()),
@@ -255,7 +221,7 @@ impl World {
             }
             Step::Restart => {
                 let term = self.registry.term + 1;
-                let saved = self.saved();
+                let saved = saved(&self.registry);
                 self.registry = Registry::new(term, saved, seed(), self.now);
                 self.orders.clear();
                 for index in 0..self.proxies.len() {
@@ -339,7 +305,40 @@ impl World {
     }
 }
 
-fn seed() -> Seed {
+/// What a store would hand back.
+pub(super) fn saved(registry: &Registry) -> Saved {
+    let endpoint = |(name, endpoint): (&EndpointName, &Arc<Endpoint>)| {
+        let json = serde_json::to_string(&**endpoint).expect("it serialises");
+        let mut read: Endpoint = serde_json::from_str(&json).expect("it reads back");
+        Arc::make_mut(&mut read.spec).api_key = endpoint.spec.api_key.clone();
+        (name.clone(), read)
+    };
+    Saved {
+        meta: Some(registry.meta.clone()),
+        clusters: registry
+            .clusters
+            .iter()
+            .map(|(n, c)| (n.clone(), (**c).clone()))
+            .collect(),
+        endpoints: registry.endpoints.iter().map(endpoint).collect(),
+        proxies: registry
+            .proxies
+            .iter()
+            .map(|(key, record)| {
+                (
+                    key.clone(),
+                    ProxyRecord {
+                        connections: 0,
+                        ..record.clone()
+                    },
+                )
+            })
+            .collect(),
+        requests: BTreeMap::new(),
+    }
+}
+
+pub(super) fn seed() -> Seed {
     Seed {
         registry_id: "r".into(),
         salt: Vec::new(),

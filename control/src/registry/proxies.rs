@@ -55,6 +55,8 @@ pub struct Receipt {
     pub acknowledged: u64,
     /// Nothing was applied, since earlier outcomes are missing.
     pub gap: bool,
+    /// Outcomes of which this batch was the first to say that they were dropped.
+    pub dropped: u64,
 }
 
 /// Counts of outcomes since the process started; see `qcc.v1.ReportCounts`.

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::*;
+use super::{
+    properties::{saved, seed},
+    *,
+};
 
 /// A registry with endpoints in the default cluster, and whoever talks to it.
 struct Story {
@@ -143,13 +146,6 @@ impl Story {
 
     fn totals(&self) -> QueueTotals {
         self.registry.meta.totals
-    }
-}
-
-fn seed() -> Seed {
-    Seed {
-        registry_id: "r".into(),
-        salt: Vec::new(),
     }
 }
 
@@ -644,7 +640,8 @@ fn reports_must_not_skip_what_is_missing() {
         receipt,
         Receipt {
             acknowledged: 1,
-            gap: true
+            gap: true,
+            dropped: 0
         }
     );
     let receipt = story.registry.report(&key("p"), batch(5, 3), story.now);
@@ -652,7 +649,8 @@ fn reports_must_not_skip_what_is_missing() {
         receipt,
         Receipt {
             acknowledged: 4,
-            gap: false
+            gap: false,
+            dropped: 3
         },
         "unless they were dropped"
     );
@@ -681,4 +679,120 @@ fn reports_on_another_registry_are_taken_and_change_nothing() {
     assert_eq!((receipt.acknowledged, story.cause("a")), (1, None));
     story.registry.report(&key("p"), batch(2, "r"), story.now);
     assert_eq!(story.cause("a"), Some(Cause::Auth));
+}
+
+#[test]
+fn after_a_restart_the_first_to_come_back_is_not_alone() {
+    let mut story = Story::healthy(&["a"], &["p", "q"]);
+    story.registry = Registry::new(2, saved(&story.registry), seed(), story.now);
+    story.registry.connect(&key("p"), story.now);
+    story.see("p", "a", OutcomeClass::Timeout);
+    assert!(story.is_healthy("a"), "the other proxy is expected back");
+    story.wait(Duration::from_secs(31));
+    story.see("p", "a", OutcomeClass::Timeout);
+    assert_eq!(story.cause("a"), Some(Cause::Timeout), "it did not come");
+}
+
+#[test]
+fn a_check_as_long_as_the_window_still_confirms_the_doubt_it_was_started_for() {
+    let mut story = Story::healthy(&["a"], &["p", "q"]);
+    story.see("p", "a", OutcomeClass::Timeout);
+    let order = story.orders.pop().expect("a check starts at once");
+    story.wait(Duration::from_secs(31));
+    story.answer(&order, false, OutcomeClass::Timeout);
+    assert_eq!(story.cause("a"), Some(Cause::Timeout));
+}
+
+#[test]
+fn a_doubt_that_nobody_shares_is_forgotten() {
+    let mut story = Story::healthy(&["a"], &["p", "q"]);
+    story.see("p", "a", OutcomeClass::Timeout);
+    for _ in 0..4 {
+        let order = story.orders.pop();
+        if let Some(order) = order {
+            story.answer(&order, false, OutcomeClass::Request);
+        }
+        story.wait(Duration::from_secs(60));
+    }
+    assert!(story.endpoint("a").suspects.is_empty());
+    assert!(story.endpoint("a").checks.due.is_none());
+
+    story.see("p", "a", OutcomeClass::Timeout);
+    story.see("p", "a", OutcomeClass::Success);
+    assert!(
+        story.endpoint("a").suspects.is_empty(),
+        "its own success answers it"
+    );
+}
+
+#[test]
+fn only_what_a_provider_asks_for_is_capped() {
+    let mut story = Story::healthy(&["a"], &["p"]);
+    let mut policy = Policy::default();
+    policy.cool_downs.max = Duration::from_secs(1);
+    let cluster = ClusterName::default_cluster();
+    let update = Mutation::UpdateCluster {
+        name: cluster,
+        policy: policy.clone(),
+        etag: None,
+    };
+    story.mutate(update).expect("it exists");
+    story.see("p", "a", OutcomeClass::RateLimited);
+    let until = story.now.clock.after(policy.cool_downs.rate_limited);
+    assert!(
+        matches!(story.endpoint("a").health, Health::Degraded { until: end, .. } if end == until)
+    );
+}
+
+#[test]
+fn an_incident_that_a_check_found_starts_with_the_first_wait() {
+    let mut story = Story::new(&["a"], &["p"]);
+    for _ in 0..5 {
+        let order = story.next_check();
+        story.answer(&order, false, OutcomeClass::Request);
+    }
+    let order = story.next_check();
+    story.answer(&order, false, OutcomeClass::Auth);
+    let due = story.endpoint("a").checks.due.expect("it is queued");
+    assert!(due.since(story.now.clock) <= Duration::from_secs(5));
+    assert_eq!(story.endpoint("a").checks.failed, 0);
+}
+
+#[test]
+fn a_change_of_the_rules_postpones_no_check() {
+    let mut story = Story::healthy(&["a"], &["p"]);
+    story.see("p", "a", OutcomeClass::Auth);
+    let before = story.endpoint("a").checks.due.expect("it is queued");
+    story.wait(Duration::from_secs(3));
+    let cluster = ClusterName::default_cluster;
+    let update = |policy| Mutation::UpdateCluster {
+        name: cluster(),
+        policy,
+        etag: None,
+    };
+    let mut policy = Policy {
+        attempts_max: 2,
+        ..Policy::default()
+    };
+    story.mutate(update(policy.clone())).expect("it exists");
+    assert_eq!(story.endpoint("a").checks.due, Some(before));
+    policy.credential_scheme = CredentialScheme::Bearer;
+    story.mutate(update(policy)).expect("it exists");
+    assert_eq!(story.orders.len(), 1, "another question is asked at once");
+}
+
+#[test]
+fn a_check_whose_verdict_would_be_void_is_given_up() {
+    let mut story = Story::new(&["a"], &[]);
+    let order = story
+        .orders
+        .pop()
+        .expect("new endpoints are checked at once");
+    story
+        .registry
+        .mutate(Mutation::Restore { name: name("a") }, None, story.now)
+        .expect("it exists");
+    let effects = story.registry.settle().effects;
+    let given_up = |effect: &Effect| matches!(effect, Effect::GiveUp(id) if *id == order.id);
+    assert!(effects.iter().any(given_up), "{effects:?}");
 }
