@@ -51,7 +51,7 @@ use drain::Drain;
 use proxy::Counters;
 use reports::Outbox;
 use routing::Router;
-use sync::Link;
+use sync::{Address, Link};
 
 /// How long a stopping proxy tries to get rid of its last reports.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -123,7 +123,7 @@ pub async fn start(config: Config) -> Result<Proxy, Error> {
     let (admin, admin_address) = listen(config.admin_listen).await?;
     info!(http = %http_address, admin = %admin_address, "listening");
     for url in config.control_urls.iter().filter(|url| !is_loopback(url)) {
-        warn!(%url, "credentials come from this control plane unencrypted");
+        warn!(url = %Address(url), "credentials come from this control plane unencrypted");
     }
     let outbox = Arc::new(Outbox::new(config.reports_max));
     Ok(Proxy {
@@ -180,7 +180,7 @@ impl Proxy {
                 .config
                 .control_urls
                 .iter()
-                .map(ToString::to_string)
+                .map(|url| Address(url).to_string())
                 .collect(),
             started: SystemTime::now(),
             router: self.router.clone(),

@@ -22,7 +22,7 @@ use crate::{
     proxy::Counters,
     reports::Outbox,
     routing::Router,
-    sync::Link,
+    sync::{Address, Link},
 };
 
 /// All that there is to tell.
@@ -64,7 +64,7 @@ impl Admin {
             connected_control_url: link
                 .connected
                 .as_ref()
-                .map(ToString::to_string)
+                .map(|url| Address(url).to_string())
                 .unwrap_or_default(),
             ready: link.view.is_some() && !self.drain.has_begun(),
             draining: self.drain.has_begun(),

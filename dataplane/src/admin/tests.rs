@@ -49,7 +49,7 @@ impl Testbed {
                 ..Default::default()
             },
             cluster: "default".into(),
-            control_urls: vec!["http://127.0.0.1:7870/".into()],
+            control_urls: vec!["http://127.0.0.1:7870".into()],
             started: SystemTime::now(),
             router: router.clone(),
             outbox,
@@ -153,7 +153,7 @@ async fn the_status_tells_how_current_the_proxy_is() {
     let after = status().await;
     assert!(after.ready && !after.stale && !after.draining);
     assert_eq!(after.applied_view.unwrap().to_string(), "1.4");
-    assert_eq!(after.connected_control_url, "http://127.0.0.1:7870/");
+    assert_eq!(after.connected_control_url, "http://127.0.0.1:7870");
     assert!(after.view_age.is_some());
 }
 

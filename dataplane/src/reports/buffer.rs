@@ -5,7 +5,7 @@
 //!               |
 //!          next_batch: gives out numbers
 //!               v
-//!            in flight: fixed, sent again and again until acknowledged
+//!            in flight: the same outcomes under the same numbers until acknowledged
 //!               |
 //!          acknowledge
 //!               v

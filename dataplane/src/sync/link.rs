@@ -1,7 +1,10 @@
 //! How current this process is, for whoever wants to know: status, readiness, the
 //! reporter.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use http::Uri;
 use qcc_proto::v1::View;
@@ -10,6 +13,18 @@ use tokio::sync::watch;
 /// Bookmarks come every 5 s; after three that are missing the view may be out of
 /// date.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(15);
+
+/// The address of a control plane as people write it: without the slash that a URL
+/// parser puts behind it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Address<'a>(pub &'a Uri);
+
+impl fmt::Display for Address<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = self.0.to_string();
+        f.write_str(url.trim_end_matches('/'))
+    }
+}
 
 /// The state of the connection to the control plane. Cheap to clone; all clones are
 /// one.

@@ -30,7 +30,7 @@ use tracing::{debug, warn};
 
 use crate::{reports::Outbox, routing::Router};
 use backoff::Backoff;
-pub(crate) use link::Link;
+pub(crate) use link::{Address, Link};
 use replica::{OutOfStep, Replica};
 use session::Session;
 
@@ -99,6 +99,7 @@ impl Client {
             let error = session.run().await;
             let up_since = session.up_since();
             self.link.lost();
+            let url = Address(url);
             if up_since.is_some() {
                 let view = self.link.state().view.unwrap_or_default();
                 warn!(%url, %error, %view, "control plane lost; serving from the last view");

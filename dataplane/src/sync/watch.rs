@@ -12,7 +12,7 @@ use tonic::{Code, Status, transport::Channel};
 use tracing::{debug, info, warn};
 
 use super::{
-    Client, Error,
+    Address, Client, Error,
     link::SILENCE_MAX,
     replica::{Applied, Replica},
 };
@@ -103,7 +103,7 @@ impl<'a> Watch<'a> {
         if self.up_since.is_none() {
             self.up_since = Some(now);
             let view = self.client.link.state().view.unwrap_or_default();
-            info!(url = %self.url, %view, "in step with the control plane");
+            info!(url = %Address(self.url), %view, "in step with the control plane");
         }
         Ok(())
     }
