@@ -19,14 +19,22 @@ const PEEK_TIMEOUT: Duration = Duration::from_millis(20);
 /// Bytes of a provider's `request-id` that are reported.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// An error that an endpoint answered with. Complete: what has not been read of its
-/// body is still on its connection.
+/// An error that an endpoint answered with.
 pub(super) struct Failure {
     pub(super) head: Parts,
     /// The start of the body.
     pub(super) start: Bytes,
-    /// What follows it, if it has not ended.
-    pub(super) rest: Option<Inbound>,
+    pub(super) rest: Rest,
+}
+
+/// What follows the start of a body.
+pub(super) enum Rest {
+    /// Nothing: it was all of it.
+    End,
+    /// It is still to come.
+    More(Inbound),
+    /// It broke off.
+    Broken,
 }
 
 impl Failure {
@@ -34,12 +42,15 @@ impl Failure {
     pub(super) async fn read(head: Parts, mut body: Inbound) -> Self {
         let mut start = BytesMut::new();
         let mut ended = body.is_end();
+        let mut broken = false;
         let reading = async {
             while !ended && start.len() < PEEK_BYTES_MAX {
                 match body.data().await {
                     Some(Ok(data)) => start.extend_from_slice(&data),
-                    // Left on the connection, so that the client sees the break as well.
-                    Some(Err(_)) => return,
+                    Some(Err(_)) => {
+                        broken = true; // For the client to see as well.
+                        return;
+                    }
                     None => ended = true,
                 }
                 ended |= body.is_end();
@@ -49,7 +60,11 @@ impl Failure {
         Self {
             head,
             start: start.freeze(),
-            rest: (!ended).then_some(body),
+            rest: match (broken, ended) {
+                (true, _) => Rest::Broken,
+                (false, true) => Rest::End,
+                (false, false) => Rest::More(body),
+            },
         }
     }
 

@@ -27,7 +27,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tracing::debug;
 
 use super::{
-    failure::text_of,
+    failure::{Rest, text_of},
     inbound::{Cut, Inbound},
     reply::Shape,
     service::InFlight,
@@ -63,7 +63,7 @@ pub(super) struct Relay {
     /// Present for a readable stream of events.
     events: Option<Events>,
     clock: Clock,
-    /// Runs between the last event and the break.
+    /// Runs between the last bytes and the break.
     farewell: Option<Pin<Box<Sleep>>>,
     in_flight: InFlight,
 }
@@ -157,19 +157,19 @@ impl Body {
     }
 
     /// An endpoint's error, of which a part has been read.
-    pub(super) fn of_failure(
-        start: Bytes,
-        rest: Option<Inbound>,
-        clock: Clock,
-        in_flight: InFlight,
-    ) -> Self {
+    pub(super) fn of_failure(start: Bytes, rest: Rest, clock: Clock, in_flight: InFlight) -> Self {
+        let (upstream, farewell) = match rest {
+            Rest::End => (None, None),
+            Rest::More(upstream) => (Some(upstream), None),
+            Rest::Broken => (None, Some(Box::pin(sleep(FAREWELL)))),
+        };
         Self::relayed(Relay {
             start: Some(start).filter(|start| !start.is_empty()),
-            upstream: rest,
+            upstream,
             attempt: None,
             events: None,
             clock,
-            farewell: None,
+            farewell,
             in_flight,
         })
     }
@@ -383,6 +383,7 @@ impl http_body::Body for Body {
                 let start = relay.start.as_ref().map_or(0, |start| start.len() as u64);
                 let rest = match &relay.upstream {
                     Some(upstream) => upstream.left(),
+                    None if relay.farewell.is_some() => None, // More than will ever come.
                     None => Some(0),
                 };
                 rest.map_or_else(SizeHint::default, |rest| SizeHint::with_exact(start + rest))

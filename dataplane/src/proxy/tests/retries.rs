@@ -248,6 +248,19 @@ async fn answers_that_are_not_http_are_failures() {
 }
 
 #[tokio::test]
+async fn an_error_whose_body_breaks_is_not_relayed_as_a_whole_one() {
+    let chunked = "HTTP/1.1 500 X\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    let with_length = "HTTP/1.1 500 X\r\ncontent-length: 9\r\n\r\nhello";
+    for start in [chunked, with_length] {
+        let upstream = Upstream::always(vec![send(start), Step::Close]).await;
+        let proxy = Proxy::start(&[&upstream]).await;
+        let got = proxy.post().await;
+        assert_eq!((got.status(), got.whole), (500, false));
+        assert!(String::from_utf8_lossy(&got.body).contains("hello"));
+    }
+}
+
+#[tokio::test]
 async fn a_request_waits_for_an_unproven_endpoint_that_is_busy() {
     let gate = Gate::new();
     let first = vec![
