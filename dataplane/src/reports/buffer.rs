@@ -188,6 +188,11 @@ impl ReportBuffer {
         }
     }
 
+    /// Names the registry that reports are about now; empty if it is not known.
+    pub(crate) fn registry_id(&self) -> &Arc<str> {
+        &self.registry_id
+    }
+
     /// Drops everything: it is about a registry that no longer exists.
     pub(crate) fn clear(&mut self) {
         let in_flight = self

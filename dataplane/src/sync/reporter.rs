@@ -22,7 +22,7 @@ use tonic_types::StatusExt;
 use tracing::{debug, warn};
 
 use super::{Error, Link};
-use crate::reports::{Batch, Outbox, Report};
+use crate::reports::{Batch, Outbox, Report, ReportBuffer};
 
 /// A third of the control plane's patience with a silent proxy.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -74,7 +74,7 @@ async fn report(
     let mut told = views.borrow_and_update().view;
     let hello = StreamReportsRequest {
         proxy: Some(identity.clone()),
-        batch: Some(encode(None, told)),
+        batch: Some(empty(&outbox.buffer(), told)),
     };
     let (mut stream, answer) = Stream::open(client, hello).await?;
     outbox.settle(|buffer| buffer.resume(answer.acknowledged_sequence));
@@ -88,7 +88,7 @@ async fn report(
             }
         }
         told = views.borrow_and_update().view;
-        let batch = encode(outbox.buffer().next_batch(), told);
+        let batch = next(&mut outbox.buffer(), told);
         let answer = stream.ask(StreamReportsRequest {
             proxy: None,
             batch: Some(batch),
@@ -150,14 +150,24 @@ impl Stream {
     }
 }
 
-fn encode(batch: Option<&Batch>, applied_view: Option<View>) -> ReportBatch {
-    let Some(batch) = batch else {
-        return ReportBatch {
-            first_sequence: 1, // No outcomes: any number is right, and this one leaves no gap.
-            applied_view,
-            ..Default::default()
-        };
-    };
+fn next(buffer: &mut ReportBuffer, applied_view: Option<View>) -> ReportBatch {
+    match buffer.next_batch() {
+        Some(batch) => encode(batch, applied_view),
+        None => empty(buffer, applied_view),
+    }
+}
+
+/// Returns a batch that tells only which view is applied.
+fn empty(buffer: &ReportBuffer, applied_view: Option<View>) -> ReportBatch {
+    ReportBatch {
+        first_sequence: 1, // No outcomes: any number is right, and this one leaves no gap.
+        applied_view,
+        registry_id: buffer.registry_id().to_string(),
+        ..Default::default()
+    }
+}
+
+fn encode(batch: &Batch, applied_view: Option<View>) -> ReportBatch {
     let now = Instant::now();
     ReportBatch {
         first_sequence: batch.first_sequence,
