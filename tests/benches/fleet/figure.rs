@@ -4,7 +4,7 @@ use std::{fs, io::Write, path::Path};
 
 use serde_json::{Value, json};
 
-use crate::machine::{Machine, SCRATCH};
+use crate::machine::{Machine, Neighbours, SCRATCH};
 
 /// Measurements of each side. Odd, so that there is one in the middle.
 const ROUNDS: usize = 5;
@@ -35,6 +35,7 @@ pub(crate) struct Samples {
 #[derive(Debug)]
 pub(crate) struct Report {
     machine: Machine,
+    neighbours: Neighbours,
     figures: Vec<Figure>,
 }
 
@@ -122,6 +123,7 @@ impl Report {
     pub(crate) fn new(machine: Machine) -> Self {
         Self {
             machine,
+            neighbours: Neighbours::now(),
             figures: Vec::new(),
         }
     }
@@ -136,8 +138,9 @@ impl Report {
             .parent()
             .expect("the scratch directory is in `target`");
         let file = target.join("bench").join("fleet.json");
+        let others = self.neighbours.share();
         let text = format!(
-            "\n{}\nmedians of {ROUNDS}; `x floor` is the cost as a multiple of the floor's (least-most of {ROUNDS})\n\n{}\nwritten to {}\n",
+            "\n{}; others had {others} % of the machine\nmedians of {ROUNDS}; `x floor` is the cost as a multiple of the floor's (least-most of {ROUNDS})\n\n{}\nwritten to {}\n",
             self.machine.describe(),
             self.table(),
             file.display()
@@ -147,6 +150,7 @@ impl Report {
             .expect("somebody reads what is printed");
         let json = json!({
             "machine": self.machine.to_json(),
+            "others_percent": others,
             "figures": self.figures.iter().map(Figure::to_json).collect::<Vec<_>>(),
         });
         let writable = "the build's directory can be written";

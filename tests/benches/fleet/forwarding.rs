@@ -109,7 +109,7 @@ fn of_workload(cores: Cores, workload: &Workload) -> Figure {
     let upstream = runtime.block_on(Upstream::start(workload.exchange));
     let base_url = format!("http://{upstream}");
     // It has nothing to do while requests are forwarded but to take reports.
-    let control = Server::control(cores.load, vec![endpoint("endpoint-0".into(), base_url)]);
+    let control = Server::control(cores.load, vec![endpoint("endpoint-0", base_url)]);
     let qcc = Process::spawn(cores.measured, Role::Proxy(control.address()));
     let bare = Process::spawn(cores.measured, Role::Forwarder(upstream));
     runtime.block_on(prove(&qcc, &control, workload.exchange));

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    ops::Range,
     thread::{self, JoinHandle},
 };
 
@@ -21,6 +22,16 @@ pub(crate) struct Cores {
     pub(crate) measured: usize,
     /// How many there are.
     count: usize,
+}
+
+/// How much of the machine others take from now on: figures measured beside other work
+/// are worth less.
+#[derive(Debug)]
+pub(crate) struct Neighbours {
+    /// In ticks of the kernel, as all of these.
+    everybody: u64,
+    ourselves: u64,
+    total: u64,
 }
 
 /// What somebody who reads a figure has to know.
@@ -72,6 +83,40 @@ pub(crate) fn runtime() -> Runtime {
         .enable_all()
         .build()
         .expect("the system has room for a runtime")
+}
+
+impl Neighbours {
+    pub(crate) fn now() -> Self {
+        let machine = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let process = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        // The process's name may contain anything but ends with the last parenthesis.
+        let (_, process) = process.rsplit_once(')').unwrap_or_default();
+        // user, nice, system, idle, iowait, irq, softirq, steal.
+        let total = sum(&machine, 1..9);
+        Self {
+            everybody: total - sum(&machine, 4..6),
+            // User and system time, its own and that of children that have ended.
+            ourselves: sum(process, 11..15),
+            total,
+        }
+    }
+
+    /// Returns the share of the machine that others have had since, in percent.
+    pub(crate) fn share(&self) -> u64 {
+        let now = Self::now();
+        let everybody = now.everybody - self.everybody;
+        let others = everybody.saturating_sub(now.ourselves - self.ourselves);
+        others * 100 / (now.total - self.total).max(1)
+    }
+}
+
+/// Adds up some of the words of a text, those that are numbers.
+fn sum(text: &str, words: Range<usize>) -> u64 {
+    text.split_whitespace()
+        .take(words.end)
+        .skip(words.start)
+        .filter_map(|word| word.parse::<u64>().ok())
+        .sum()
 }
 
 impl Machine {

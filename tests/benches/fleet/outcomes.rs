@@ -5,8 +5,19 @@ use std::time::Duration;
 use qcc_control::registry::{Facts, Generation, Outcome, OutcomeClass, View};
 use qcc_proto::v1;
 
-/// Endpoints that attempts are spread over.
-pub(crate) const ENDPOINTS: usize = 10;
+/// Endpoints that attempts are spread over. Their names are in order.
+pub(crate) const ENDPOINTS: [&str; 10] = [
+    "endpoint-0",
+    "endpoint-1",
+    "endpoint-2",
+    "endpoint-3",
+    "endpoint-4",
+    "endpoint-5",
+    "endpoint-6",
+    "endpoint-7",
+    "endpoint-8",
+    "endpoint-9",
+];
 
 /// One outcome in so many is a 429, where there are any. Has no divisor in common with
 /// [`ENDPOINTS`], so that each endpoint is limited at times.
@@ -55,7 +66,7 @@ impl Mix {
             },
         };
         Outcome {
-            endpoint: endpoint_name(sequence),
+            endpoint: ENDPOINTS[turn(sequence)].into(),
             generation,
             view,
             count: 1,
@@ -67,7 +78,7 @@ impl Mix {
     /// Returns the outcome of this number as it is sent.
     pub(crate) fn message(self, sequence: u64, view: v1::View, generation: u64) -> v1::Outcome {
         let success = v1::Outcome {
-            endpoint: endpoint_name(sequence),
+            endpoint: ENDPOINTS[turn(sequence)].into(),
             generation,
             view: Some(view),
             class: v1::OutcomeClass::Success.into(),
@@ -89,7 +100,7 @@ impl Mix {
     }
 }
 
-/// Returns the name of the endpoint whose turn it is.
-pub(crate) fn endpoint_name(sequence: u64) -> String {
-    format!("endpoint-{}", sequence % ENDPOINTS as u64)
+/// Returns the place in [`ENDPOINTS`] whose turn it is.
+pub(crate) fn turn(sequence: u64) -> usize {
+    sequence as usize % ENDPOINTS.len()
 }

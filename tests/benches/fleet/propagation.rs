@@ -33,6 +33,7 @@ const REJECTIONS: usize = 200;
 /// An update that takes longer will not come.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// The endpoint whose key is rejected.
 const ENDPOINT: &str = "endpoint-0";
 
 pub(crate) fn figures(cores: Cores) -> Vec<Figure> {
@@ -44,7 +45,7 @@ pub(crate) fn figures(cores: Cores) -> Vec<Figure> {
 
 fn of_fleet(cores: Cores, proxies: usize) -> [Figure; 2] {
     let runtime = machine::runtime();
-    let endpoint = endpoint(ENDPOINT.into(), "https://api.example".into());
+    let endpoint = endpoint(ENDPOINT, "https://api.example".into());
     let control = Server::control(cores.measured, vec![endpoint]);
     let mut ours = runtime.block_on(Fleet::connect(&control, proxies));
     let mut operator = runtime.block_on(Operator::connect(&control));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::{
     figure::{Figure, compare},
     machine::{self, Cores},
-    outcomes::{ENDPOINTS, Mix, endpoint_name},
+    outcomes::{ENDPOINTS, Mix, turn},
     server::{Server, endpoint},
     stand_in::{Reports, StandIn},
     throughput::{self, Reporter},
@@ -22,9 +22,8 @@ const BATCHES: [u64; 2] = [100, 1000];
 pub(crate) fn figures(cores: Cores) -> Vec<Figure> {
     let mut figures = Vec::new();
     for mix in Mix::ALL {
-        let endpoints = (0..ENDPOINTS as u64)
-            .map(|number| endpoint(endpoint_name(number), "https://api.example".into()));
-        let control = Server::control(cores.measured, endpoints.collect());
+        let endpoints = ENDPOINTS.map(|name| endpoint(name, "https://api.example".into()));
+        let control = Server::control(cores.measured, endpoints.into());
         let bare = Server::bare(cores.measured, None);
         let runtime = machine::runtime();
         let mut ours = runtime.block_on(reporters(&control, mix));
@@ -50,7 +49,7 @@ pub(crate) fn figures(cores: Cores) -> Vec<Figure> {
 struct Proxy {
     reports: Reports,
     mix: Mix,
-    /// By the number in the endpoint's name. The floor has none, and does not look.
+    /// In the order of names. The floor has none, and does not look.
     generations: Arc<[u64]>,
 }
 
@@ -58,7 +57,6 @@ async fn reporters(server: &Server, mix: Mix) -> Vec<Proxy> {
     let mut reporters = Vec::new();
     for number in 0..REPORTERS {
         let proxy = StandIn::connect(server.address(), number).await;
-        // Ten names with one digit each are in the order of their numbers.
         let endpoints = proxy.snapshot().await.endpoints;
         let generations = endpoints.iter().map(|endpoint| endpoint.generation);
         reporters.push(Proxy {
@@ -78,7 +76,7 @@ impl Reporter for Proxy {
             generations,
         } = self;
         let generation = |sequence: u64| {
-            let known = generations.get(sequence as usize % ENDPOINTS);
+            let known = generations.get(turn(sequence));
             known.copied().unwrap_or(1)
         };
         reports

@@ -119,9 +119,9 @@ fn resources(endpoints: Vec<Endpoint>) -> ApplyResourcesRequest {
 }
 
 /// Declares an endpoint in the default cluster.
-pub(crate) fn endpoint(name: String, base_url: String) -> Endpoint {
+pub(crate) fn endpoint(name: &str, base_url: String) -> Endpoint {
     Endpoint {
-        name,
+        name: name.into(),
         cluster: "default".into(),
         base_url,
         credential: Some(v1::Credential {

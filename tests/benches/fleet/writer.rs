@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     figure::{Figure, compare},
     machine::{self, Cores, SCRATCH, spawn_on},
-    outcomes::{ENDPOINTS, Mix, endpoint_name},
+    outcomes::{ENDPOINTS, Mix, turn},
     throughput::{self, Reporter},
 };
 
@@ -100,13 +100,14 @@ impl Writer {
             etag: None,
         };
         self.handle.mutate(policy, None).await.expect(accepted);
-        for number in 0..ENDPOINTS {
-            let create = Mutation::CreateEndpoint(spec(number as u64));
+        for name in ENDPOINTS {
+            let create = Mutation::CreateEndpoint(spec(name));
             self.handle.mutate(create, None).await.expect(accepted);
         }
         let snapshot = self.feed.snapshot();
-        let generations: Arc<[Generation]> = (0..ENDPOINTS as u64)
-            .filter_map(|number| snapshot.endpoints.get(endpoint_name(number).as_str()))
+        let generations: Arc<[Generation]> = ENDPOINTS
+            .iter()
+            .filter_map(|name| snapshot.endpoints.get(*name))
             .map(|endpoint| endpoint.generation)
             .collect();
         (0..REPORTERS)
@@ -157,9 +158,9 @@ fn policy() -> Policy {
     }
 }
 
-fn spec(number: u64) -> Spec {
+fn spec(name: &str) -> Spec {
     Spec {
-        name: EndpointName::try_from(endpoint_name(number)).expect("a valid name"),
+        name: EndpointName::try_from(name).expect("a valid name"),
         cluster: ClusterName::default_cluster(),
         base_url: "https://api.example".into(),
         api_key: None,
@@ -196,7 +197,7 @@ impl Work {
         let first = self.sent + 1;
         self.sent += outcomes;
         let outcome = |sequence: u64| -> Outcome {
-            let generation = self.generations[sequence as usize % ENDPOINTS];
+            let generation = self.generations[turn(sequence)];
             self.mix.outcome(sequence, self.view, generation)
         };
         ReportBatch {
@@ -262,7 +263,7 @@ impl Floor {
     }
 
     fn reporters(&self, mix: Mix) -> Vec<BareReporter> {
-        let generations: Arc<[Generation]> = [Generation(1); ENDPOINTS].into();
+        let generations: Arc<[Generation]> = ENDPOINTS.map(|_| Generation(1)).into();
         (0..REPORTERS)
             .map(|_| BareReporter {
                 mailbox: self.mailbox.clone(),
