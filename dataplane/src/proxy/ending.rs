@@ -47,10 +47,10 @@ impl End {
         }
     }
 
-    /// Says it to the client.
-    pub(super) fn refusal(self, tries: &[Try], routing: &Routing) -> Refusal {
+    /// Says it to the client. `is_spent`: the body could not be sent to anybody else.
+    pub(super) fn refusal(self, tries: &[Try], routing: &Routing, is_spent: bool) -> Refusal {
         match self {
-            Self::Exhausted => exhausted(tries, routing),
+            Self::Exhausted => exhausted(tries, routing, is_spent),
             Self::Unavailable(unavailable) => {
                 no_endpoint(Kind::NoEndpoint, "no endpoint is available", &unavailable)
             }
@@ -68,7 +68,7 @@ impl End {
 }
 
 /// Every try failed, and none left an answer that can be relayed.
-fn exhausted(tries: &[Try], routing: &Routing) -> Refusal {
+fn exhausted(tries: &[Try], routing: &Routing, is_spent: bool) -> Refusal {
     let all = |is: fn(OutcomeClass) -> bool| tries.iter().all(|it| is(it.class));
     let list = list(tries.iter().map(|it| (&*it.endpoint.name, &*it.detail)));
     if tries.is_empty() {
@@ -77,8 +77,9 @@ fn exhausted(tries: &[Try], routing: &Routing) -> Refusal {
     if all(blames_credential) {
         let message = format!("endpoint credentials rejected: {list}");
         let refusal = Refusal::new(Kind::CredentialsRejected, message);
-        // With attempts left there was nobody else to ask: coming back is of no use.
-        let may_help = routing.attempts() >= routing.policy().attempts_max;
+        // With attempts left, and a body to send, there was nobody else to ask: coming
+        // back is of no use.
+        let may_help = is_spent || routing.attempts() >= routing.policy().attempts_max;
         return if may_help {
             refusal
         } else {

@@ -128,7 +128,7 @@ impl<'a> Exchange<'a> {
 
     /// Chooses an endpoint, waiting for one if that may help.
     async fn next(&mut self) -> Result<Attempt, End> {
-        if matches!(self.payload, Payload::Spent) {
+        if self.payload.is_spent() {
             return Err(End::Exhausted);
         }
         match self.routing.next(Instant::now()) {
@@ -326,7 +326,7 @@ impl<'a> Exchange<'a> {
     /// Answers without a further try.
     fn conclude(mut self, end: End) -> Response<Body> {
         let Some((failure, endpoint)) = self.answer.take_if(|_| end.yields_to_an_answer()) else {
-            let refusal = end.refusal(&self.tries, &self.routing);
+            let refusal = end.refusal(&self.tries, &self.routing, self.payload.is_spent());
             return self.refuse(refusal);
         };
         let mut head = failure.head;

@@ -62,6 +62,11 @@ impl From<Collected> for Payload {
 }
 
 impl Payload {
+    /// Whether it cannot be sent again.
+    pub(super) fn is_spent(&self) -> bool {
+        matches!(self, Self::Spent)
+    }
+
     /// The body for one more try, and how it is getting on. `None`: it cannot be sent
     /// again.
     pub(super) fn upload(

@@ -203,15 +203,8 @@ pub(super) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    cut(cause.to_string())
-}
-
-fn cut(mut text: String) -> String {
-    let mut end = text.len().min(DETAIL_BYTES_MAX);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
+    let mut text = cause.to_string();
+    text.truncate(text.floor_char_boundary(DETAIL_BYTES_MAX));
     text
 }
 
@@ -287,9 +280,10 @@ mod tests {
 
     #[test]
     fn a_description_is_cut_between_characters() {
-        assert_eq!(cut("é".repeat(150)).len(), DETAIL_BYTES_MAX);
+        let described = |text: String| describe(&std::io::Error::other(text)).len();
+        assert_eq!(described("é".repeat(150)), DETAIL_BYTES_MAX);
         assert_eq!(
-            cut(format!("a{}", "é".repeat(150))).len(),
+            described(format!("a{}", "é".repeat(150))),
             DETAIL_BYTES_MAX - 1
         );
     }

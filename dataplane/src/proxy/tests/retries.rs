@@ -261,6 +261,20 @@ async fn an_error_whose_body_breaks_is_not_relayed_as_a_whole_one() {
 }
 
 #[tokio::test]
+async fn a_body_that_was_not_kept_may_be_sent_again_by_its_client() {
+    let bad = Upstream::always(answer(401, "", "")).await;
+    let good = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::with(&[&bad, &good], |options| {
+        options.settings.replay_max_bytes = 1;
+    })
+    .await;
+    let got = proxy.post().await;
+    assert_eq!(got.header("x-qcc-error"), Some("credentials_rejected"));
+    assert_eq!(got.header("x-should-retry"), None);
+    assert_eq!(proxy.post().await.status(), 200);
+}
+
+#[tokio::test]
 async fn a_request_waits_for_an_unproven_endpoint_that_is_busy() {
     let gate = Gate::new();
     let first = vec![
