@@ -205,9 +205,5 @@ fn millis(duration: Duration) -> u64 {
 
 /// Cuts a text to at most so many bytes, between characters.
 pub(super) fn cut(text: &str, bytes_max: usize) -> String {
-    let mut end = text.len().min(bytes_max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].to_owned()
+    text[..text.floor_char_boundary(bytes_max)].to_owned()
 }
