@@ -15,7 +15,7 @@ use qcc_proto::{
 
 use super::{
     inbound::Inbound,
-    replay::{Collected, Share},
+    replay::Collected,
     reply::Shape,
     upload::{Progress, Upload},
     upstream::Failed,
@@ -38,11 +38,7 @@ pub(super) struct Outgoing {
 /// The request body, for as many tries as it is good for.
 pub(super) enum Payload {
     /// Any number.
-    Whole {
-        bytes: Bytes,
-        /// Held for as long as the bytes may be needed.
-        _share: Share,
-    },
+    Whole(Bytes),
     /// One.
     Once { start: Bytes, rest: Inbound },
     /// None any more.
@@ -52,10 +48,7 @@ pub(super) enum Payload {
 impl From<Collected> for Payload {
     fn from(collected: Collected) -> Self {
         match collected {
-            Collected::Whole { bytes, share } => Self::Whole {
-                bytes,
-                _share: share,
-            },
+            Collected::Whole(bytes) => Self::Whole(bytes),
             Collected::Start { bytes, rest } => Self::Once { start: bytes, rest },
         }
     }
@@ -74,12 +67,12 @@ impl Payload {
         bytes_max: Option<u64>,
         now: Instant,
     ) -> Option<(Upload, Arc<Progress>)> {
-        if let Self::Whole { bytes, .. } = self {
+        if let Self::Whole(bytes) = self {
             return Some(Upload::whole(bytes.clone(), now));
         }
         match std::mem::replace(self, Self::Spent) {
             Self::Once { start, rest } => Some(Upload::streamed(start, rest, bytes_max, now)),
-            Self::Whole { .. } | Self::Spent => None,
+            Self::Whole(_) | Self::Spent => None,
         }
     }
 }

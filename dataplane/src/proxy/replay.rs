@@ -47,7 +47,7 @@ impl Budget {
 
 /// A part of the budget; given back on drop.
 #[derive(Debug)]
-pub(super) struct Share {
+struct Share {
     budget: Arc<Budget>,
     bytes: usize,
 }
@@ -66,6 +66,29 @@ impl Share {
             self.bytes += bytes;
         }
         granted
+    }
+}
+
+/// Bytes, and their share of the budget.
+struct Kept {
+    bytes: Bytes,
+    _share: Share,
+}
+
+impl Kept {
+    /// Ties the share to the bytes: it is given back when nobody holds any of them, be it
+    /// the last slice on its way to an endpoint.
+    fn of(bytes: Bytes, share: Share) -> Bytes {
+        Bytes::from_owner(Self {
+            bytes,
+            _share: share,
+        })
+    }
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -89,8 +112,8 @@ pub(super) struct Limits {
 /// A body after it was read as far as it is kept.
 #[derive(Debug)]
 pub(super) enum Collected {
-    /// All of it. The share lasts for as long as another try may need the bytes.
-    Whole { bytes: Bytes, share: Share },
+    /// All of it.
+    Whole(Bytes),
     /// Its start; the rest is still to come.
     Start { bytes: Bytes, rest: Inbound },
 }
@@ -103,8 +126,7 @@ pub(super) async fn collect(
 ) -> Result<Collected, Fault> {
     let mut share = Share::none_of(budget);
     if body.is_end() {
-        let bytes = Bytes::new();
-        return Ok(Collected::Whole { bytes, share });
+        return Ok(Collected::Whole(Bytes::new()));
     }
     let declared = body.left().unwrap_or(0);
     if limits.body_max.is_some_and(|max| declared > max) {
@@ -118,18 +140,14 @@ pub(super) async fn collect(
 
     // Most bodies are one piece: kept as it came, nothing is copied.
     let Some(first) = next(&mut body, limits.idle).await? else {
-        let bytes = Bytes::new();
-        return Ok(Collected::Whole { bytes, share });
+        return Ok(Collected::Whole(Bytes::new()));
     };
     if limits.body_max.is_some_and(|max| first.len() as u64 > max) {
         return Err(Fault::TooLarge);
     }
     let kept = first.len() <= limits.replay_max && share.grow(first.len());
     if kept && body.is_end() {
-        return Ok(Collected::Whole {
-            bytes: first,
-            share,
-        });
+        return Ok(Collected::Whole(Kept::of(first, share)));
     }
     if !kept {
         return Ok(Collected::Start {
@@ -150,12 +168,12 @@ pub(super) async fn collect(
         }
         bytes.extend_from_slice(&piece);
         if total > limits.replay_max || !share.grow(piece.len()) {
-            let bytes = bytes.freeze();
+            // All but the last piece, which is one read long, has its share.
+            let bytes = Kept::of(bytes.freeze(), share);
             return Ok(Collected::Start { bytes, rest: body });
         }
     }
-    let bytes = bytes.freeze();
-    Ok(Collected::Whole { bytes, share })
+    Ok(Collected::Whole(Kept::of(bytes.freeze(), share)))
 }
 
 /// The next piece of data; `None` at the end.
@@ -185,6 +203,21 @@ mod tests {
         drop(one);
         assert!(two.grow(6));
         drop(two);
+        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_share_lasts_as_long_as_any_of_its_bytes() {
+        let budget = Budget::new(10);
+        let mut share = Share::none_of(&budget);
+        assert!(share.grow(4));
+        let mut bytes = Kept::of(Bytes::from_static(b"1234"), share);
+        let slice = bytes.split_to(2);
+        let again = slice.clone();
+        drop((bytes, slice));
+        assert_eq!(budget.used.load(Ordering::Relaxed), 4);
+        assert_eq!(&*again, b"12");
+        drop(again);
         assert_eq!(budget.used.load(Ordering::Relaxed), 0);
     }
 }
