@@ -6,7 +6,7 @@
 //! made from its response head, *before* anything is sent to the client; once the head
 //! has gone out nothing is retried, and what breaks after it breaks visibly.
 //!
-//! - [`server`]: the accept loop, limits of a connection, graceful stop.
+//! - [`server`], [`stall`]: the accept loop, limits of a connection, graceful stop.
 //! - [`service`]: one request from its head to its response head.
 //! - [`rules`]: which requests are taken at all, and which we answer ourselves.
 //! - [`headers`]: what does not cross a proxy.
@@ -67,6 +67,7 @@ mod rules;
 mod server;
 mod service;
 mod sse;
+mod stall;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -94,6 +95,8 @@ pub(crate) struct Settings {
     /// Time for a client to send a request head, and to stay silent between two
     /// HTTP/1 requests: hyper knows one limit for both.
     pub(crate) header_read_timeout: Duration,
+    /// Longest time for which a client may read nothing of an answer.
+    pub(crate) client_stall_timeout: Duration,
     /// Number of header fields of a request or response.
     pub(crate) headers_max: usize,
     /// Size of a request or response head.
@@ -114,6 +117,7 @@ impl Default for Settings {
             body_max_bytes: None,
             body_idle_timeout: Duration::from_secs(60),
             header_read_timeout: Duration::from_secs(10),
+            client_stall_timeout: Duration::from_secs(60),
             headers_max: 128,
             head_max_bytes: 64 << 10,
             connections_max: 16_384,

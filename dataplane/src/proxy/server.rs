@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Counters, Settings, service::Service};
+use super::{Counters, Settings, service::Service, stall::Impatient};
 use crate::routing::Router;
 
 /// Pause after a failed accept. The usual cause is that file descriptors have run out:
@@ -122,6 +122,7 @@ async fn connection(
     }
     let has_spoken = Arc::new(AtomicBool::new(false));
     let patience = service.settings.header_read_timeout;
+    let stall_timeout = service.settings.client_stall_timeout;
     let answer = {
         let has_spoken = Arc::clone(&has_spoken);
         service_fn(move |request| {
@@ -130,7 +131,8 @@ async fn connection(
             async move { Ok::<_, Infallible>(service.call(request).await) }
         })
     };
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), answer));
+    let io = Impatient::new(TokioIo::new(stream), stall_timeout);
+    let mut serving = pin!(builder.serve_connection(io, answer));
     let mut silence = pin!(sleep(patience));
     let mut stopping = pin!(stop.cancelled());
     let (mut is_watched, mut is_stopping) = (true, false);

@@ -1,6 +1,9 @@
 //! Who is blamed for what, where it is not the endpoint that fails.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
 
 use qcc_proto::v1::OutcomeClass as Class;
 use tokio::{
@@ -170,4 +173,23 @@ async fn a_verdict_acts_at_once_and_outlives_its_client() {
     assert_eq!(proxy.reports(), []);
     drop(judged);
     assert_eq!(proxy.reports(), [("e0".into(), Class::Auth)]);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_gives_its_place_up() {
+    let steps = [
+        vec![send("HTTP/1.1 200 X\r\ncontent-length: 100000000\r\n\r\n")],
+        vec![send(vec![b'x'; 1_000_000]); 100],
+    ];
+    let upstream = Upstream::always(steps.concat()).await;
+    let proxy = Proxy::with(&[&upstream], |options| {
+        options.settings.client_stall_timeout = Duration::from_millis(200);
+    })
+    .await;
+    let mut client = proxy.connect().await;
+    client.write(POST).await;
+    upstream.sees_the_peer_leave().await;
+    eventually(|| proxy.counters.cancelled.load(Relaxed) == 1).await;
+    assert_eq!(proxy.reports(), []);
+    assert!(!client.answer().await.whole);
 }

@@ -227,6 +227,17 @@ async fn a_reused_connection_that_dies_does_not_eject_its_endpoint() {
 }
 
 #[tokio::test]
+async fn a_body_that_breaks_its_connection_is_not_sent_there_again() {
+    let upstream = Upstream::early("").await;
+    let proxy = Proxy::start(&[&upstream]).await;
+    let got = proxy.send(post(&vec![b'x'; 8 << 20])).await;
+    assert_eq!(
+        (got.status(), got.header("x-qcc-attempts")),
+        (502, Some("1"))
+    );
+}
+
+#[tokio::test]
 async fn answers_that_are_not_http_are_failures() {
     let chunked_twice = "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n";
     for bad in [
