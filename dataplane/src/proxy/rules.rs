@@ -2,6 +2,11 @@
 //!
 //! hyper accepts more than a proxy may pass on. What two parsers could read in two
 //! ways, and what would leave an endpoint's base path, is refused here.
+//!
+//! A `content-length` that is doubled, or comes with a `transfer-encoding`, is not seen
+//! here: hyper refuses lengths that differ, leaves one of those that do not, and none
+//! next to `chunked`, which decides (RFC 9112, section 6.3). An endpoint sees nothing of
+//! it either way, as the body is framed anew with what hyper has read.
 
 use http::{
     HeaderMap, Method, Version,
