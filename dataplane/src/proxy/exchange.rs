@@ -193,6 +193,7 @@ impl<'a> Exchange<'a> {
                         return Tried::Failed(Failed {
                             class: OutcomeClass::Timeout,
                             detail: Self::overdue(progress, first_byte),
+                            was_reused: false,
                         });
                     }
                 },
@@ -318,8 +319,8 @@ impl<'a> Exchange<'a> {
             ..Outcome::of(failed.class)
         };
         attempt.finish(outcome, Instant::now());
-        if failed.class == OutcomeClass::StreamBroken {
-            self.routing.once_more(); // A connection that was used before: no word about a new one.
+        if failed.was_reused {
+            self.routing.once_more();
         }
     }
 
@@ -388,6 +389,7 @@ fn check(response: &Response<Incoming>) -> Result<(), Failed> {
         Err(Failed {
             class: OutcomeClass::ServerError,
             detail,
+            was_reused: false,
         })
     };
     let status = response.status().as_u16();

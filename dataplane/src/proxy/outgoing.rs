@@ -91,6 +91,7 @@ impl Outgoing {
         let target = upstream::target(&endpoint.base_url, path).map_err(|error| Failed {
             class: OutcomeClass::Request,
             detail: error.to_string(),
+            was_reused: false,
         })?;
         let mut headers = self.headers.clone();
         set_credential(&mut headers, endpoint.credential.as_ref());

@@ -63,6 +63,8 @@ pub(super) struct Failed {
     pub(super) class: OutcomeClass,
     /// What happened, shortly. Names no credential.
     pub(super) detail: String,
+    /// A connection that had been used before broke: no word about a new one.
+    pub(super) was_reused: bool,
 }
 
 impl Upstreams {
@@ -193,6 +195,7 @@ impl Failed {
         Self {
             class,
             detail: format!("{prefix}{}", describe(error)),
+            was_reused: class == OutcomeClass::StreamBroken && past.is_some_and(Past::has_answered),
         }
     }
 }

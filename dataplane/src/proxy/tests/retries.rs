@@ -7,7 +7,7 @@ use std::{
 
 use qcc_proto::v1::OutcomeClass as Class;
 
-use super::harness::*;
+use super::{bodies::post, harness::*};
 
 #[tokio::test]
 async fn a_401_is_tried_elsewhere_however_its_body_is_framed() {
