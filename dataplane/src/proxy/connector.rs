@@ -145,11 +145,17 @@ impl Past {
         self.0.answered.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_answered(&self) {
+    /// An answer has arrived. If its request had been sent `whole`, what is written next
+    /// is another request: until the peer has taken some of that, a closed connection
+    /// was closed for being idle, and hyper may use another.
+    pub(super) fn set_answered(&self, whole: bool) {
         self.0.answered.store(true, Ordering::Relaxed);
+        if whole {
+            self.0.written.store(false, Ordering::Relaxed);
+        }
     }
 
-    /// The peer has been sent something.
+    /// The peer has been sent something of the present request.
     pub(super) fn was_written(&self) -> bool {
         self.0.written.load(Ordering::Relaxed)
     }

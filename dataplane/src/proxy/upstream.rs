@@ -149,7 +149,7 @@ impl Pool {
         match self.client.request(request).await {
             Ok(response) => {
                 if let Some(past) = response.extensions().get::<Past>() {
-                    past.set_answered();
+                    past.set_answered(matches!(progress.state(), State::Sent(_)));
                 }
                 Ok(response)
             }
