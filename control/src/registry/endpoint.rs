@@ -79,6 +79,10 @@ pub struct Mark {
     /// The first view that holds it. A success chosen under an older view is older
     /// than the mark, and changes nothing.
     pub view: View,
+    /// The newest view under which a counted failure was chosen. A success that was
+    /// chosen no earlier ends their row: of attempts that ran side by side, the
+    /// failures must not count more than the successes.
+    pub failed_under: View,
     /// The view in which a success last lifted something. Weak evidence chosen under
     /// an older view is older than that success, and changes nothing.
     pub cleared: View,
@@ -116,6 +120,7 @@ impl Endpoint {
             mark: Mark {
                 since: turn.now,
                 view: turn.view,
+                failed_under: View::default(),
                 cleared: turn.view,
                 evidence: None,
             },
@@ -140,6 +145,7 @@ impl Endpoint {
         self.mark = Mark {
             since: turn.now,
             view: turn.view,
+            failed_under: View::default(),
             cleared: turn.view,
             evidence: None,
         };

@@ -74,7 +74,7 @@ impl Endpoint {
         let health = was.clone();
         let older_than_success = outcome.view < self.mark.cleared;
         let health = match blame {
-            Blame::Success if outcome.view < self.mark.view => return Observation::Stale,
+            Blame::Success if !self.answers(outcome.view) => return Observation::Stale,
             Blame::Success => {
                 self.prove(turn);
                 self.absolve(|witness, _| *witness == evidence.witness, turn);
@@ -87,7 +87,10 @@ impl Endpoint {
             Blame::Endpoint(_) | Blame::Pause(_) if older_than_success => {
                 return Observation::Stale;
             }
-            Blame::Endpoint(cause) => health.fail(cause, self.failures_max(policy), turn.now),
+            Blame::Endpoint(cause) => {
+                self.mark.failed_under = self.mark.failed_under.max(outcome.view);
+                health.fail(cause, self.failures_max(policy), turn.now)
+            }
             Blame::Pause(cause) => {
                 let until = self.pause_end(&evidence.facts, outcome.age, policy, turn);
                 health.pause(cause, until, outcome.view >= self.mark.view)
@@ -114,6 +117,20 @@ impl Endpoint {
             self.plan_check(policy, turn.now.clock);
         }
         Observation::Applied
+    }
+
+    /// Whether a success chosen under `view` is newer than what is held against the
+    /// endpoint.
+    fn answers(&self, view: View) -> bool {
+        match self.health {
+            Health::Unknown { failures } | Health::Healthy { failures } if failures > 0 => {
+                view >= self.mark.failed_under
+            }
+            Health::Unknown { .. }
+            | Health::Healthy { .. }
+            | Health::Degraded { .. }
+            | Health::Unhealthy(_) => view >= self.mark.view,
+        }
     }
 
     fn prove(&mut self, turn: Turn) {

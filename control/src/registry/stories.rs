@@ -796,3 +796,29 @@ fn a_check_whose_verdict_would_be_void_is_given_up() {
     let given_up = |effect: &Effect| matches!(effect, Effect::GiveUp(id) if *id == order.id);
     assert!(effects.iter().any(given_up), "{effects:?}");
 }
+
+#[test]
+fn of_attempts_side_by_side_failures_count_no_more_than_successes() {
+    let mut story = Story::healthy(&["a"], &["p"]);
+    let chosen = story.choose("a");
+    for attempt in 0..100 {
+        let class = if attempt % 20 == 0 {
+            OutcomeClass::ServerError
+        } else {
+            OutcomeClass::Success
+        };
+        story.report("p", chosen, Facts::of(class));
+    }
+    assert!(story.is_healthy("a"), "95 of 100 succeeded");
+}
+
+#[test]
+fn a_success_from_before_the_failures_does_not_end_their_row() {
+    let mut story = Story::healthy(&["a"], &["p"]);
+    let before = story.choose("a");
+    story.see("p", "a", OutcomeClass::ServerError);
+    story.see("p", "a", OutcomeClass::ServerError);
+    story.report("p", before, Facts::of(OutcomeClass::Success));
+    story.see("p", "a", OutcomeClass::ServerError);
+    assert_eq!(story.cause("a"), Some(Cause::ServerError));
+}

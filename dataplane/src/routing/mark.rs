@@ -20,8 +20,9 @@
 //!
 //! An outcome is tied to the attempt it came from by the mark's `number`: it grows
 //! with every piece of bad evidence, and an attempt remembers the number at which
-//! it was chosen. A success counts only if nothing bad has been seen since its
-//! attempt was chosen; a parked success that arrives late changes nothing. Bad
+//! it was chosen. A success lifts a block only if nothing bad has been seen since its
+//! attempt was chosen, and ends a row of counted failures only if it was chosen no
+//! earlier than they were; a parked success that arrives late changes nothing. Bad
 //! evidence always counts, for it is news about now; but only the trial itself
 //! prolongs a suspension, because whatever else fails belongs to the same incident.
 
@@ -48,6 +49,8 @@ pub(crate) struct Mark {
     /// show it until the control plane has heard of the success, and for as long as
     /// the control plane is away.
     pub forgiven: u32,
+    /// The newest number at which a counted failure was chosen.
+    pub counted_at: u64,
     /// Whether and how the endpoint is kept out of selection.
     pub block: Block,
 }
@@ -105,6 +108,7 @@ impl Mark {
         number: 0,
         failures: 0,
         forgiven: 0,
+        counted_at: 0,
         block: Block::Clear,
     };
 
@@ -163,9 +167,12 @@ impl Mark {
     }
 
     fn succeeded(&self, chosen_at: u64, known: Known<'_>) -> Option<Self> {
+        let newest = chosen_at == self.number;
+        // Of attempts that run side by side, failures must not count more than successes.
+        let ends_row = self.block == Block::Clear && chosen_at >= self.counted_at;
         let is_forgiven = self.failures == 0 && self.forgiven == known.failures;
         let spotless = is_forgiven && self.block == Block::Clear;
-        (chosen_at == self.number && !spotless).then_some(Self {
+        ((newest || ends_row) && !spotless).then_some(Self {
             failures: 0,
             forgiven: known.failures,
             block: Block::Clear,
@@ -240,7 +247,11 @@ impl Mark {
                 ..*self
             }
         };
-        Self { failures, ..next }
+        Self {
+            failures,
+            counted_at: self.counted_at.max(chosen_at),
+            ..next
+        }
     }
 
     fn blocked(&self, block: Block) -> Self {
