@@ -246,7 +246,7 @@ fn a_report_names_the_view_under_which_the_endpoint_was_chosen() {
 
 #[test]
 fn of_attempts_side_by_side_failures_count_no_more_than_successes() {
-    let mut testbed = Testbed::new([endpoint("a")]);
+    let testbed = Testbed::new([endpoint("a")]);
     let attempts: Vec<_> = (0..60).map(|_| testbed.attempt()).collect();
     for (number, attempt) in attempts.into_iter().enumerate() {
         let class = if number % 20 == 0 {
@@ -261,7 +261,7 @@ fn of_attempts_side_by_side_failures_count_no_more_than_successes() {
 
 #[test]
 fn a_success_from_before_the_failures_does_not_end_their_row() {
-    let mut testbed = Testbed::new([endpoint("a")]);
+    let testbed = Testbed::new([endpoint("a")]);
     let before = testbed.attempt();
     testbed.finish(testbed.attempt(), ServerError);
     testbed.finish(testbed.attempt(), ServerError);
