@@ -4,6 +4,10 @@
 //! all at once, publishes, and only then answers. A commit blocks, which is why it has
 //! a thread of its own and readers have the [`Feed`].
 //!
+//! Evidence alone is published before its commit: other data planes keep away from a
+//! rejected key while the disk is still busy. What a crash takes back of it was never
+//! acknowledged, so whoever saw it reports it again.
+//!
 //! Callers hold a [`Handle`]. Its mailbox is bounded and "full" is an answer; the last
 //! quarter of it is out of reach for reports, so that operators get through a flood.
 
@@ -283,7 +287,7 @@ impl Writer {
         }
     }
 
-    /// One turn: apply, settle, commit, publish, answer.
+    /// One turn: apply, settle, commit and publish, answer.
     fn turn(&mut self, commands: &mut Vec<Command>) -> Result<(), store::Error> {
         let now = self.clock.now();
         let mut answers = Answers::default();
@@ -292,15 +296,17 @@ impl Writer {
         }
         self.registry.advance(now);
         self.dismiss(&mut answers);
-        let settlement = self.registry.settle();
+        let mut settlement = self.registry.settle();
+        if settlement.evidence_only {
+            self.publish(&mut settlement);
+        }
         if let Err(error) = self.commit(&settlement) {
             error!(%error, "store failed");
             answers.send(Err(Error::OutcomeUnknown));
             return Err(error);
         }
-        if settlement.dirty.any {
-            self.feed
-                .publish(self.registry.snapshot(), settlement.publication);
+        if !settlement.evidence_only {
+            self.publish(&mut settlement);
         }
         answers.send(Ok(self.registry.view()));
         for effect in settlement.effects {
@@ -384,6 +390,13 @@ impl Writer {
             }
             running
         });
+    }
+
+    fn publish(&self, settlement: &mut Settlement) {
+        if settlement.dirty.any {
+            self.feed
+                .publish(self.registry.snapshot(), settlement.publication.take());
+        }
     }
 
     fn commit(&mut self, settlement: &Settlement) -> Result<(), store::Error> {

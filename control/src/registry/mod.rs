@@ -6,8 +6,8 @@
 //!
 //! 1. apply any number of commands and [`Registry::advance`] the time,
 //! 2. [`Registry::settle`]: learn what to store, what to publish and what to do,
-//! 3. store, then publish and answer. Nothing is published or acknowledged that a
-//!    crash could take back.
+//! 3. store and publish, then answer. Nothing is acknowledged that a crash could take
+//!    back; only evidence may be seen before it is stored.
 //!
 //! | module | answers |
 //! | --- | --- |
@@ -105,23 +105,32 @@ pub struct Registry {
     last_check: CheckId,
     dirty: Dirty,
     publication: Publication,
+    /// This turn holds more than evidence; see [`Settlement::evidence_only`].
+    promised: bool,
     effects: Vec<Effect>,
 }
 
 impl Registry {
     /// Takes up what was saved, in a new term; a new registry grows from `seed`.
+    ///
+    /// The revision moves on by one: the life before may have shown one more than it
+    /// stored, and revisions never fall.
     pub fn new(term: u64, saved: Saved, seed: Seed, now: Moment) -> Self {
         let fresh = saved.meta.is_none();
+        let mut meta = saved.meta.unwrap_or_else(|| Meta {
+            revision: 0,
+            generation: Generation::default(),
+            clock: Clock::default(),
+            totals: QueueTotals::default(),
+            registry_id: seed.registry_id,
+            salt: seed.salt,
+        });
+        if !fresh {
+            meta.revision += 1;
+        }
         let mut registry = Self {
             term,
-            meta: saved.meta.unwrap_or_else(|| Meta {
-                revision: 0,
-                generation: Generation::default(),
-                clock: Clock::default(),
-                totals: QueueTotals::default(),
-                registry_id: seed.registry_id,
-                salt: seed.salt,
-            }),
+            meta,
             clusters: saved
                 .clusters
                 .into_iter()
@@ -139,8 +148,12 @@ impl Registry {
             started: now.clock,
             due: BTreeSet::new(),
             last_check: 0,
-            dirty: Dirty::default(),
+            dirty: Dirty {
+                any: true,
+                ..Dirty::default()
+            },
             publication: Publication::default(),
+            promised: true,
             effects: Vec::new(),
         };
         let turn = registry.turn(now);
@@ -206,6 +219,7 @@ impl Registry {
             dirty: std::mem::take(&mut self.dirty),
             effects: std::mem::take(&mut self.effects),
             publication: (!publication.is_empty()).then_some(publication),
+            evidence_only: !std::mem::take(&mut self.promised),
         }
     }
 
@@ -307,6 +321,7 @@ impl Registry {
             self.count_verdict(conclusion.passed);
             if conclusion.passed {
                 self.meta.generation = recovered;
+                self.promised = true;
             }
         }
         Some(conclusion)
@@ -360,6 +375,7 @@ impl Registry {
     fn draw_generation(&mut self) -> Generation {
         self.meta.generation.0 += 1;
         self.dirty.any = true;
+        self.promised = true;
         self.meta.generation
     }
 

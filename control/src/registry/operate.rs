@@ -38,6 +38,7 @@ impl Registry {
             }
         }
         let answer = self.apply_mutation(mutation, turn)?;
+        self.promised = true;
         if let Some(request) = request {
             let changed = self
                 .requests

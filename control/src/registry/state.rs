@@ -125,6 +125,11 @@ pub struct Settlement {
     pub effects: Vec<Effect>,
     /// Names whose published state differs; empty if no new view was made.
     pub publication: Option<Publication>,
+    /// Whether readers may see it before it is stored. Evidence may be seen: a crash
+    /// that takes it back leaves whoever reported it without an answer, and so it comes
+    /// again. A promise may not: configuration that was asked for, and generations,
+    /// whose numbers must not be given out twice.
+    pub evidence_only: bool,
 }
 
 /// What differs from the store.

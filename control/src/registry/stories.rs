@@ -682,6 +682,53 @@ fn reports_on_another_registry_are_taken_and_change_nothing() {
 }
 
 #[test]
+fn evidence_may_be_seen_before_it_is_stored_and_promises_may_not() {
+    let mut story = Story::healthy(&["a"], &["p"]);
+    let now = story.now;
+    let mut evidence_only = |change: &mut dyn FnMut(&mut Registry)| {
+        change(&mut story.registry);
+        story.registry.settle().evidence_only
+    };
+    let chosen = View {
+        term: 1,
+        revision: 2,
+    };
+    let batch = ReportBatch {
+        first_sequence: 1,
+        outcomes: vec![Outcome {
+            endpoint: "a".into(),
+            generation: Generation(2),
+            view: chosen,
+            count: 1,
+            facts: Facts::of(OutcomeClass::Auth),
+            age: Duration::ZERO,
+        }],
+        ..ReportBatch::default()
+    };
+    assert!(evidence_only(&mut |registry| {
+        registry.report(&key("p"), batch.clone(), now);
+    }));
+    assert!(!evidence_only(&mut |registry| {
+        let restore = Mutation::Restore { name: name("a") };
+        registry.mutate(restore, None, now).expect("it is queued");
+    }));
+    assert!(evidence_only(&mut |registry| {
+        registry.connect(&key("q"), now);
+    }));
+}
+
+#[test]
+fn a_revision_that_was_seen_but_not_stored_is_not_given_out_again() {
+    let mut story = Story::healthy(&["a"], &["p"]);
+    let stored = saved(&story.registry);
+    story.see("p", "a", OutcomeClass::Auth);
+    let seen = story.registry.view();
+    let restarted = Registry::new(2, stored, seed(), story.now);
+    assert!(restarted.view().revision >= seen.revision);
+    assert!(restarted.view() > seen);
+}
+
+#[test]
 fn after_a_restart_the_first_to_come_back_is_not_alone() {
     let mut story = Story::healthy(&["a"], &["p", "q"]);
     story.registry = Registry::new(2, saved(&story.registry), seed(), story.now);
