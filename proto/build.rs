@@ -6,10 +6,11 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 use tonic_build::manual::{Method, Service};
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "qcc/v1/cluster.proto",
     "qcc/v1/control.proto",
     "qcc/v1/endpoint.proto",
+    "qcc/v1/event.proto",
     "qcc/v1/failure_queue.proto",
     "qcc/v1/health.proto",
     "qcc/v1/health_sync.proto",

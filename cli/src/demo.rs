@@ -89,7 +89,7 @@ impl Demo {
                 base_url: format!("http://{}", upstream.address()),
                 credential: Some(v1::Credential {
                     api_key: format!("demo-key-of-{name}"),
-                    fingerprint: String::new(),
+                    ..v1::Credential::default()
                 }),
                 priority: Some(priority),
                 ..Default::default()

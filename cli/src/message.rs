@@ -62,6 +62,7 @@ mod tests {
                 credential: Some(v1::Credential {
                     api_key: "canary".to_owned(),
                     fingerprint: "12ab".to_owned(),
+                    ..v1::Credential::default()
                 }),
                 timeout: Some(prost_types::Duration {
                     seconds: 1,

@@ -148,6 +148,7 @@ async fn proxies_serve_behind_a_cut_and_catch_up_after_it() {
     .await;
     let request = DisableEndpointRequest {
         name: "a".to_owned(),
+        reason: String::new(),
     };
     testbed
         .control()
@@ -182,6 +183,7 @@ async fn a_stalled_connection_is_noticed_and_replaced() {
     testbed.relay().stall();
     let request = DisableEndpointRequest {
         name: "a".to_owned(),
+        reason: String::new(),
     };
     testbed
         .control()
@@ -294,6 +296,7 @@ async fn the_control_plane_knows_who_is_current() {
     testbed.proxy(1).signal(Signal::STOP);
     let request = DisableEndpointRequest {
         name: "a".to_owned(),
+        reason: String::new(),
     };
     control
         .endpoints()
@@ -373,6 +376,7 @@ async fn a_killed_proxy_takes_nobody_with_it() {
     testbed.proxy(1).messages(20).expect_all(200).await;
     let request = EnableEndpointRequest {
         name: "a".to_owned(),
+        reason: String::new(),
     };
     testbed
         .control()

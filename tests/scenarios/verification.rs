@@ -195,6 +195,7 @@ async fn a_disabled_endpoint_is_not_checked() {
     let testbed = Testbed::start().patient_checks().endpoints(["a"]).await;
     let request = DisableEndpointRequest {
         name: "a".to_owned(),
+        reason: String::new(),
     };
     testbed
         .control()

@@ -94,6 +94,7 @@ impl CheckFlags {
         Ok(Some(v1::Check {
             timeout: self.check_timeout,
             kind: Some(kind),
+            precheck: None,
         }))
     }
 }

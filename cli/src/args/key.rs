@@ -62,7 +62,7 @@ impl KeySource {
         match key {
             Ok(api_key) => Ok(Some(v1::Credential {
                 api_key,
-                fingerprint: String::new(),
+                ..v1::Credential::default()
             })),
             Err(reason) => Err(Error::usage(format!("no API key from {source}: {reason}"))),
         }

@@ -27,7 +27,10 @@ pub(super) async fn run(command: Endpoints, context: &Context) -> Result<Answer,
         Endpoints::Update(args) => update(*args, context).await,
         Endpoints::Remove(args) => remove(args, context).await,
         Endpoints::Enable(Named { name }) => {
-            let request = v1::EnableEndpointRequest { name };
+            let request = v1::EnableEndpointRequest {
+                name,
+                reason: String::new(),
+            };
             let response = context
                 .control
                 .call(request, async |c, q| {
@@ -37,7 +40,10 @@ pub(super) async fn run(command: Endpoints, context: &Context) -> Result<Answer,
             done(context, response.endpoint, "enabled")
         }
         Endpoints::Disable(Named { name }) => {
-            let request = v1::DisableEndpointRequest { name };
+            let request = v1::DisableEndpointRequest {
+                name,
+                reason: String::new(),
+            };
             let response = context
                 .control
                 .call(request, async |c, q| {
@@ -47,7 +53,10 @@ pub(super) async fn run(command: Endpoints, context: &Context) -> Result<Answer,
             done(context, response.endpoint, "disabled")
         }
         Endpoints::Drain(Named { name }) => {
-            let request = v1::DrainEndpointRequest { name };
+            let request = v1::DrainEndpointRequest {
+                name,
+                reason: String::new(),
+            };
             let response = context
                 .control
                 .call(request, async |c, q| Client::new(c).drain_endpoint(q).await)
@@ -71,6 +80,7 @@ pub(super) async fn run(command: Endpoints, context: &Context) -> Result<Answer,
             let request = v1::RestoreEndpointRequest {
                 name,
                 request_id: request_id(),
+                reason: String::new(),
             };
             let response = context
                 .control
@@ -207,6 +217,8 @@ async fn update(args: Update, context: &Context) -> Result<Answer, Error> {
         update_mask: Some(FieldMask { paths }),
         request_id: request_id(),
         validate_only: args.dry_run,
+        credential_overlap: None,
+        reason: String::new(),
     };
     let response = context
         .control
@@ -244,6 +256,7 @@ async fn remove(args: Remove, context: &Context) -> Result<Answer, Error> {
         request_id: request_id(),
         validate_only: args.dry_run,
         allow_missing: args.if_exists,
+        reason: String::new(),
     };
     let response = context
         .control

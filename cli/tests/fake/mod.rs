@@ -79,6 +79,7 @@ fn endpoint(name: &str) -> v1::Endpoint {
         credential: Some(v1::Credential {
             api_key: "canary".to_owned(),
             fingerprint: "12ab34cd".to_owned(),
+            ..v1::Credential::default()
         }),
         health: Some(health),
         ..Default::default()
@@ -96,6 +97,13 @@ fn evidence() -> v1::Evidence {
 
 #[tonic::async_trait]
 impl EndpointService for Service {
+    async fn explain_endpoint(
+        &self,
+        _: Request<v1::ExplainEndpointRequest>,
+    ) -> Result<Response<v1::ExplainEndpointResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn list_endpoints(
         &self,
         request: Request<v1::ListEndpointsRequest>,

@@ -69,6 +69,7 @@ pub(super) fn endpoint(endpoint: &Endpoint, snapshot: &Snapshot, wall: Wall) -> 
         credential: api_key.as_ref().map(|key| v1::Credential {
             api_key: String::new(),
             fingerprint: key.fingerprint(&snapshot.salt),
+            ..v1::Credential::default()
         }),
         priority: Some(*priority),
         weight: Some(*weight),
@@ -87,6 +88,7 @@ pub(super) fn endpoint(endpoint: &Endpoint, snapshot: &Snapshot, wall: Wall) -> 
             throttled: stats.throttled,
             stale: stats.stale,
             checks: stats.checks,
+            checks_refused: 0,
         }),
         etag: endpoint.etag(),
         create_time: Some(moment(endpoint.created)),
@@ -172,6 +174,8 @@ pub(super) fn routed_endpoint(endpoint: &Endpoint, policy: &Policy) -> v1::Route
         priority: spec.priority,
         weight: spec.weight,
         first_byte_timeout: Some(to_proto(spec.timeout.unwrap_or(policy.timeouts.first_byte))),
+        mark_summary: String::new(),
+        since_clock_ms: 0,
     }
 }
 
@@ -260,6 +264,7 @@ fn check(check: &Check) -> v1::Check {
     v1::Check {
         kind: Some(kind),
         timeout: Some(to_proto(check.timeout)),
+        precheck: None,
     }
 }
 

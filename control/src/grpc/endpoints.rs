@@ -261,6 +261,13 @@ impl EndpointService for Api {
         }))
     }
 
+    async fn explain_endpoint(
+        &self,
+        _: Request<v1::ExplainEndpointRequest>,
+    ) -> Result<Response<v1::ExplainEndpointResponse>, Status> {
+        Err(Status::unimplemented("not in this version"))
+    }
+
     type WatchEndpointsStream =
         Pin<Box<dyn Stream<Item = Result<v1::WatchEndpointsResponse, Status>> + Send>>;
 

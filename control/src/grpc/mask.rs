@@ -229,7 +229,7 @@ mod tests {
         let read = v1::Endpoint {
             credential: Some(v1::Credential {
                 fingerprint: "12345678".into(),
-                ..Default::default()
+                ..v1::Credential::default()
             }),
             ..v1::Endpoint::default()
         };

@@ -97,5 +97,6 @@ fn proxy(key: &ProxyKey, session: &Session, duplicate_id: bool, newest: View) ->
         acknowledged_sequence: session.acknowledged,
         dropped_outcomes: session.dropped,
         duplicate_id: duplicate_id && !session.gone(),
+        lag: None,
     }
 }

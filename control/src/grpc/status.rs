@@ -58,6 +58,9 @@ impl ControlService for Api {
                 unknown_endpoint: reports.unknown_endpoint,
                 dropped: reports.dropped,
             }),
+            propagation: None,
+            checks: 0,
+            checks_refused: 0,
         };
         Ok(Response::new(v1::GetControlStatusResponse {
             status: Some(status),

@@ -180,6 +180,7 @@ fn check(table: &mut Table<'_>) -> Result<Option<v1::Check>, Error> {
     Ok(Some(v1::Check {
         timeout,
         kind: Some(kind),
+        precheck: None,
     }))
 }
 
@@ -255,6 +256,6 @@ fn credential(
     };
     Ok(Some(v1::Credential {
         api_key,
-        fingerprint: String::new(),
+        ..v1::Credential::default()
     }))
 }

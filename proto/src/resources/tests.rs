@@ -109,6 +109,7 @@ fn rendering_leaves_out_keys_health_and_the_operators_wish() {
         credential: Some(v1::Credential {
             api_key: "canary".to_owned(),
             fingerprint: "12ab".to_owned(),
+            ..v1::Credential::default()
         }),
         admin_state: v1::AdminState::Enabled.into(),
         labels: BTreeMap::from([("line\nbreak".to_owned(), "\u{1b}[31m\u{7f}".to_owned())]),

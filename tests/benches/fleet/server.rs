@@ -102,6 +102,7 @@ fn resources(endpoints: Vec<Endpoint>) -> ApplyResourcesRequest {
     let no_check = Check {
         kind: Some(v1::check::Kind::None(NoCheck {})),
         timeout: None,
+        precheck: None,
     };
     ApplyResourcesRequest {
         clusters: vec![Cluster {

@@ -265,6 +265,7 @@ mod tests {
             credential: Some(v1::Credential {
                 api_key: "canary".to_owned(),
                 fingerprint: "12ab34cd".to_owned(),
+                ..v1::Credential::default()
             }),
             generation: 3,
             health: Some(v1::Health {

@@ -216,7 +216,7 @@ impl Importer {
             base_url,
             credential: Some(v1::Credential {
                 api_key,
-                fingerprint: String::new(),
+                ..v1::Credential::default()
             }),
             priority: Some(within(from.priority.unwrap_or(1.0), 0, 1000)),
             weight: Some(within(from.weight.unwrap_or(100.0), 1, 1000)),
