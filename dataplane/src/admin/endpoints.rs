@@ -101,6 +101,8 @@ fn describe(entry: &Entry, policy: &Policy, now: Instant) -> ProxyEndpoint {
         unproven: !live.proven(),
         attempts: live.totals().attempts.load(Ordering::Relaxed),
         successes: live.totals().successes.load(Ordering::Relaxed),
+        priority: Some(routed.priority),
+        weight: Some(routed.weight),
     }
 }
 

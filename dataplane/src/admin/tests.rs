@@ -168,7 +168,7 @@ async fn endpoints_come_in_pages_by_name() {
         let (endpoints, next) = testbed.list(2, &token).await.unwrap();
         let names: Vec<_> = endpoints
             .into_iter()
-            .map(|endpoint| endpoint.name)
+            .map(|e| format!("{}:{}", e.name, e.priority.unwrap()))
             .collect();
         pages.push(names.join(" "));
         token = next;
@@ -176,7 +176,7 @@ async fn endpoints_come_in_pages_by_name() {
             break;
         }
     }
-    assert_eq!(pages, ["e0 e1", "e2 e3", "e4"]);
+    assert_eq!(pages, ["e0:9 e1:8", "e2:7 e3:6", "e4:5"]);
 }
 
 #[tokio::test]
