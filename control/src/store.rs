@@ -155,8 +155,5 @@ impl Store {
 /// Creates an empty data file: whole and on disk before it has its name, since redb
 /// killed at its first sync leaves a file that it refuses to open.
 fn create(path: &Path, seal: &Seal) -> Result<(), Error> {
-    file::publish(path, |file| {
-        let engine = Engine::create(file)?;
-        engine.initialise(seal.id())
-    })
+    file::publish(path, |file| Engine::create(file, seal.id()))
 }

@@ -1,10 +1,19 @@
 //! The database in the data file: redb, and how it is used.
 
-use std::{fs::File, panic, path::Path};
+use std::{
+    fs::File,
+    io, panic,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use redb::{
     Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, StorageBackend,
-    TableDefinition, TableError, backends::InMemoryBackend,
+    TableDefinition, TableError,
+    backends::{FileBackend, InMemoryBackend},
 };
 use zeroize::Zeroizing;
 
@@ -42,11 +51,61 @@ pub(super) struct Engine {
     database: Database,
 }
 
+/// A file that remembers whether anything ever failed: closing a database, redb
+/// writes to it and tells nobody how that went.
+#[derive(Debug)]
+struct Watched {
+    file: FileBackend,
+    failed: Arc<AtomicBool>,
+}
+
+impl Watched {
+    fn watch<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        self.failed.fetch_or(result.is_err(), Relaxed);
+        result
+    }
+}
+
+/// Without locks: whoever creates a file holds the one on its directory.
+impl StorageBackend for Watched {
+    fn len(&self) -> io::Result<u64> {
+        self.watch(self.file.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.watch(self.file.read(offset, out))
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.watch(self.file.set_len(len))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.watch(self.file.sync_data())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.watch(self.file.write(offset, data))
+    }
+}
+
 impl Engine {
-    /// Makes a database in an empty file.
-    pub(super) fn create(file: File) -> Result<Self, redb::Error> {
-        let database = Database::builder().create_file(file)?;
-        Ok(Self { database })
+    /// Makes a database in an empty file and closes it.
+    pub(super) fn create(file: File, seal_key_id: &str) -> Result<(), redb::Error> {
+        let failed = Arc::<AtomicBool>::default();
+        let file = Watched {
+            file: FileBackend::new(file)?,
+            failed: Arc::clone(&failed),
+        };
+        let database = Database::builder().create_with_backend(file)?;
+        let engine = Self { database };
+        engine.initialise(seal_key_id)?;
+        drop(engine);
+        if failed.load(Relaxed) {
+            // A sync that works after one that did not proves nothing.
+            return Err(io::Error::other("a write failed as the file was closed").into());
+        }
+        Ok(())
     }
 
     /// Opens the database in a file that was examined.
