@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitStatus},
     sync::Mutex,
 };
 
@@ -15,7 +15,7 @@ use qcc_proto::v1::{
     failure_queue_service_client::FailureQueueServiceClient,
     proxy_service_client::ProxyServiceClient, resource_service_client::ResourceServiceClient,
 };
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use tonic::{
     Status,
     transport::{Channel, Endpoint as Address},
@@ -52,6 +52,19 @@ impl ControlPlane {
         }
     }
 
+    /// Starts a control plane on an empty directory, with nothing around it.
+    pub async fn alone(dir: &Path, logs: &Logs) -> Self {
+        Self::first_start(dir.to_owned(), "info", logs).await
+    }
+
+    /// The command that starts one on this directory and any port, and the file that
+    /// is there once it has.
+    pub fn command_in(dir: &Path) -> (Command, PathBuf) {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let ready_file = dir.join("twin.json");
+        (arguments(any, dir, &ready_file, "info"), ready_file)
+    }
+
     /// Where it listens, also while it is not running.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -86,6 +99,18 @@ impl ControlPlane {
     /// Kills it on the spot, as a power switch would.
     pub fn kill(&self) {
         drop(lock(&self.process).take());
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> Pid {
+        let process = lock(&self.process);
+        process.as_ref().expect("the control plane runs").id()
+    }
+
+    /// Waits for it to end by itself and returns how it ended.
+    pub async fn ended(&self) -> ExitStatus {
+        let process = lock(&self.process).take();
+        process.expect("the control plane runs").ended().await
     }
 
     /// Stops it gracefully.

@@ -7,6 +7,8 @@
 //! - [`client`]: HTTP requests with nothing between the test and the wire.
 //! - [`Relay`]: a TCP relay that can be cut and stalled.
 //! - [`FakeProxy`]: a data plane that misbehaves on purpose.
+//! - [`Injection`]: a fault at a system call of a process.
+//! - [`possible`]: says loudly what this machine does not let a test do.
 //! - [`Process`]: a child process whose every output is kept.
 //! - [`eventually`]: waits for a condition, never for a duration.
 //!
@@ -17,9 +19,11 @@ mod cli;
 pub mod client;
 mod control;
 mod fake_proxy;
+mod needs;
 mod process;
 mod proxy;
 mod relay;
+mod strace;
 mod testbed;
 mod upstream;
 mod wait;
@@ -27,9 +31,11 @@ mod wait;
 pub use cli::Output;
 pub use control::ControlPlane;
 pub use fake_proxy::{FakeProxy, outcome};
+pub use needs::possible;
 pub use process::{Logs, Process, binary};
 pub use proxy::Proxy;
 pub use relay::Relay;
+pub use strace::{Fault, Injection};
 pub use testbed::{Builder, Testbed};
 pub use upstream::{Answer, Checks, Gate, Piece, Request, Upstream};
 pub use wait::{LIMIT, eventually};

@@ -120,11 +120,21 @@ impl Process {
         String::from_utf8_lossy(&lock(&self.log)).into_owned()
     }
 
+    /// Its process id.
+    pub fn id(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// How it has ended, if it has.
+    pub fn ending(&mut self) -> Option<ExitStatus> {
+        // Asking fails only for a child that somebody else has waited for.
+        self.child.try_wait().ok().flatten()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(&self.child);
         // The child may have ended by itself; then there is nobody to tell.
-        let _ = kill_process(pid, signal);
+        let _ = kill_process(self.id(), signal);
     }
 
     /// Waits for the child to end by itself.
