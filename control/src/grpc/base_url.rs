@@ -62,10 +62,23 @@ pub(super) fn canonical(text: &str, allow_plaintext: bool) -> Result<String, Str
     } else {
         String::new()
     };
-    Ok(format!(
+    let canonical = format!(
         "{scheme}://{host}{port}{}",
         uri.path().trim_end_matches('/')
-    ))
+    );
+    // Checks are sent by another library than requests. Where it reads another host, or
+    // none, a check would prove something about somebody else.
+    let read_by_checks = reqwest::Url::parse(&canonical).ok();
+    let checked = read_by_checks.as_ref().and_then(|url| url.host_str());
+    let alike = checked.is_some_and(|checked| match address {
+        Some(_) => literal_address(checked) == Ok(address),
+        None => checked == host,
+    });
+    if alike {
+        Ok(canonical)
+    } else {
+        Err("must have a host name that every program reads alike".into())
+    }
 }
 
 /// Returns the address that a host is, if it is one. A host that looks like a number
@@ -122,6 +135,7 @@ mod tests {
             ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
             ("http://localhost:11434/api", "http://localhost:11434/api"),
             ("https://[2001:db8::1]/x", "https://[2001:db8::1]/x"),
+            ("https://[2001:DB8:0::1]", "https://[2001:db8:0::1]"),
         ] {
             assert_eq!(canonical(given, false).as_deref(), Ok(stored), "{given}");
         }
@@ -160,6 +174,7 @@ mod tests {
             "https://api.example/a%2f..%2fb",
             "https://api.example/a\nb",
             "https://api.example\\@evil.example",
+            "https://xn--bcher-a.example", // No name in any script.
         ] {
             assert!(canonical(bad, false).is_err(), "{bad:?}");
         }
