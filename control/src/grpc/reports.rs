@@ -14,6 +14,10 @@ use crate::registry::{Facts, Generation, Outcome, ProxyId, ProxyKey, ReportBatch
 /// Outcomes in one batch.
 const OUTCOMES_MAX: usize = 10_000;
 
+/// The end of all sequence numbers. Behind the last number that 64 bits hold there is no
+/// next one by which what was applied could be told from what is new.
+const SEQUENCE_END: u64 = 1 << 63;
+
 /// Reads who is speaking.
 pub(super) fn proxy(identity: Option<&v1::ProxyIdentity>) -> Result<ProxyKey, Status> {
     let identity = identity.ok_or_else(|| invalid("proxy", "must be set"))?;
@@ -45,6 +49,10 @@ pub(super) fn batch(batch: v1::ReportBatch) -> Result<ReportBatch, Status> {
     }
     if batch.first_sequence == 0 && !batch.outcomes.is_empty() {
         return Err(invalid("batch.first_sequence", "must be at least 1"));
+    }
+    let end = (batch.first_sequence).saturating_add(batch.outcomes.len() as u64);
+    if end > SEQUENCE_END {
+        return Err(invalid("batch.first_sequence", "must be below 2^63"));
     }
     Ok(ReportBatch {
         first_sequence: batch.first_sequence,
@@ -79,5 +87,27 @@ pub(super) fn view(view: Option<v1::View>) -> View {
     View {
         term: view.term,
         revision: view.revision,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_number_has_a_next_one() {
+        let outcomes = vec![v1::Outcome::default(); 2];
+        let read = |first_sequence| {
+            batch(v1::ReportBatch {
+                first_sequence,
+                outcomes: outcomes.clone(),
+                ..Default::default()
+            })
+        };
+        assert!(read(SEQUENCE_END - 2).is_ok());
+        for first in [0, SEQUENCE_END - 1, u64::MAX] {
+            let refusal = read(first).expect_err("it is refused");
+            assert!(refusal.message().contains("batch.first_sequence"));
+        }
     }
 }
