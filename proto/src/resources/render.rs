@@ -45,6 +45,11 @@ impl Entries {
         self.raw(key, (!value.is_empty()).then(|| quoted(value)));
     }
 
+    /// A text that a file must have, be it empty.
+    fn required(&mut self, key: &str, value: &str) {
+        self.raw(key, Some(quoted(value)));
+    }
+
     fn duration(&mut self, key: &str, value: Option<&prost_types::Duration>) {
         let text = value.and_then(duration::from_proto).map(duration::format);
         self.text(key, text.as_deref().unwrap_or_default());
@@ -81,7 +86,7 @@ fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], meaning: T) -> &'stati
 
 fn cluster(cluster: &v1::Cluster) -> Entries {
     let mut entries = Entries::default();
-    entries.text("name", &cluster.name);
+    entries.required("name", &cluster.name);
     let Some(policy) = &cluster.policy else {
         return entries;
     };
@@ -159,9 +164,9 @@ fn check(check: &v1::Check) -> Option<Entries> {
 
 fn endpoint(endpoint: &v1::Endpoint) -> Entries {
     let mut entries = Entries::default();
-    entries.text("name", &endpoint.name);
+    entries.required("name", &endpoint.name);
     entries.text("cluster", &endpoint.cluster);
-    entries.text("base_url", &endpoint.base_url);
+    entries.required("base_url", &endpoint.base_url);
     entries.raw("priority", endpoint.priority);
     entries.raw("weight", endpoint.weight);
     entries.raw("max_failures", endpoint.max_failures);
