@@ -41,6 +41,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 pub use config::{Config, default_data_dir};
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use grpc::fuzzing;
 
 use registry::Mutation;
 use store::Store;

@@ -24,6 +24,9 @@
 mod admin;
 pub mod config;
 mod drain;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod proxy;
 mod ready;
 mod reports;

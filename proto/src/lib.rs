@@ -9,6 +9,9 @@
 
 pub mod duration;
 pub mod encoded;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod resources;
 pub mod upstream;
 

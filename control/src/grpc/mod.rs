@@ -6,6 +6,8 @@ mod clusters;
 mod convert;
 mod endpoints;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod health;
 mod mask;
 mod page;

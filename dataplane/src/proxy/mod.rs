@@ -74,6 +74,8 @@ mod upload;
 mod upstream;
 
 pub(crate) use server::serve;
+#[cfg(feature = "fuzzing")]
+pub(crate) use sse::Scanner;
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

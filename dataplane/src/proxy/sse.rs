@@ -17,7 +17,7 @@ const ERROR_DATA_MAX: usize = 4096;
 
 /// The state between two chunks.
 #[derive(Debug, Default)]
-pub(super) struct Scanner {
+pub(crate) struct Scanner {
     /// The current line so far, cut off where its kind says.
     line: Vec<u8>,
     /// The last line ended with `\r`: a `\n` that follows belongs to it.
@@ -32,7 +32,7 @@ pub(super) struct Scanner {
 
 impl Scanner {
     /// Sees the next bytes of the stream.
-    pub(super) fn scan(&mut self, mut chunk: &[u8]) {
+    pub(crate) fn scan(&mut self, mut chunk: &[u8]) {
         while let Some(&first) = chunk.first() {
             if std::mem::take(&mut self.after_cr) && first == b'\n' {
                 chunk = &chunk[1..];
@@ -53,12 +53,12 @@ impl Scanner {
     }
 
     /// The `error.type` of the first error in the stream; empty if it named none.
-    pub(super) fn error(&self) -> Option<&str> {
+    pub(crate) fn error(&self) -> Option<&str> {
         self.error.as_deref()
     }
 
     /// Whether the stream stands between two events, so that another may follow.
-    pub(super) fn at_boundary(&self) -> bool {
+    pub(crate) fn at_boundary(&self) -> bool {
         !self.inside_event
     }
 
