@@ -89,6 +89,7 @@ impl Admin {
             cancelled: counters.cancelled.load(Ordering::Relaxed),
             attempts: counters.attempts.load(Ordering::Relaxed),
             retries: counters.retries.load(Ordering::Relaxed),
+            suspect_requests: counters.suspects.load(Ordering::Relaxed),
         }
     }
 

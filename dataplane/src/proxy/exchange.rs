@@ -2,6 +2,8 @@
 //! is in the documentation of the [data path](super).
 
 use std::{
+    future::Future,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -13,7 +15,7 @@ use qcc_proto::{
     v1::OutcomeClass,
 };
 use tokio::time::timeout_at;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     count,
@@ -29,7 +31,7 @@ use super::{
     upload::{Fault, Progress, State, Upload},
     upstream::Failed,
 };
-use crate::routing::{Attempt, Endpoint, Next, Outcome, Routing};
+use crate::routing::{Attempt, Endpoint, Judged, Next, Outcome, Routing, Suspicion, Symptom};
 
 /// One request on its way through the endpoints.
 pub(super) struct Exchange<'a> {
@@ -90,9 +92,12 @@ impl<'a> Exchange<'a> {
 
     /// Tries endpoints until there is an answer for the client.
     pub(super) async fn run(mut self) -> Response<Body> {
+        let mut suspicion = Suspicion::default();
         loop {
-            let attempt = match self.next().await {
+            let attempt = match hold(&mut suspicion, self.next()).await {
                 Ok(attempt) => attempt,
+                // With nobody left to fail alike, the endpoint is to blame.
+                Err(_) if suspicion.stand() => continue,
                 Err(end) => return self.conclude(end),
             };
             let now = Instant::now();
@@ -101,17 +106,21 @@ impl<'a> Exchange<'a> {
                 return self.conclude(End::Exhausted);
             };
             self.count();
-            match self
-                .attempt(attempt.endpoint(), upload, &progress, now)
-                .await
-            {
+            let trying = self.attempt(attempt.endpoint(), upload, &progress, now);
+            match hold(&mut suspicion, trying).await {
                 Tried::Answered(response, verdict) => match verdict.class {
-                    OutcomeClass::Success | OutcomeClass::Request => {
+                    OutcomeClass::Success => {
+                        suspicion.clear();
                         return self.relay(attempt, response, verdict, progress);
                     }
-                    _ => self.keep(attempt, response, verdict).await,
+                    OutcomeClass::Request => {
+                        return self.relay(attempt, response, verdict, progress);
+                    }
+                    _ => {
+                        self.keep(attempt, response, verdict, &mut suspicion).await;
+                    }
                 },
-                Tried::Failed(failed) => self.record(attempt, failed),
+                Tried::Failed(failed) => self.record(attempt, failed, &mut suspicion),
                 Tried::Faulty(fault) => return self.conclude(End::Faulty(fault)),
                 Tried::OutOfTime => return self.conclude(End::OutOfTime),
             }
@@ -194,6 +203,7 @@ impl<'a> Exchange<'a> {
                             class: OutcomeClass::Timeout,
                             detail: Self::overdue(progress, first_byte),
                             was_reused: false,
+                            is_kill: false,
                         });
                     }
                 },
@@ -281,7 +291,13 @@ impl<'a> Exchange<'a> {
 
     /// Finishes an attempt that was answered with an error, and keeps the answer. Its
     /// status is judged before its body is waited for, in which the client may go.
-    async fn keep(&mut self, attempt: Attempt, response: Response<Incoming>, verdict: Verdict) {
+    async fn keep(
+        &mut self,
+        attempt: Attempt,
+        response: Response<Incoming>,
+        verdict: Verdict,
+        suspicion: &mut Suspicion,
+    ) {
         let (head, body) = response.into_parts();
         let endpoint = Arc::clone(attempt.endpoint());
         self.tries.push(Try {
@@ -297,18 +313,29 @@ impl<'a> Exchange<'a> {
             detail: String::new(), // Providers put parts of keys into their messages.
             upstream_request_id: text_of(request_id(&head.headers)),
         };
-        let mut judged = attempt.judge(outcome, Instant::now());
+        let http_status = outcome.http_status;
+        let may_be_its_own = verdict.class == OutcomeClass::Forbidden;
+        let now = Instant::now();
+        let mut judged = match may_be_its_own {
+            true => attempt.hold(outcome, now),
+            false => attempt.judge(outcome, now),
+        };
         let body = Inbound::new(body, head.version);
         let failure = Failure::read(head, body).await;
-        judged.set_error_type(failure.error_type());
-        drop(judged);
+        let error_type = failure.error_type();
+        judged.set_error_type(error_type.clone());
+        let symptom = may_be_its_own.then_some(Symptom::Refused {
+            http_status,
+            error_type,
+        });
+        self.suspect(judged, symptom, suspicion);
         if !blames_credential(verdict.class) {
             self.answer = Some((failure, endpoint));
         }
     }
 
     /// Finishes an attempt that was not answered.
-    fn record(&mut self, attempt: Attempt, failed: Failed) {
+    fn record(&mut self, attempt: Attempt, failed: Failed, suspicion: &mut Suspicion) {
         self.tries.push(Try {
             endpoint: Arc::clone(attempt.endpoint()),
             class: failed.class,
@@ -318,9 +345,39 @@ impl<'a> Exchange<'a> {
             detail: failed.detail,
             ..Outcome::of(failed.class)
         };
-        attempt.finish(outcome, Instant::now());
+        let now = Instant::now();
+        let judged = match failed.is_kill {
+            true => attempt.hold(outcome, now),
+            false => attempt.judge(outcome, now),
+        };
+        let symptom = failed.is_kill.then_some(Symptom::Killed);
+        self.suspect(judged, symptom, suspicion);
         if failed.was_reused {
             self.routing.once_more();
+        }
+    }
+
+    /// Weighs a failure against the one before.
+    fn suspect(&mut self, judged: Judged, symptom: Option<Symptom>, suspicion: &mut Suspicion) {
+        if symptom.is_some() {
+            self.routing.pursue();
+        }
+        let request = || self.request.fingerprint(&self.payload);
+        if suspicion.take(judged, symptom, request) {
+            count(&self.service.counters.suspects);
+            let endpoints: Vec<_> = (suspicion.excused().iter())
+                .map(|judged| &*judged.endpoint().name)
+                .collect();
+            let outcome = suspicion.excused().last().map(Judged::outcome);
+            warn!(
+                method = %self.request.method,
+                path = self.request.target.path(),
+                endpoints = endpoints.join(", "),
+                status = outcome.map(|outcome| outcome.http_status),
+                error_type = outcome.map(|outcome| &*outcome.error_type),
+                detail = outcome.map(|outcome| &*outcome.detail),
+                "suspect request: it failed alike at two endpoints; no endpoint is blamed"
+            );
         }
     }
 
@@ -383,6 +440,18 @@ impl<'a> Exchange<'a> {
     }
 }
 
+/// Takes a step, and lets what is held stand once it has been held for long enough.
+async fn hold<T>(suspicion: &mut Suspicion, step: impl Future<Output = T>) -> T {
+    let mut step = pin!(step);
+    if let Some(until) = suspicion.held_until() {
+        match timeout_at(until.into(), step.as_mut()).await {
+            Ok(taken) => return taken,
+            Err(_) => drop(suspicion.stand()),
+        }
+    }
+    step.await
+}
+
 /// Refuses answers that no HTTP server should give, and no client should get.
 fn check(response: &Response<Incoming>) -> Result<(), Failed> {
     let malformed = |detail| {
@@ -390,6 +459,7 @@ fn check(response: &Response<Incoming>) -> Result<(), Failed> {
             class: OutcomeClass::ServerError,
             detail,
             was_reused: false,
+            is_kill: false,
         })
     };
     let status = response.status().as_u16();

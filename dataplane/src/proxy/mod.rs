@@ -45,6 +45,13 @@
 //! requests, and a client that does not read holds up the others' answers. Blame would
 //! have to be kept for each connection before HTTP/2 can be offered.
 //!
+//! # A request may be at fault
+//!
+//! One that kills its connection at two endpoints, or is refused by both with 402 or 403
+//! and the same error type, is suspect: neither endpoint is blamed
+//! (`routing::Suspicion`). What an endpoint did is held back until the request's next
+//! verdict tells, while others keep away from it.
+//!
 //! # A request may run twice
 //!
 //! A buffered request is sent to another endpoint if the first one closed the
@@ -144,6 +151,8 @@ pub(crate) struct Counters {
     pub(crate) attempts: AtomicU64,
     /// Tries beyond the first of a request.
     pub(crate) retries: AtomicU64,
+    /// Requests that failed alike at two endpoints.
+    pub(crate) suspects: AtomicU64,
     /// Requests being served now.
     pub(crate) active: AtomicU64,
 }

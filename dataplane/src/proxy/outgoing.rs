@@ -1,6 +1,10 @@
 //! A client's request, as it goes to whichever endpoint.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::Instant,
+};
 
 use bytes::Bytes;
 use http::{
@@ -35,6 +39,10 @@ pub(super) struct Outgoing {
     pub(super) is_http1: bool,
 }
 
+/// Bytes of either end of a body that tell it from others. Conversations differ at their
+/// ends; reading all of 32 MiB would hold others up.
+const TELLING_BYTES: usize = 64 << 10;
+
 /// The request body, for as many tries as it is good for.
 pub(super) enum Payload {
     /// Any number.
@@ -60,6 +68,15 @@ impl Payload {
         matches!(self, Self::Spent)
     }
 
+    fn hash(&self, state: &mut impl Hasher) {
+        if let Self::Whole(bytes) = self {
+            let length = bytes.len().min(TELLING_BYTES);
+            bytes.len().hash(state);
+            bytes[..length].hash(state);
+            bytes[bytes.len() - length..].hash(state);
+        }
+    }
+
     /// The body for one more try, and how it is getting on. `None`: it cannot be sent
     /// again.
     pub(super) fn upload(
@@ -78,6 +95,16 @@ impl Payload {
 }
 
 impl Outgoing {
+    /// Tells requests apart: what an endpoint would see of this one, but for its headers,
+    /// in which libraries count their retries.
+    pub(super) fn fingerprint(&self, payload: &Payload) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.method.hash(&mut hasher);
+        self.target.hash(&mut hasher);
+        payload.hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// Builds the request for one endpoint, with that endpoint's credential and no other.
     pub(super) fn build(
         &self,
@@ -92,6 +119,7 @@ impl Outgoing {
             class: OutcomeClass::Request,
             detail: error.to_string(),
             was_reused: false,
+            is_kill: false,
         })?;
         let mut headers = self.headers.clone();
         set_credential(&mut headers, endpoint.credential.as_ref());

@@ -65,6 +65,9 @@ pub(super) struct Failed {
     pub(super) detail: String,
     /// A connection that had been used before broke: no word about a new one.
     pub(super) was_reused: bool,
+    /// The request was sent, and instead of an answer came the connection's end: what the
+    /// request itself may have brought about.
+    pub(super) is_kill: bool,
 }
 
 impl Upstreams {
@@ -171,6 +174,7 @@ impl Failed {
             connection.get_extras(&mut extras);
         }
         let past = extras.get::<Past>();
+        let was_written = past.is_some_and(Past::was_written);
         let (class, prefix) = if error.is_connect() {
             (OutcomeClass::Connect, "")
         } else if cause.is_some_and(|cause| cause.is_parse() || cause.is_parse_too_large()) {
@@ -180,7 +184,7 @@ impl Failed {
             // Perhaps no more than an idle connection that was closed at the wrong moment:
             // evidence that counts, but does not eject by itself.
             (OutcomeClass::StreamBroken, "reused connection: ")
-        } else if past.is_some_and(Past::was_written)
+        } else if was_written
             && (past.is_some_and(Past::is_deaf) || !matches!(upload, State::Sent(_)))
         {
             // Perhaps it is the body that was too much: evidence that counts, as above. It
@@ -194,6 +198,7 @@ impl Failed {
         };
         Self {
             class,
+            is_kill: was_written && class != OutcomeClass::ServerError,
             detail: format!("{prefix}{}", describe(error)),
             was_reused: class == OutcomeClass::StreamBroken && past.is_some_and(Past::has_answered),
         }

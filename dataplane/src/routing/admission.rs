@@ -9,7 +9,7 @@ use super::{
     Policy, Reason,
     endpoint::{Health, Routed},
     live::Limit,
-    mark::Block,
+    mark::{Block, Mark},
     table::{Entry, Table},
 };
 
@@ -22,12 +22,23 @@ pub(super) struct Admission {
     pub limit: Limit,
 }
 
+/// Who wants to try an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Party {
+    /// A request that nothing has happened to.
+    Bystander,
+    /// A request that may be to blame for how it failed. Held evidence does not keep it
+    /// away: two such requests at two endpoints would wait for each other.
+    Suspect,
+}
+
 impl Entry {
     /// Returns why a new request could not go here now, as this view and the mark
     /// say.
     pub(crate) fn selectable(&self, policy: &Policy, now: Instant) -> Result<(), Reason> {
         self.standing(now)?;
-        self.admit(policy, now).map(|_| ())
+        self.admit(policy, now, Party::Bystander)?;
+        Ok(())
     }
 
     /// Decides whether the view lets the endpoint through.
@@ -36,7 +47,12 @@ impl Entry {
     }
 
     /// Decides whether the mark and the limits let one more attempt through.
-    pub(super) fn admit(&self, policy: &Policy, now: Instant) -> Result<Admission, Reason> {
+    pub(super) fn admit(
+        &self,
+        policy: &Policy,
+        now: Instant,
+        party: Party,
+    ) -> Result<Admission, Reason> {
         let mark = self.live.mark();
         let cap = (!self.live.proven()).then_some(policy.unproven_concurrency);
         let limit = match mark.block {
@@ -51,6 +67,9 @@ impl Entry {
             },
             Block::Rejected => return Err(Reason::Rejected),
         };
+        if self.is_withheld(&mark, party) {
+            return Err(Reason::Held);
+        }
         if self.live.has_room(limit) {
             return Ok(Admission {
                 number: mark.number,
@@ -61,6 +80,12 @@ impl Entry {
             Limit::Trial(_) => Reason::Trial,
             Limit::Unproven(_) | Limit::None => Reason::Unproven,
         })
+    }
+
+    /// Returns whether held evidence keeps a request away.
+    pub(super) fn is_withheld(&self, mark: &Mark, party: Party) -> bool {
+        let routed = &self.routed;
+        party == Party::Bystander && mark.is_withheld(routed.failures, routed.failures_max)
     }
 }
 

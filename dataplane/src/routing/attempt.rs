@@ -14,7 +14,7 @@ use super::{
     Endpoint, Entry, Router, Table,
     admission::Admission,
     live::Limit,
-    mark::{Known, Seen},
+    mark::{Block, Known, Seen},
 };
 use crate::reports::Report;
 
@@ -26,8 +26,14 @@ pub(crate) struct Attempt {
     table: Arc<Table>,
     index: usize,
     admission: Admission,
+    /// When it was chosen.
+    since: Instant,
+    /// Which of this process's attempts at the endpoint it is, from 1.
+    ordinal: u64,
     /// The trial has been answered, and its place given back already.
     trial_over: AtomicBool,
+    /// Its place has been given back already.
+    has_left: bool,
 }
 
 /// An attempt whose outcome has left its mark here. It is reported as this is dropped,
@@ -35,9 +41,20 @@ pub(crate) struct Attempt {
 #[derive(Debug)]
 pub(crate) struct Judged {
     attempt: Attempt,
-    /// `None` once it has been reported.
-    outcome: Option<Outcome>,
+    outcome: Outcome,
     at: Instant,
+    stance: Stance,
+}
+
+/// What an outcome is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stance {
+    /// It is evidence, and marked.
+    Stands,
+    /// It keeps others away, and becomes evidence unless it is excused.
+    Held,
+    /// It is its request's own fault: no mark, no report.
+    Excused,
 }
 
 /// What an attempt came to.
@@ -77,20 +94,25 @@ impl Attempt {
         table: Arc<Table>,
         index: usize,
         admission: Admission,
+        since: Instant,
     ) -> Self {
         Self {
             router,
             table,
             index,
             admission,
+            since,
+            ordinal: 0,
             trial_over: AtomicBool::new(false),
+            has_left: false,
         }
     }
 
     /// Counts the attempt.
-    pub(super) fn count(&self) {
+    pub(super) fn counted(mut self) -> Self {
         let totals = self.entry().live.totals();
-        totals.attempts.fetch_add(1, Ordering::Relaxed);
+        self.ordinal = totals.attempts.fetch_add(1, Ordering::Relaxed) + 1;
+        self
     }
 
     /// Returns the endpoint to try.
@@ -103,7 +125,8 @@ impl Attempt {
     pub(crate) fn answered(&self) {
         let live = &self.entry().live;
         let proven = live.prove();
-        let cleared = live.change(|mark| mark.answered(self.admission.number));
+        let changed = live.change(|mark| mark.answered(self.admission.number));
+        let cleared = changed && live.mark().block == Block::Clear;
         if cleared && self.is_trial() && !self.trial_over.swap(true, Ordering::AcqRel) {
             live.end_trial();
         }
@@ -123,8 +146,22 @@ impl Attempt {
         self.learn(&outcome, now);
         Judged {
             attempt: self,
-            outcome: Some(outcome),
+            outcome,
             at: now,
+            stance: Stance::Stands,
+        }
+    }
+
+    /// The same, of an outcome that may be the request's own fault. Others keep away at
+    /// once, but it is evidence only once it stands: as it is dropped, unless a
+    /// [`Suspicion`](super::Suspicion) excuses it.
+    pub(crate) fn hold(self, outcome: Outcome, now: Instant) -> Judged {
+        (self.entry().live).change(|mark| Some(mark.holding(outcome.class)));
+        Judged {
+            attempt: self,
+            outcome,
+            at: now,
+            stance: Stance::Held,
         }
     }
 
@@ -209,30 +246,11 @@ impl Attempt {
         &self.table.entries()[self.index]
     }
 
-    fn is_trial(&self) -> bool {
-        matches!(self.admission.limit, Limit::Trial(_))
-    }
-}
-
-impl Judged {
-    /// Adds the provider's error type to the report.
-    pub(crate) fn set_error_type(&mut self, error_type: String) {
-        if let Some(outcome) = &mut self.outcome {
-            outcome.error_type = error_type;
+    /// Gives its place back.
+    fn leave(&mut self) {
+        if std::mem::replace(&mut self.has_left, true) {
+            return;
         }
-    }
-}
-
-impl Drop for Judged {
-    fn drop(&mut self) {
-        if let Some(outcome) = self.outcome.take() {
-            self.attempt.report(outcome, self.at);
-        }
-    }
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
         let limit = match self.admission.limit {
             Limit::Trial(_) if *self.trial_over.get_mut() => Limit::None,
             limit => limit,
@@ -242,5 +260,81 @@ impl Drop for Attempt {
         if self.admission.limit != Limit::None {
             self.router.wake();
         }
+    }
+
+    fn is_trial(&self) -> bool {
+        matches!(self.admission.limit, Limit::Trial(_))
+    }
+}
+
+impl Judged {
+    /// Returns the endpoint that was tried.
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        self.attempt.endpoint()
+    }
+
+    /// Returns what the attempt came to.
+    pub(crate) fn outcome(&self) -> &Outcome {
+        &self.outcome
+    }
+
+    /// Returns how long the attempt took, and when it ended.
+    pub(super) fn times(&self) -> (Duration, Instant) {
+        let took = self.at.saturating_duration_since(self.attempt.since);
+        (took, self.at)
+    }
+
+    /// Adds the provider's error type to the report.
+    pub(crate) fn set_error_type(&mut self, error_type: String) {
+        self.outcome.error_type = error_type;
+    }
+
+    /// Puts held evidence down to its request, and returns whether it is excused now. It
+    /// is not if too many requests were blamed in this endpoint's place already.
+    pub(super) fn excuse(&mut self, request: u64) -> bool {
+        let (class, live) = (self.outcome.class, &self.attempt.entry().live);
+        if self.stance == Stance::Held && live.change(|mark| mark.excused(class, request)) {
+            self.stance = Stance::Excused;
+            self.attempt.leave(); // The request goes on; its place here is free.
+            self.attempt.router.wake();
+        }
+        self.stance == Stance::Excused
+    }
+
+    /// Makes evidence of what was held, or excused too soon.
+    fn stand(&mut self) {
+        if self.stance == Stance::Held {
+            let class = self.outcome.class;
+            (self.attempt.entry().live).change(|mark| Some(mark.released(class)));
+        }
+        if self.stance != Stance::Stands {
+            self.stance = Stance::Stands;
+            self.attempt.learn(&self.outcome, self.at);
+            self.attempt.router.wake();
+        }
+    }
+
+    /// Reports it, whatever was thought of it before.
+    pub(super) fn accuse(mut self) {
+        self.stand();
+    }
+}
+
+impl Drop for Judged {
+    fn drop(&mut self) {
+        if self.stance == Stance::Held {
+            self.stand();
+        }
+        if self.stance == Stance::Stands {
+            let nothing = Outcome::of(OutcomeClass::Unspecified);
+            let outcome = std::mem::replace(&mut self.outcome, nothing);
+            self.attempt.report(outcome, self.at);
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.leave();
     }
 }

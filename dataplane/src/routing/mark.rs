@@ -18,6 +18,10 @@
 //!      any --- 401 ---> Rejected: final in this generation
 //! ```
 //!
+//! Beside that a mark counts evidence that is *held*: what a request saw that may be its
+//! own fault. It keeps other requests away as it would if it stood, until it stands or
+//! is withdrawn; see [`suspicion`](super::suspicion).
+//!
 //! An outcome is tied to the attempt it came from by the mark's `number`: it grows
 //! with every piece of bad evidence, and an attempt remembers the number at which
 //! it was chosen. A success lifts a block only if nothing bad has been seen since its
@@ -38,6 +42,12 @@ const SUSPENSION_FIRST: Duration = Duration::from_secs(5);
 /// Longest suspension: an endpoint that nobody else doubts is tried every minute.
 const SUSPENSION_MAX: Duration = Duration::from_secs(60);
 
+/// Different requests in a row that may be blamed in the endpoint's place. Two clients
+/// with bad requests at the same time are thinkable; a third, with nobody served in
+/// between, is an outage: without this bound, endpoints that all accept connections and
+/// break them would be tried first for ever.
+const SUSPECTS_MAX: usize = 2;
+
 /// What this process knows of one endpoint in one generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mark {
@@ -53,7 +63,25 @@ pub(crate) struct Mark {
     pub counted_at: u64,
     /// Whether and how the endpoint is kept out of selection.
     pub block: Block,
+    /// Evidence that neither stands nor is withdrawn.
+    pub held: Held,
+    /// Requests that were blamed in the endpoint's place since it last answered well.
+    pub suspects: Suspects,
 }
+
+/// Counts pieces of evidence that may turn out to be their request's own fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Those that suspend by themselves.
+    pub suspending: u32,
+    /// Those that count towards `max_failures`.
+    pub counted: u32,
+}
+
+/// Fingerprints of requests that were blamed in the endpoint's place, as many as may be
+/// in a row; 0 is a free place. When yet another request fails, it is no request's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Suspects([u64; SUSPECTS_MAX]);
 
 /// Whether and how an endpoint is kept out of selection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +138,11 @@ impl Mark {
         forgiven: 0,
         counted_at: 0,
         block: Block::Clear,
+        held: Held {
+            suspending: 0,
+            counted: 0,
+        },
+        suspects: Suspects([0; SUSPECTS_MAX]),
     };
 
     /// Returns the mark after an attempt has finished, or `None` if it stays as it
@@ -144,16 +177,75 @@ impl Mark {
     ///
     /// A head disproves "no head" and "no connection" at once. Waiting for the end
     /// of a stream of minutes would keep an endpoint at one request at a time.
+    ///
+    /// It also shows that others are served: failures that were put down to their
+    /// requests were so rightly, and the next ones are judged afresh.
     pub(crate) fn answered(&self, chosen_at: u64) -> Option<Self> {
-        match self.block {
+        let block = match self.block {
             Block::Suspended {
                 cause: Cause::Timeout | Cause::Connect,
                 ..
-            } if chosen_at == self.number => Some(Self {
-                block: Block::Clear,
-                ..*self
-            }),
-            Block::Clear | Block::Paused { .. } | Block::Suspended { .. } | Block::Rejected => None,
+            } if chosen_at == self.number => Block::Clear,
+            Block::Clear | Block::Paused { .. } | Block::Suspended { .. } | Block::Rejected => {
+                self.block
+            }
+        };
+        let next = Self {
+            block,
+            suspects: Self::CLEAR.suspects,
+            ..*self
+        };
+        (next != *self).then_some(next)
+    }
+
+    /// Returns the mark with one more piece of evidence that is held.
+    pub(crate) fn holding(&self, class: OutcomeClass) -> Self {
+        self.with_held(class, |count| count.saturating_add(1))
+    }
+
+    /// Returns the mark with one piece less of evidence that is held.
+    pub(crate) fn released(&self, class: OutcomeClass) -> Self {
+        self.with_held(class, |count| count.saturating_sub(1))
+    }
+
+    /// Returns the mark after a piece of held evidence was put down to its request, or
+    /// `None` if too many other requests have been blamed already.
+    pub(crate) fn excused(&self, class: OutcomeClass, request: u64) -> Option<Self> {
+        Some(Self {
+            suspects: self.suspects.with(request)?,
+            ..self.released(class)
+        })
+    }
+
+    /// Returns whether held evidence keeps other requests away: as it would if it stood.
+    pub(crate) fn is_withheld(&self, failures: u32, failures_max: u32) -> bool {
+        let Held {
+            suspending,
+            counted,
+        } = self.held;
+        let is_trial = matches!(self.block, Block::Suspended { .. });
+        let known = self.failures.max(self.elsewhere(failures));
+        suspending > 0
+            || (counted > 0 && (is_trial || known.saturating_add(counted) >= failures_max))
+    }
+
+    fn with_held(&self, class: OutcomeClass, change: impl Fn(u32) -> u32) -> Self {
+        let mut held = self.held;
+        match class {
+            OutcomeClass::Timeout | OutcomeClass::Connect => {
+                held.suspending = change(held.suspending);
+            }
+            _ => held.counted = change(held.counted),
+        }
+        Self { held, ..*self }
+    }
+
+    /// Returns the failures that the view knows of and no success has answered.
+    fn elsewhere(&self, failures: u32) -> u32 {
+        if failures == self.forgiven {
+            0
+        } else {
+            failures
         }
     }
 
@@ -171,11 +263,13 @@ impl Mark {
         // Of attempts that run side by side, failures must not count more than successes.
         let ends_row = self.block == Block::Clear && chosen_at >= self.counted_at;
         let is_forgiven = self.failures == 0 && self.forgiven == known.failures;
-        let spotless = is_forgiven && self.block == Block::Clear;
+        let spotless =
+            is_forgiven && self.block == Block::Clear && self.suspects == Self::CLEAR.suspects;
         ((newest || ends_row) && !spotless).then_some(Self {
             failures: 0,
             forgiven: known.failures,
             block: Block::Clear,
+            suspects: Self::CLEAR.suspects,
             ..*self
         })
     }
@@ -233,10 +327,7 @@ impl Mark {
     /// is what is known to have happened in a row; their sum would count twice. A count
     /// that a success has answered is over.
     fn counted(&self, cause: Cause, chosen_at: u64, known: Known<'_>, now: Instant) -> Self {
-        let elsewhere = match known.failures {
-            count if count == self.forgiven => 0,
-            count => count,
-        };
+        let elsewhere = self.elsewhere(known.failures);
         let failures = self.failures.max(elsewhere).saturating_add(1);
         let trial = matches!(self.block, Block::Suspended { .. });
         let next = if failures >= known.failures_max || trial {
@@ -260,6 +351,18 @@ impl Mark {
             block,
             ..*self
         }
+    }
+}
+
+impl Suspects {
+    /// Returns them with one more, if there is a place for it.
+    fn with(self, request: u64) -> Option<Self> {
+        let request = request.max(1); // 0 is a free place.
+        let Self(mut places) = self;
+        let mut fitting = places.iter_mut();
+        let place = fitting.find(|place| **place == request || **place == 0)?;
+        *place = request;
+        Some(Self(places))
     }
 }
 

@@ -8,6 +8,7 @@
 //! - [`admission`]: whether an endpoint may be tried now.
 //! - [`selection`]: one client request's way through the endpoints.
 //! - [`attempt`]: one try at one endpoint, from choice to outcome.
+//! - [`suspicion`]: whether a request fails wherever it goes, and is itself to blame.
 //! - [`reason`]: why an endpoint is not selected.
 //!
 //! The way of one client request:
@@ -18,6 +19,7 @@
 //!   Attempt      send the request there
 //!                  attempt.answered()            a 2xx head: the endpoint is proven
 //!                  attempt.finish(outcome, now)  marks, wakes, reports
+//!                  attempt.hold(outcome, now)    the same, unless the request is to blame
 //!                  or drop it                    the client went away
 //!   Wait         router.changed(), or until      a place may be free
 //!   Exhausted    this request is out of endpoints
@@ -42,15 +44,17 @@ mod policy;
 mod reason;
 mod router;
 mod selection;
+mod suspicion;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use attempt::{Attempt, Outcome};
+pub(crate) use attempt::{Attempt, Judged, Outcome};
 pub(crate) use endpoint::{Endpoint, Health, Routed};
 pub(crate) use mark::Block;
 pub(crate) use policy::{ATTEMPTS_MAX, CoolDowns, Policy, Timeouts};
 pub(crate) use reason::{Reason, Unavailable};
 pub(crate) use router::{Router, Update};
 pub(crate) use selection::{Next, Routing};
+pub(crate) use suspicion::{Suspicion, Symptom};
 pub(crate) use table::{Entry, Table};

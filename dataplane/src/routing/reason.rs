@@ -49,6 +49,8 @@ pub(crate) enum Reason {
     Unproven,
     /// It comes back from a suspension, and one attempt finds out now.
     Trial,
+    /// A request failed there, and whose fault that is shows in a moment.
+    Held,
     /// It was deleted, or has a newer generation, since the request began.
     Superseded,
 }
@@ -66,13 +68,14 @@ impl Reason {
             | Self::Rejected
             | Self::Unproven
             | Self::Trial
+            | Self::Held
             | Self::Superseded => None,
         }
     }
 
-    /// Returns whether it ends when an attempt in flight does.
+    /// Returns whether it ends when a request under way gets further.
     pub(crate) fn is_busy(&self) -> bool {
-        matches!(self, Self::Unproven | Self::Trial)
+        matches!(self, Self::Unproven | Self::Trial | Self::Held)
     }
 
     /// Returns when a client had best come back.
@@ -81,7 +84,7 @@ impl Reason {
             Self::Degraded { remaining, .. }
             | Self::Paused { remaining, .. }
             | Self::Suspended { remaining, .. } => remaining,
-            Self::Unproven | Self::Trial | Self::Superseded => RETRY_MIN,
+            Self::Unproven | Self::Trial | Self::Held | Self::Superseded => RETRY_MIN,
             Self::Unhealthy(_) | Self::Rejected => RETRY_UNHEALTHY,
             Self::Disabled | Self::Draining => RETRY_OPERATOR,
         }
@@ -108,6 +111,7 @@ impl fmt::Display for Reason {
             }
             Self::Unproven => f.write_str("busy: unproven, first attempts in flight"),
             Self::Trial => f.write_str("busy: trial in flight"),
+            Self::Held => f.write_str("busy: a request that failed there is tried elsewhere"),
             Self::Superseded => f.write_str("changed while the request ran"),
         }
     }

@@ -6,7 +6,7 @@ use qcc_proto::v1::View;
 
 use super::{
     ATTEMPTS_MAX, Attempt, Policy, Reason, Router, Table, Unavailable,
-    admission::{self, Admission},
+    admission::{self, Admission, Party},
 };
 
 /// Weighted draws before the usable endpoints of a tier are gone through one by
@@ -25,6 +25,7 @@ pub(crate) struct Routing {
     attempts: u32,
     /// The endpoint that may come once more; see [`Routing::once_more`].
     spared: Option<usize>,
+    party: Party,
 }
 
 /// What to do next for a client request.
@@ -55,6 +56,7 @@ impl Routing {
             tried: [0; ATTEMPTS_MAX],
             attempts: 0,
             spared: None,
+            party: Party::Bystander,
         }
     }
 
@@ -81,6 +83,12 @@ impl Routing {
             let times = tried.iter().filter(|index| *index == last).count();
             times == 1
         });
+    }
+
+    /// Lets the request go where evidence is held: it holds some itself, and how it fares
+    /// elsewhere decides what that is worth.
+    pub(crate) fn pursue(&mut self) {
+        self.party = Party::Suspect;
     }
 
     /// Chooses the next endpoint.
@@ -181,16 +189,18 @@ impl Routing {
             Arc::clone(&self.table),
             index,
             admission,
+            now,
         );
         // A mark or a table that came before our place was taken must count: the
         // place may be free *because* its last holder met a 401.
-        if entry.live.mark().number != admission.number || self.standing(index, now).is_err() {
+        let mark = entry.live.mark();
+        let is_marked = mark.number != admission.number || entry.is_withheld(&mark, self.party);
+        if is_marked || self.standing(index, now).is_err() {
             return None; // Dropping the attempt gives the place back.
         }
         self.tried[self.attempts as usize] = index;
         self.attempts += 1;
-        attempt.count();
-        Some(attempt)
+        Some(attempt.counted())
     }
 
     /// Returns how an endpoint may be tried now, if this request may try it.
@@ -203,7 +213,7 @@ impl Routing {
 
     fn admit(&self, index: usize, now: Instant) -> Result<Admission, Reason> {
         self.standing(index, now)?;
-        self.table.entries()[index].admit(self.policy(), now)
+        self.table.entries()[index].admit(self.policy(), now, self.party)
     }
 
     fn standing(&self, index: usize, now: Instant) -> Result<(), Reason> {

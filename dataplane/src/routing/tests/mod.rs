@@ -4,6 +4,7 @@ mod marks;
 mod properties;
 mod races;
 mod selection;
+mod suspicion;
 mod unproven;
 mod views;
 
@@ -15,7 +16,10 @@ use std::{
 use http::Uri;
 use qcc_proto::v1::{AdminState, OutcomeClass, View};
 
-use super::{Attempt, Endpoint, Health, Next, Outcome, Policy, Routed, Router, Routing, Update};
+use super::{
+    Attempt, Endpoint, Health, Judged, Next, Outcome, Policy, Routed, Router, Routing, Suspicion,
+    Symptom, Update,
+};
 use crate::reports::{Outbox, Report};
 
 /// A router whose clock and views are made by hand.

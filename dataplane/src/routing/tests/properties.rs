@@ -196,7 +196,11 @@ impl World {
             retry_after,
             ..Outcome::of(class)
         };
-        attempt.finish(outcome, self.testbed.now);
+        if which.is_multiple_of(2) {
+            drop(attempt.hold(outcome, self.testbed.now)); // It stands as it is dropped.
+        } else {
+            attempt.finish(outcome, self.testbed.now);
+        }
     }
 
     fn take(&mut self, which: usize) -> Attempt {
