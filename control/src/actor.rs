@@ -22,8 +22,8 @@ use crate::{
     records,
     registry::{
         self, Answer, CheckId, CheckOrder, Clock, Conclusion, Effect, EndpointName, Health, Moment,
-        Mutation, ProxyKey, Receipt, Registry, ReportBatch, Request, Settlement, Snapshot, Verdict,
-        View,
+        Mutation, Operator, ProxyKey, Receipt, Registry, ReportBatch, Request, Settlement,
+        Snapshot, Verdict, View,
     },
     store::{self, Store},
 };
@@ -61,6 +61,7 @@ pub enum Job {
 /// Something for the writer to do.
 enum Command {
     Mutate {
+        operator: Operator,
         mutation: Mutation,
         request: Option<Request>,
         reply: Reply<Answer>,
@@ -122,13 +123,15 @@ type Delivery = Box<dyn FnOnce(Result<View, Error>) + Send>;
 struct Answers(Vec<Delivery>);
 
 impl Handle {
-    /// Applies a mutation.
+    /// Applies a mutation that `operator` asked for.
     pub async fn mutate(
         &self,
+        operator: Operator,
         mutation: Mutation,
         request: Option<Request>,
     ) -> Result<Answer, Error> {
         self.ask(|reply| Command::Mutate {
+            operator,
             mutation,
             request,
             reply,
@@ -239,7 +242,11 @@ pub fn new(
         .map_or(Clock::default(), |meta| meta.clock);
     let clock = RegistryClock::resume(base);
     let registry = Registry::new(term, saved, seed, clock.now());
-    let feed = Arc::new(Feed::new(registry.snapshot(), clock));
+    let feed = Arc::new(Feed::new(
+        registry.snapshot(),
+        registry.events().clone(),
+        clock,
+    ));
     let (mailbox, commands) = mpsc::channel(MAILBOX);
     let (jobs, jobs_out) = mpsc::unbounded_channel();
     let writer = Writer {
@@ -308,6 +315,9 @@ impl Writer {
         if !settlement.evidence_only {
             self.publish(&mut settlement);
         }
+        if !settlement.dirty.events.is_empty() {
+            self.feed.publish_events(self.registry.events().clone());
+        }
         answers.send(Ok(self.registry.view()));
         for effect in settlement.effects {
             self.perform(effect);
@@ -318,11 +328,12 @@ impl Writer {
     fn apply(&mut self, command: Command, now: Moment, answers: &mut Answers) {
         match command {
             Command::Mutate {
+                operator,
                 mutation,
                 request,
                 reply,
             } => {
-                let answer = self.registry.mutate(mutation, request, now);
+                let answer = self.registry.mutate_as(operator, mutation, request, now);
                 answers.push(reply, answer.map_err(Error::Refused), |answer, _| answer);
             }
             Command::Rehearse { mutation, reply } => {

@@ -14,7 +14,10 @@ use tracing::debug;
 use crate::{
     actor::{Handle, Job},
     grpc::read_outcome_class,
-    registry::{self, ApiKey, CheckId, CheckOrder, CredentialScheme, Facts, OutcomeClass, Verdict},
+    registry::{
+        self, ApiKey, CheckId, CheckOrder, CredentialScheme, Facts, HttpCheck, OutcomeClass,
+        Verdict,
+    },
     verifier::{CheckKind, CheckRequest, CheckResult, Verifier},
 };
 
@@ -63,19 +66,46 @@ pub(crate) async fn run(
 
 async fn check(verifier: &Verifier, handle: &Handle, order: CheckOrder) {
     let (endpoint, id) = (order.endpoint.clone(), order.id);
-    let request = request(order);
     // A check that panics must not leave its endpoint checked for ever.
-    let verdict = AssertUnwindSafe(verifier.check(request))
-        .catch_unwind()
-        .await;
-    let verdict = verdict.map_or_else(|_| broken(), verdict_of);
+    let verdict = AssertUnwindSafe(ask(verifier, order)).catch_unwind().await;
+    let verdict = verdict.unwrap_or_else(|_| broken());
     debug!(%endpoint, passed = verdict.passed, facts = ?verdict.facts, "check ended");
     handle.conclude(endpoint, id, verdict).await;
 }
 
-fn request(order: CheckOrder) -> CheckRequest {
+/// Asks what costs nothing first, if there is something of that kind.
+async fn ask(verifier: &Verifier, order: CheckOrder) -> Verdict {
+    if let Some(precheck) = &order.check.precheck {
+        let request = request(&order, http(precheck));
+        let verdict = verdict_of(verifier.check(request).await);
+        if !verdict.passed {
+            return verdict;
+        }
+    }
+    let kind = match &order.check.kind {
+        registry::CheckKind::Conversation { model, max_tokens } => CheckKind::Conversation {
+            model: model.clone(),
+            max_tokens: *max_tokens,
+        },
+        registry::CheckKind::Http(check) => http(check),
+        // The registry orders no check of the kind `none`.
+        registry::CheckKind::Tcp | registry::CheckKind::None => CheckKind::Tcp,
+    };
+    verdict_of(verifier.check(request(&order, kind)).await)
+}
+
+fn http(check: &HttpCheck) -> CheckKind {
+    CheckKind::Http {
+        method: check.method.clone(),
+        path: check.path.clone(),
+        expected_statuses: check.expected_statuses.clone(),
+        body: check.body.clone(),
+    }
+}
+
+fn request(order: &CheckOrder, check: CheckKind) -> CheckRequest {
     CheckRequest {
-        base_url: order.base_url,
+        base_url: order.base_url.clone(),
         api_key: order
             .api_key
             .as_ref()
@@ -89,24 +119,7 @@ fn request(order: CheckOrder) -> CheckRequest {
             registry::ApiFlavor::OpenAi => v1::ApiFlavor::Openai,
             registry::ApiFlavor::Http => v1::ApiFlavor::Http,
         },
-        check: match order.check.kind {
-            registry::CheckKind::Conversation { model, max_tokens } => {
-                CheckKind::Conversation { model, max_tokens }
-            }
-            registry::CheckKind::Http {
-                method,
-                path,
-                expected_statuses,
-                body,
-            } => CheckKind::Http {
-                method,
-                path,
-                expected_statuses,
-                body,
-            },
-            // The registry orders no check of the kind `none`.
-            registry::CheckKind::Tcp | registry::CheckKind::None => CheckKind::Tcp,
-        },
+        check,
         timeout: order.check.timeout,
     }
 }

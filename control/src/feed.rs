@@ -5,10 +5,13 @@
 //! for what has changed since: it gets the names of everything that differs, or is
 //! told that its position is too old and takes the whole snapshot. So a slow reader
 //! skips intermediate states, but never a change, and costs nobody else anything.
+//!
+//! Events have a pointer of their own, since they are shown only once they are stored.
 
 use std::{
     collections::VecDeque,
     sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -16,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::{
     clock::RegistryClock,
-    registry::{Moment, Publication, Snapshot, View},
+    registry::{Events, Moment, Publication, Snapshot, View},
 };
 
 /// Views whose changes are remembered. A reader that is further behind is served
@@ -30,13 +33,21 @@ pub struct Feed {
     snapshot: ArcSwap<Snapshot>,
     history: RwLock<History>,
     newest: watch::Sender<View>,
+    events: watch::Sender<Events>,
 }
 
 #[derive(Debug)]
 struct History {
     /// The view that the oldest entry starts from.
     base: View,
-    entries: VecDeque<(View, Publication)>,
+    entries: VecDeque<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    view: View,
+    changed: Publication,
+    published: Instant,
 }
 
 /// What has changed since a view.
@@ -52,7 +63,7 @@ pub enum Since {
 
 impl Feed {
     /// Starts with a snapshot.
-    pub fn new(snapshot: Snapshot, clock: RegistryClock) -> Self {
+    pub fn new(snapshot: Snapshot, events: Events, clock: RegistryClock) -> Self {
         let view = snapshot.view;
         Self {
             clock,
@@ -62,12 +73,23 @@ impl Feed {
                 entries: VecDeque::new(),
             }),
             newest: watch::Sender::new(view),
+            events: watch::Sender::new(events),
         }
     }
 
     /// Returns the newest snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+
+    /// Returns a receiver that has the durable events, and learns of new ones.
+    pub fn events(&self) -> watch::Receiver<Events> {
+        self.events.subscribe()
+    }
+
+    /// Shows events, which are durable.
+    pub fn publish_events(&self, events: Events) {
+        self.events.send_replace(events);
     }
 
     /// Returns the present time on the clock of every deadline in a snapshot.
@@ -90,11 +112,15 @@ impl Feed {
         if let Some(publication) = publication {
             let mut history = self.history.write().unwrap_or_else(PoisonError::into_inner);
             if history.entries.len() == HISTORY_MAX
-                && let Some((oldest, _)) = history.entries.pop_front()
+                && let Some(oldest) = history.entries.pop_front()
             {
-                history.base = oldest;
+                history.base = oldest.view;
             }
-            history.entries.push_back((view, publication));
+            history.entries.push_back(Entry {
+                view,
+                changed: publication,
+                published: Instant::now(),
+            });
         }
         self.snapshot.store(Arc::new(snapshot));
         if news {
@@ -108,7 +134,7 @@ impl Feed {
         let newest = history
             .entries
             .back()
-            .map_or(history.base, |(view, _)| *view);
+            .map_or(history.base, |newest| newest.view);
         if from > newest {
             return Since::Future;
         }
@@ -116,20 +142,25 @@ impl Feed {
             return Since::TooOld;
         }
         let mut changed = Publication::default();
-        let first = history.entries.partition_point(|(view, _)| *view <= from);
-        for (_, publication) in history
-            .entries
-            .range(first..)
-            .take_while(|(view, _)| *view <= to)
-        {
-            changed
-                .endpoints
-                .extend(publication.endpoints.iter().cloned());
-            changed
-                .clusters
-                .extend(publication.clusters.iter().cloned());
+        let first = history.entries.partition_point(|entry| entry.view <= from);
+        let after = history.entries.range(first..);
+        for entry in after.take_while(|entry| entry.view <= to) {
+            let names = &entry.changed;
+            changed.endpoints.extend(names.endpoints.iter().cloned());
+            changed.clusters.extend(names.clusters.iter().cloned());
         }
         Since::Changed(changed)
+    }
+
+    /// Returns for how long there has been a view after `applied`; zero if there is none.
+    /// For a view that is too old to tell it is at least this long.
+    pub fn behind(&self, applied: View) -> Duration {
+        let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
+        let first = history
+            .entries
+            .partition_point(|entry| entry.view <= applied);
+        let missing = history.entries.get(first);
+        missing.map_or(Duration::ZERO, |entry| entry.published.elapsed())
     }
 }
 
@@ -139,7 +170,7 @@ mod tests {
     use crate::registry::{Clock, EndpointName};
 
     fn feed(first: Snapshot) -> Feed {
-        Feed::new(first, RegistryClock::resume(Clock(0)))
+        Feed::new(first, Events::default(), RegistryClock::resume(Clock(0)))
     }
 
     fn snapshot(revision: u64) -> Snapshot {
@@ -149,6 +180,7 @@ mod tests {
             endpoints: Default::default(),
             totals: Default::default(),
             report_counts: Default::default(),
+            check_counts: Default::default(),
             registry_id: "r".into(),
             salt: Arc::new([]),
         }
@@ -167,6 +199,22 @@ mod tests {
             Since::Changed(changed) => changed.endpoints.into_iter().map(String::from).collect(),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_reader_is_behind_from_the_first_view_that_it_lacks() {
+        let feed = feed(snapshot(5));
+        let at = |revision| View { term: 2, revision };
+        assert_eq!(feed.behind(at(5)), Duration::ZERO);
+        feed.publish(snapshot(6), change("a"));
+        feed.publish(snapshot(7), change("b"));
+        assert_eq!(feed.behind(at(7)), Duration::ZERO);
+        let (five, six) = (feed.behind(at(5)), feed.behind(at(6)));
+        assert!(
+            feed.behind(at(5)) > Duration::ZERO
+                && six <= feed.behind(at(5))
+                && five > Duration::ZERO
+        );
     }
 
     #[test]

@@ -11,7 +11,8 @@
 //! - [`registry`]: every rule about health, the queue, reports and configuration.
 //! - [`store`]: one crash-safe file. `records`: what the registry looks like in it.
 //! - `actor`: the writer, a thread that owns both. `clock`: its time.
-//! - `feed`: the published state. `sessions`: who listens.
+//! - `feed`: the published state. `sessions`: who listens. `propagation`: how long that
+//!   takes.
 //! - [`verifier`]: asks an endpoint whether it works. `checker`: does so when told.
 //! - `grpc`: messages in, messages out.
 //! - [`config`]: flags, environment and file.
@@ -22,6 +23,7 @@ pub mod clock;
 pub mod config;
 pub mod feed;
 mod grpc;
+pub mod propagation;
 pub mod records;
 pub mod registry;
 pub mod sessions;
@@ -45,7 +47,7 @@ pub use config::{Config, default_data_dir};
 #[doc(hidden)]
 pub use grpc::fuzzing;
 
-use registry::Mutation;
+use registry::{Mutation, Operator};
 use store::Store;
 
 /// A control plane that is bound and about to serve.
@@ -116,7 +118,13 @@ pub async fn start(config: Config) -> Result<ControlPlane, Error> {
     if let Some(resources) = &config.apply {
         let declaration =
             grpc::declaration(resources).map_err(|status| Error::Apply(status.message().into()))?;
-        let applied = handle.mutate(Mutation::Apply(declaration), None).await;
+        let operator = Operator {
+            name: String::new(),
+            reason: "applied at start".into(),
+        };
+        let applied = handle
+            .mutate(operator, Mutation::Apply(declaration), None)
+            .await;
         applied.map_err(|error| Error::Apply(error.to_string()))?;
     }
     let view = feed.snapshot().view;

@@ -29,12 +29,16 @@ pub struct Error {
 struct StoredEndpoint {
     #[serde(default)]
     api_key: Option<String>,
+    #[serde(default)]
+    staged_api_key: Option<String>,
     endpoint: Endpoint,
 }
 
 #[derive(Serialize)]
 struct EndpointToStore<'a> {
     api_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    staged_api_key: Option<&'a str>,
     endpoint: &'a Endpoint,
 }
 
@@ -59,8 +63,12 @@ pub fn load(records: Vec<Record>) -> Result<Saved, Error> {
                 let name = name.map_err(|reason| name_error(reason.to_string()))?;
                 let StoredEndpoint {
                     api_key,
+                    staged_api_key,
                     mut endpoint,
                 } = parse(record)?;
+                if let (Some(staged), Some(key)) = (&mut endpoint.staged, staged_api_key) {
+                    staged.key = ApiKey::new(key);
+                }
                 std::sync::Arc::make_mut(&mut endpoint.spec).api_key = api_key.map(ApiKey::new);
                 saved.endpoints.insert(name, endpoint);
             }
@@ -79,6 +87,11 @@ pub fn load(records: Vec<Record>) -> Result<Saved, Error> {
                 saved
                     .requests
                     .insert(record.key.as_str().into(), parse(record)?);
+            }
+            Table::Events => {
+                let id = record.key.parse();
+                let id = id.map_err(|_| name_error("its key is not a number".into()))?;
+                saved.events.insert(id, parse(record)?);
             }
         }
     }
@@ -100,6 +113,7 @@ pub fn batch(registry: &Registry, dirty: &Dirty) -> Batch {
     for name in &dirty.endpoints {
         let endpoint = registry.endpoint(name).map(|endpoint| EndpointToStore {
             api_key: endpoint.spec.api_key.as_ref().map(ApiKey::expose),
+            staged_api_key: endpoint.staged.as_ref().map(|staged| staged.key.expose()),
             endpoint,
         });
         put(
@@ -115,6 +129,11 @@ pub fn batch(registry: &Registry, dirty: &Dirty) -> Batch {
     }
     for id in &dirty.requests {
         put(&mut batch, Table::Requests, id, registry.request(id));
+    }
+    for id in &dirty.events {
+        let event = registry.events().entries.get(id).map(AsRef::as_ref);
+        // Ordered as numbers, whatever their length.
+        put(&mut batch, Table::Events, &format!("{id:020}"), event);
     }
     batch
 }

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use crate::registry::{ProxyKey, View};
+use crate::{
+    propagation::Propagation,
+    registry::{ProxyKey, View},
+};
 
 /// A data plane that was not heard of for this long is gone, even if its streams
 /// still seem open. Data planes speak every 5 s.
@@ -33,11 +36,17 @@ pub struct Session {
     pub connected: SystemTime,
     pub heard: Instant,
     pub streams: u32,
+    /// It has been current since it connected: from then on its lag says how long views
+    /// take.
+    pub settled: bool,
 }
 
 /// All data planes of the last hour.
 #[derive(Debug, Default)]
-pub struct Sessions(Mutex<BTreeMap<ProxyKey, Session>>);
+pub struct Sessions {
+    sessions: Mutex<BTreeMap<ProxyKey, Session>>,
+    propagation: Mutex<Propagation>,
+}
 
 impl Default for Session {
     /// A session that begins now.
@@ -53,6 +62,7 @@ impl Default for Session {
             connected: SystemTime::now(),
             heard: Instant::now(),
             streams: 0,
+            settled: false,
         }
     }
 }
@@ -89,7 +99,23 @@ impl Sessions {
             .collect()
     }
 
+    /// Counts how long a view took to reach a data plane.
+    pub fn observe(&self, lag: Duration) {
+        self.propagation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .observe(lag);
+    }
+
+    /// Returns how long views took to reach data planes.
+    pub fn propagation(&self) -> Propagation {
+        *self
+            .propagation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ProxyKey, Session>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,7 +6,7 @@ use tonic::{Code, Request, Response, Status};
 use super::{
     Api, Call, convert, digest,
     error::{Violations, invalid, not_found},
-    mask, page, validate,
+    mask, operator, page, validate,
 };
 use crate::registry::{Answer, ClusterName, Mutation, Snapshot};
 
@@ -49,6 +49,7 @@ impl ClusterService for Api {
         &self,
         request: Request<v1::CreateClusterRequest>,
     ) -> Result<Response<v1::CreateClusterResponse>, Status> {
+        let operator = operator::of(&request, "")?;
         let mut request = request.into_inner();
         let request_id = std::mem::take(&mut request.request_id);
         let digest = digest("CreateCluster", &request);
@@ -60,6 +61,7 @@ impl ClusterService for Api {
         let policy = wanted.policy.unwrap_or_default();
         let policy = validate::policy(&policy, "cluster.policy.", &mut violations);
         let call = Call {
+            operator,
             mutation: Mutation::CreateCluster {
                 name,
                 policy: violations.none(policy)?,
@@ -76,6 +78,7 @@ impl ClusterService for Api {
         &self,
         request: Request<v1::UpdateClusterRequest>,
     ) -> Result<Response<v1::UpdateClusterResponse>, Status> {
+        let operator = operator::of(&request, "")?;
         let mut request = request.into_inner();
         let request_id = std::mem::take(&mut request.request_id);
         let digest = digest("UpdateCluster", &request);
@@ -94,6 +97,7 @@ impl ClusterService for Api {
             let mut violations = Violations::default();
             let policy = validate::policy(&merged, "cluster.policy.", &mut violations);
             let call = Call {
+                operator: operator.clone(),
                 mutation: Mutation::UpdateCluster {
                     name: name.clone(),
                     policy: violations.none(policy)?,
@@ -122,9 +126,11 @@ impl ClusterService for Api {
         &self,
         request: Request<v1::DeleteClusterRequest>,
     ) -> Result<Response<v1::DeleteClusterResponse>, Status> {
+        let operator = operator::of(&request, "")?;
         let mut request = request.into_inner();
         let request_id = std::mem::take(&mut request.request_id);
         let call = Call {
+            operator,
             mutation: Mutation::DeleteCluster {
                 name: validate::cluster_name("name", &request.name)?,
                 etag: validate::etag(&request.etag),

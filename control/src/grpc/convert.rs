@@ -2,9 +2,11 @@
 
 use qcc_proto::{duration::to_proto, v1};
 
+use super::explain;
 use crate::registry::{
     AdminState, ApiFlavor, Cause, Check, CheckKind, Clock, Cluster, ClusterName, CredentialScheme,
-    Endpoint, Evidence, Facts, Health, Moment, OutcomeClass, Policy, Snapshot, Spec, View, Witness,
+    Endpoint, Evidence, Facts, Health, HttpCheck, Moment, OutcomeClass, Policy, Snapshot, Spec,
+    State, View, Witness,
 };
 
 /// Relates the registry's clock to the wall, for people: deadlines are shown as times.
@@ -17,7 +19,7 @@ impl Wall {
         Self(now)
     }
 
-    fn time(self, clock: Clock) -> prost_types::Timestamp {
+    pub(super) fn time(self, clock: Clock) -> prost_types::Timestamp {
         let ahead = i128::from(clock.0) - i128::from(self.0.clock.0);
         let wall = i128::from(self.0.wall_ms) + ahead;
         timestamp(u64::try_from(wall.max(0)).unwrap_or(u64::MAX))
@@ -69,7 +71,14 @@ pub(super) fn endpoint(endpoint: &Endpoint, snapshot: &Snapshot, wall: Wall) -> 
         credential: api_key.as_ref().map(|key| v1::Credential {
             api_key: String::new(),
             fingerprint: key.fingerprint(&snapshot.salt),
-            ..v1::Credential::default()
+            pending_fingerprint: endpoint
+                .staged
+                .as_ref()
+                .map_or_else(String::new, |staged| staged.key.fingerprint(&snapshot.salt)),
+            pending_until_time: endpoint
+                .staged
+                .as_ref()
+                .map(|staged| wall.time(staged.until)),
         }),
         priority: Some(*priority),
         weight: Some(*weight),
@@ -88,7 +97,7 @@ pub(super) fn endpoint(endpoint: &Endpoint, snapshot: &Snapshot, wall: Wall) -> 
             throttled: stats.throttled,
             stale: stats.stale,
             checks: stats.checks,
-            checks_refused: 0,
+            checks_refused: stats.checks_refused,
         }),
         etag: endpoint.etag(),
         create_time: Some(moment(endpoint.created)),
@@ -102,7 +111,7 @@ fn health(endpoint: &Endpoint, wall: Wall) -> v1::Health {
         Health::Unknown { .. } | Health::Healthy { .. } | Health::Unhealthy(_) => None,
     };
     v1::Health {
-        state: health_state(&endpoint.health).into(),
+        state: state(endpoint.health.state()).into(),
         cause: endpoint
             .health
             .cause()
@@ -115,10 +124,10 @@ fn health(endpoint: &Endpoint, wall: Wall) -> v1::Health {
         view: Some(view(endpoint.mark.view)),
         proven: endpoint.proven,
         suspecting_proxies: endpoint
-            .suspects
+            .doubts
             .iter()
-            .filter(|(suspect, _)| matches!(suspect, Witness::Proxy(_)))
-            .map(|(suspect, _)| witness(suspect))
+            .filter(|doubt| matches!(doubt.witness, Witness::Proxy(_)))
+            .map(|doubt| witness(&doubt.witness))
             .collect(),
         next_check_time: endpoint.checks.due.map(|due| wall.time(due)),
         checking: endpoint.checks.running.is_some(),
@@ -161,7 +170,7 @@ pub(super) fn routed_endpoint(endpoint: &Endpoint, policy: &Policy) -> v1::Route
         credential_scheme: credential_scheme(policy.credential_scheme).into(),
         generation: endpoint.generation.0,
         admin_state: admin_state(spec.admin_state).into(),
-        state: health_state(&endpoint.health).into(),
+        state: state(endpoint.health.state()).into(),
         cause: endpoint
             .health
             .cause()
@@ -174,8 +183,11 @@ pub(super) fn routed_endpoint(endpoint: &Endpoint, policy: &Policy) -> v1::Route
         priority: spec.priority,
         weight: spec.weight,
         first_byte_timeout: Some(to_proto(spec.timeout.unwrap_or(policy.timeouts.first_byte))),
-        mark_summary: String::new(),
-        since_clock_ms: 0,
+        mark_summary: explain::mark_summary(endpoint),
+        since_clock_ms: endpoint
+            .health
+            .cause()
+            .map_or(0, |_| endpoint.mark.since.clock.0),
     }
 }
 
@@ -244,27 +256,28 @@ fn check(check: &Check) -> v1::Check {
                 max_tokens: Some(*max_tokens),
             })
         }
-        CheckKind::Http {
-            method,
-            path,
-            expected_statuses,
-            body,
-        } => Kind::Http(v1::HttpCheck {
-            method: method.clone(),
-            path: path.clone(),
-            expected_statuses: expected_statuses
-                .iter()
-                .map(|status| u32::from(*status))
-                .collect(),
-            body: body.clone(),
-        }),
+        CheckKind::Http(http) => Kind::Http(http_check(http)),
         CheckKind::Tcp => Kind::Tcp(v1::TcpCheck {}),
         CheckKind::None => Kind::None(v1::NoCheck {}),
     };
     v1::Check {
         kind: Some(kind),
         timeout: Some(to_proto(check.timeout)),
-        precheck: None,
+        precheck: check.precheck.as_ref().map(http_check),
+    }
+}
+
+fn http_check(check: &HttpCheck) -> v1::HttpCheck {
+    v1::HttpCheck {
+        method: check.method.clone(),
+        path: check.path.clone(),
+        expected_statuses: check
+            .expected_statuses
+            .iter()
+            .copied()
+            .map(u32::from)
+            .collect(),
+        body: check.body.clone(),
     }
 }
 
@@ -304,21 +317,23 @@ fn witness(witness: &Witness) -> String {
     }
 }
 
-fn health_state(health: &Health) -> v1::HealthState {
-    match health {
-        Health::Unknown { .. } => v1::HealthState::Unknown,
-        Health::Healthy { .. } => v1::HealthState::Healthy,
-        Health::Degraded { .. } => v1::HealthState::Degraded,
-        Health::Unhealthy(_) => v1::HealthState::Unhealthy,
+/// Converts a state.
+pub(super) fn state(state: State) -> v1::HealthState {
+    match state {
+        State::Unknown => v1::HealthState::Unknown,
+        State::Healthy => v1::HealthState::Healthy,
+        State::Degraded => v1::HealthState::Degraded,
+        State::Unhealthy => v1::HealthState::Unhealthy,
     }
 }
 
 /// Whether an endpoint is in a state; unspecified means any.
-pub(super) fn in_state(endpoint: &Endpoint, state: v1::HealthState) -> bool {
-    state == v1::HealthState::Unspecified || state == health_state(&endpoint.health)
+pub(super) fn in_state(endpoint: &Endpoint, wanted: v1::HealthState) -> bool {
+    wanted == v1::HealthState::Unspecified || wanted == state(endpoint.health.state())
 }
 
-fn cause(cause: Cause) -> v1::Cause {
+/// Converts a cause.
+pub(super) fn cause(cause: Cause) -> v1::Cause {
     match cause {
         Cause::Auth => v1::Cause::Auth,
         Cause::Forbidden => v1::Cause::Forbidden,
@@ -366,7 +381,8 @@ pub(crate) fn read_outcome_class(class: v1::OutcomeClass) -> OutcomeClass {
     }
 }
 
-fn admin_state(state: AdminState) -> v1::AdminState {
+/// Converts the operator's wish.
+pub(super) fn admin_state(state: AdminState) -> v1::AdminState {
     match state {
         AdminState::Enabled => v1::AdminState::Enabled,
         AdminState::Draining => v1::AdminState::Draining,

@@ -11,14 +11,17 @@ use super::{
     convert::{self, Wall},
     digest,
     error::{Violations, invalid, not_found, status},
-    mask, page, reports, validate,
+    mask, operator, page, reports, validate,
     watch::watch,
 };
-use crate::registry::{AdminState, Answer, EndpointName, KeyChange, Mutation, Snapshot};
+use crate::registry::{AdminState, Answer, EndpointName, KeyChange, Mutation, Operator, Snapshot};
 
 /// How long an operator's ejection holds unless they say otherwise.
 const HOLD: Duration = Duration::from_secs(300);
 const HOLD_MAX: Duration = Duration::from_secs(30 * 86_400);
+
+/// How long a new key may wait to be proven.
+const OVERLAP_MAX: Duration = Duration::from_secs(7 * 86_400);
 
 /// How often an update is tried again when somebody else changed the endpoint between
 /// its reading and its writing.
@@ -69,6 +72,7 @@ impl EndpointService for Api {
         &self,
         request: Request<v1::CreateEndpointRequest>,
     ) -> Result<Response<v1::CreateEndpointResponse>, Status> {
+        let operator = operator::of(&request, "")?;
         let mut request = request.into_inner();
         let request_id = std::mem::take(&mut request.request_id);
         let digest = digest("CreateEndpoint", &request);
@@ -83,6 +87,7 @@ impl EndpointService for Api {
             ));
         };
         let call = Call {
+            operator,
             mutation: Mutation::CreateEndpoint(spec),
             request_id: &request_id,
             digest,
@@ -96,6 +101,7 @@ impl EndpointService for Api {
         &self,
         request: Request<v1::UpdateEndpointRequest>,
     ) -> Result<Response<v1::UpdateEndpointResponse>, Status> {
+        let operator = operator::of(&request, &request.get_ref().reason)?;
         let mut request = request.into_inner();
         let request_id = std::mem::take(&mut request.request_id);
         let digest = digest("UpdateEndpoint", &request);
@@ -103,6 +109,12 @@ impl EndpointService for Api {
             .endpoint
             .ok_or_else(|| invalid("endpoint", "must be set"))?;
         let name = validate::endpoint_name("endpoint.name", &wanted.name)?;
+        let overlap = validate::span(
+            "credential_overlap",
+            request.credential_overlap,
+            Duration::ZERO,
+            Duration::ZERO..=OVERLAP_MAX,
+        )?;
         let mut races = 0;
         loop {
             let present = self.find(&self.feed.snapshot(), &name)?;
@@ -110,22 +122,31 @@ impl EndpointService for Api {
                 return Err(invalid("endpoint.cluster", "is immutable"));
             }
             let read_etag = present.etag.clone();
+            let base_url = present.base_url.clone();
             let mask = request.update_mask.as_ref();
             let (merged, with_key) = mask::merge_endpoint(present, &wanted, mask)?;
             let mut violations = Violations::default();
             let spec = validate::spec(&merged, "endpoint.", &mut violations);
+            if !overlap.is_zero() && merged.base_url != base_url {
+                let rule = "must not be given together with a new base_url";
+                violations.add("credential_overlap", rule);
+            }
             let Some(spec) = violations.none(spec)? else {
                 return Err(Status::internal(
                     "an endpoint without violations was not read",
                 ));
             };
-            let key = if with_key {
-                KeyChange::Set(spec.api_key.clone())
-            } else {
-                KeyChange::Keep
+            let key = match (with_key, &spec.api_key) {
+                (false, _) => KeyChange::Keep,
+                (true, Some(key)) if !overlap.is_zero() => KeyChange::Stage {
+                    key: key.clone(),
+                    overlap,
+                },
+                (true, key) => KeyChange::Set(key.clone()),
             };
             let asked_etag = validate::etag(&wanted.etag);
             let call = Call {
+                operator: operator.clone(),
                 // What was merged is right only for what was read.
                 mutation: Mutation::UpdateEndpoint {
                     spec,
@@ -155,9 +176,11 @@ impl EndpointService for Api {
         &self,
         request: Request<v1::DeleteEndpointRequest>,
     ) -> Result<Response<v1::DeleteEndpointResponse>, Status> {
+        let operator = operator::of(&request, &request.get_ref().reason)?;
         let mut request = request.into_inner();
         let request_id = std::mem::take(&mut request.request_id);
         let call = Call {
+            operator,
             mutation: Mutation::DeleteEndpoint {
                 name: validate::endpoint_name("name", &request.name)?,
                 etag: validate::etag(&request.etag),
@@ -175,8 +198,12 @@ impl EndpointService for Api {
         &self,
         request: Request<v1::EnableEndpointRequest>,
     ) -> Result<Response<v1::EnableEndpointResponse>, Status> {
+        let operator = operator::of(&request, &request.get_ref().reason)?;
         let name = request.into_inner().name;
-        let endpoint = Some(self.set_admin_state(&name, AdminState::Enabled).await?);
+        let endpoint = Some(
+            self.set_admin_state(operator, &name, AdminState::Enabled)
+                .await?,
+        );
         Ok(Response::new(v1::EnableEndpointResponse { endpoint }))
     }
 
@@ -184,8 +211,12 @@ impl EndpointService for Api {
         &self,
         request: Request<v1::DisableEndpointRequest>,
     ) -> Result<Response<v1::DisableEndpointResponse>, Status> {
+        let operator = operator::of(&request, &request.get_ref().reason)?;
         let name = request.into_inner().name;
-        let endpoint = Some(self.set_admin_state(&name, AdminState::Disabled).await?);
+        let endpoint = Some(
+            self.set_admin_state(operator, &name, AdminState::Disabled)
+                .await?,
+        );
         Ok(Response::new(v1::DisableEndpointResponse { endpoint }))
     }
 
@@ -193,8 +224,12 @@ impl EndpointService for Api {
         &self,
         request: Request<v1::DrainEndpointRequest>,
     ) -> Result<Response<v1::DrainEndpointResponse>, Status> {
+        let operator = operator::of(&request, &request.get_ref().reason)?;
         let name = request.into_inner().name;
-        let endpoint = Some(self.set_admin_state(&name, AdminState::Draining).await?);
+        let endpoint = Some(
+            self.set_admin_state(operator, &name, AdminState::Draining)
+                .await?,
+        );
         Ok(Response::new(v1::DrainEndpointResponse { endpoint }))
     }
 
@@ -202,18 +237,17 @@ impl EndpointService for Api {
         &self,
         request: Request<v1::EjectEndpointRequest>,
     ) -> Result<Response<v1::EjectEndpointResponse>, Status> {
+        let operator = operator::of(&request, &request.get_ref().reason)?;
         let mut request = request.into_inner();
         let request_id = std::mem::take(&mut request.request_id);
         let digest = digest("EjectEndpoint", &request);
-        if request.reason.len() > 200 {
-            return Err(invalid("reason", "must be at most 200 bytes"));
-        }
         let mutation = Mutation::Eject {
             name: validate::endpoint_name("name", &request.name)?,
             hold: validate::span("hold", request.hold, HOLD, Duration::ZERO..=HOLD_MAX)?,
             reason: request.reason,
         };
         let call = Call {
+            operator,
             mutation,
             request_id: &request_id,
             digest,
@@ -227,9 +261,11 @@ impl EndpointService for Api {
         &self,
         request: Request<v1::RestoreEndpointRequest>,
     ) -> Result<Response<v1::RestoreEndpointResponse>, Status> {
+        let operator = operator::of(&request, &request.get_ref().reason)?;
         let mut request = request.into_inner();
         let request_id = std::mem::take(&mut request.request_id);
         let call = Call {
+            operator,
             mutation: Mutation::Restore {
                 name: validate::endpoint_name("name", &request.name)?,
             },
@@ -263,9 +299,17 @@ impl EndpointService for Api {
 
     async fn explain_endpoint(
         &self,
-        _: Request<v1::ExplainEndpointRequest>,
+        request: Request<v1::ExplainEndpointRequest>,
     ) -> Result<Response<v1::ExplainEndpointResponse>, Status> {
-        Err(Status::unimplemented("not in this version"))
+        let name = validate::endpoint_name("name", &request.into_inner().name)?;
+        let snapshot = self.feed.snapshot();
+        let endpoint = snapshot.endpoints.get(&name);
+        let known = endpoint.and_then(|endpoint| {
+            let cluster = snapshot.clusters.get(&endpoint.spec.cluster)?;
+            Some((endpoint, &cluster.policy))
+        });
+        let (endpoint, policy) = known.ok_or_else(|| not_found("endpoint", name.as_str()))?;
+        Ok(Response::new(self.explanation(endpoint, policy, &snapshot)))
     }
 
     type WatchEndpointsStream =
@@ -305,13 +349,18 @@ impl Api {
         }
     }
 
-    async fn set_admin_state(&self, name: &str, state: AdminState) -> Result<v1::Endpoint, Status> {
+    async fn set_admin_state(
+        &self,
+        operator: Operator,
+        name: &str,
+        state: AdminState,
+    ) -> Result<v1::Endpoint, Status> {
         let name = validate::endpoint_name("name", name)?;
         let mutation = Mutation::SetAdminState {
             name: name.clone(),
             state,
         };
-        let (_, snapshot) = self.simple(mutation).await?;
+        let (_, snapshot) = self.simple(operator, mutation).await?;
         self.find(&snapshot, &name)
     }
 

@@ -17,10 +17,11 @@ use tonic_health::pb::{
 use super::error::not_found;
 
 /// The services of the contract that a control plane serves.
-pub(crate) const SERVICES: [&str; 7] = [
+pub(crate) const SERVICES: [&str; 8] = [
     "qcc.v1.ClusterService",
     "qcc.v1.ControlService",
     "qcc.v1.EndpointService",
+    "qcc.v1.EventService",
     "qcc.v1.FailureQueueService",
     "qcc.v1.HealthSyncService",
     "qcc.v1.ProxyService",

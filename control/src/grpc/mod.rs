@@ -6,10 +6,13 @@ mod clusters;
 mod convert;
 mod endpoints;
 mod error;
+mod events;
+mod explain;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod health;
 mod mask;
+mod operator;
 mod page;
 mod proxies;
 mod queue;
@@ -45,7 +48,7 @@ use tracing::warn;
 use crate::{
     actor::Handle,
     feed::Feed,
-    registry::{Answer, Mutation, Request, Snapshot},
+    registry::{Answer, Mutation, Operator, Request, Snapshot},
     sessions::Sessions,
 };
 
@@ -87,7 +90,7 @@ pub(crate) struct Api {
 pub(crate) async fn serve(api: Api, listener: TcpListener) -> Result<(), tonic::transport::Error> {
     use v1::{
         cluster_service_server::ClusterServiceServer, control_service_server::ControlServiceServer,
-        endpoint_service_server::EndpointServiceServer,
+        endpoint_service_server::EndpointServiceServer, event_service_server::EventServiceServer,
         failure_queue_service_server::FailureQueueServiceServer,
         proxy_service_server::ProxyServiceServer, resource_service_server::ResourceServiceServer,
     };
@@ -120,6 +123,7 @@ pub(crate) async fn serve(api: Api, listener: TcpListener) -> Result<(), tonic::
         .timeout(CALL_MAX)
         .add_service(EndpointServiceServer::new(api.clone()))
         .add_service(ClusterServiceServer::new(api.clone()))
+        .add_service(EventServiceServer::new(api.clone()))
         .add_service(FailureQueueServiceServer::new(api.clone()))
         .add_service(ProxyServiceServer::new(api.clone()))
         .add_service(ResourceServiceServer::new(api.clone()))
@@ -134,6 +138,7 @@ pub(crate) async fn serve(api: Api, listener: TcpListener) -> Result<(), tonic::
 
 /// A change that a caller asks for.
 struct Call<'a> {
+    operator: Operator,
     mutation: Mutation,
     request_id: &'a str,
     digest: u64,
@@ -149,13 +154,21 @@ impl Api {
             return Ok((answer, Arc::from(snapshot)));
         }
         let request: Option<Request> = validate::request(call.request_id, call.digest)?;
-        let answer = self.handle.mutate(call.mutation, request).await?;
+        let answer = self
+            .handle
+            .mutate(call.operator, call.mutation, request)
+            .await?;
         Ok((answer, self.feed.snapshot()))
     }
 
     /// Makes a change that is safe to repeat by its nature.
-    async fn simple(&self, mutation: Mutation) -> Result<(Answer, Arc<Snapshot>), Status> {
+    async fn simple(
+        &self,
+        operator: Operator,
+        mutation: Mutation,
+    ) -> Result<(Answer, Arc<Snapshot>), Status> {
         self.change(Call {
+            operator,
             mutation,
             request_id: "",
             digest: 0,

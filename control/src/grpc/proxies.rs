@@ -1,6 +1,6 @@
 //! `ProxyService`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use qcc_proto::{
     duration::to_proto,
@@ -66,7 +66,8 @@ impl Api {
             .into_iter()
             .map(|(key, session)| {
                 let duplicate = live.get(key.id.as_str()).is_some_and(|count| *count > 1);
-                let proxy = proxy(&key, &session, duplicate, newest);
+                let behind = self.feed.behind(session.applied.unwrap_or_default());
+                let proxy = proxy(&key, &session, duplicate, newest, behind);
                 (session, proxy)
             })
             .collect();
@@ -75,7 +76,13 @@ impl Api {
     }
 }
 
-fn proxy(key: &ProxyKey, session: &Session, duplicate_id: bool, newest: View) -> v1::Proxy {
+fn proxy(
+    key: &ProxyKey,
+    session: &Session,
+    duplicate_id: bool,
+    newest: View,
+    behind: Duration,
+) -> v1::Proxy {
     let sync_state = match session.applied {
         _ if session.gone() => v1::SyncState::Gone,
         Some(applied) if applied >= newest => v1::SyncState::Synced,
@@ -97,6 +104,6 @@ fn proxy(key: &ProxyKey, session: &Session, duplicate_id: bool, newest: View) ->
         acknowledged_sequence: session.acknowledged,
         dropped_outcomes: session.dropped,
         duplicate_id: duplicate_id && !session.gone(),
-        lag: None,
+        lag: Some(to_proto(behind)),
     }
 }

@@ -4,7 +4,7 @@
 use qcc_proto::v1::{self, failure_queue_service_server::FailureQueueService};
 use tonic::{Request, Response, Status};
 
-use super::{Api, convert, page, validate};
+use super::{Api, convert, operator, page, validate};
 use crate::registry::{Answer, Mutation, Snapshot};
 
 #[tonic::async_trait]
@@ -61,6 +61,7 @@ impl FailureQueueService for Api {
         &self,
         request: Request<v1::VerifyFailuresRequest>,
     ) -> Result<Response<v1::VerifyFailuresResponse>, Status> {
+        let operator = operator::of(&request, "")?;
         let names = request.into_inner().endpoints;
         let names = names
             .iter()
@@ -68,7 +69,7 @@ impl FailureQueueService for Api {
         let mutation = Mutation::VerifyFailures {
             names: names.collect::<Result<_, _>>()?,
         };
-        let started = count(self.simple(mutation).await?.0)?;
+        let started = count(self.simple(operator, mutation).await?.0)?;
         Ok(Response::new(v1::VerifyFailuresResponse { started }))
     }
 
@@ -76,9 +77,10 @@ impl FailureQueueService for Api {
         &self,
         request: Request<v1::RemoveFailureRequest>,
     ) -> Result<Response<v1::RemoveFailureResponse>, Status> {
+        let operator = operator::of(&request, "")?;
         let name = validate::endpoint_name("endpoint", &request.into_inner().endpoint)?;
         let (_, snapshot) = self
-            .simple(Mutation::RemoveFailure { name: name.clone() })
+            .simple(operator, Mutation::RemoveFailure { name: name.clone() })
             .await?;
         let endpoint = Some(self.find(&snapshot, &name)?);
         Ok(Response::new(v1::RemoveFailureResponse { endpoint }))
@@ -88,8 +90,13 @@ impl FailureQueueService for Api {
         &self,
         request: Request<v1::ClearFailuresRequest>,
     ) -> Result<Response<v1::ClearFailuresResponse>, Status> {
+        let operator = operator::of(&request, "")?;
         let cluster = validate::cluster_filter(&request.into_inner().cluster)?;
-        let removed = count(self.simple(Mutation::ClearFailures { cluster }).await?.0)?;
+        let removed = count(
+            self.simple(operator, Mutation::ClearFailures { cluster })
+                .await?
+                .0,
+        )?;
         Ok(Response::new(v1::ClearFailuresResponse { removed }))
     }
 }

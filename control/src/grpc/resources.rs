@@ -3,7 +3,7 @@
 use qcc_proto::v1::{self, resource_service_server::ResourceService};
 use tonic::{Request, Response, Status};
 
-use super::{Api, Call, convert, digest, error::Violations, validate};
+use super::{Api, Call, convert, digest, error::Violations, operator, validate};
 use crate::registry::{
     Action, AdminState, Answer, Change, ClusterName, Declaration, DeclaredEndpoint, KeyChange,
     Mutation, NAME_RULE, Resource,
@@ -15,9 +15,11 @@ impl ResourceService for Api {
         &self,
         request: Request<v1::ApplyResourcesRequest>,
     ) -> Result<Response<v1::ApplyResourcesResponse>, Status> {
+        let operator = operator::of(&request, "")?;
         let mut request = request.into_inner();
         let request_id = std::mem::take(&mut request.request_id);
         let call = Call {
+            operator,
             mutation: Mutation::Apply(declaration(&request)?),
             request_id: &request_id,
             digest: digest("ApplyResources", &request),

@@ -1,9 +1,13 @@
 //! `ControlService`.
 
-use qcc_proto::v1::{self, control_service_server::ControlService};
+use qcc_proto::{
+    duration::to_proto,
+    v1::{self, control_service_server::ControlService},
+};
 use tonic::{Request, Response, Status};
 
 use super::{Api, convert, queue};
+use crate::propagation::Propagation;
 
 #[tonic::async_trait]
 impl ControlService for Api {
@@ -58,12 +62,27 @@ impl ControlService for Api {
                 unknown_endpoint: reports.unknown_endpoint,
                 dropped: reports.dropped,
             }),
-            propagation: None,
-            checks: 0,
-            checks_refused: 0,
+            propagation: Some(propagation(&self.sessions.propagation())),
+            checks: snapshot.check_counts.made,
+            checks_refused: snapshot.check_counts.refused,
         };
         Ok(Response::new(v1::GetControlStatusResponse {
             status: Some(status),
         }))
+    }
+}
+
+fn propagation(propagation: &Propagation) -> v1::Propagation {
+    v1::Propagation {
+        count: propagation.count(),
+        sum: Some(to_proto(propagation.sum)),
+        max: Some(to_proto(propagation.max)),
+        buckets: propagation
+            .buckets()
+            .map(|(bound, count)| v1::PropagationBucket {
+                upper_bound: bound.map(to_proto),
+                count,
+            })
+            .collect(),
     }
 }

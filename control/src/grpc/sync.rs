@@ -232,6 +232,14 @@ impl Sync {
     fn heard(&self, key: &ProxyKey, applied: Option<v1::View>, receipt: Receipt) {
         let applied = applied.map(|view| reports::view(Some(view)));
         self.api.sessions.update(key, |session| {
+            if let (Some(applied), Some(before)) = (applied, session.applied)
+                && applied > before
+                && session.settled
+            {
+                self.api.sessions.observe(self.api.feed.behind(before));
+            }
+            session.settled |=
+                applied.is_some_and(|applied| self.api.feed.behind(applied).is_zero());
             session.applied = applied.or(session.applied);
             session.acknowledged = session.acknowledged.max(receipt.acknowledged);
             session.dropped = session.dropped.saturating_add(receipt.dropped);
@@ -246,6 +254,7 @@ impl Sync {
     ) {
         let identity = identity.unwrap_or_default();
         self.api.sessions.update(key, |session| {
+            session.settled = false;
             session.version = short(identity.version);
             session.http_address = short(identity.http_address);
             session.admin_address = short(identity.admin_address);

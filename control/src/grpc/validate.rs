@@ -12,7 +12,7 @@ use super::{
 };
 use crate::registry::{
     AdminState, ApiFlavor, ApiKey, CHECK_MAX_TOKENS, CHECK_TIMEOUT, Check, CheckKind, ClusterName,
-    CoolDowns, CredentialScheme, EndpointName, NAME_RULE, Policy, Spec, Timeouts,
+    CoolDowns, CredentialScheme, EndpointName, HttpCheck, NAME_RULE, Policy, Spec, Timeouts,
     VerificationSchedule,
 };
 
@@ -377,7 +377,9 @@ impl Reader<'_> {
                     ),
                 }
             }
-            Some(Kind::Http(http)) => self.http_check(field, http),
+            Some(Kind::Http(http)) => {
+                CheckKind::Http(self.http_check(&format!("{field}.http"), http))
+            }
             Some(Kind::Tcp(_)) => CheckKind::Tcp,
             Some(Kind::None(_)) => CheckKind::None,
             None => {
@@ -385,21 +387,31 @@ impl Reader<'_> {
                 CheckKind::None
             }
         };
+        let precheck = check.precheck.as_ref().map(|precheck| {
+            if !matches!(kind, CheckKind::Conversation { .. }) {
+                self.refuse(
+                    &format!("{field}.precheck"),
+                    "must only be given together with conversation",
+                );
+            }
+            self.http_check(&format!("{field}.precheck"), precheck)
+        });
         let timeout = format!("{field}.timeout");
         Check {
             kind,
+            precheck,
             timeout: self.span(&timeout, check.timeout, CHECK_TIMEOUT, TEN_MS..=10 * MINUTE),
         }
     }
 
-    fn http_check(&mut self, field: &str, http: &v1::HttpCheck) -> CheckKind {
+    fn http_check(&mut self, field: &str, http: &v1::HttpCheck) -> HttpCheck {
         let method = if http.method.is_empty() {
             "GET"
         } else {
             http.method.as_str()
         };
         if !["GET", "HEAD", "POST"].contains(&method) {
-            self.refuse(&format!("{field}.http.method"), "must be GET, HEAD or POST");
+            self.refuse(&format!("{field}.method"), "must be GET, HEAD or POST");
         }
         let path = if http.path.is_empty() {
             "/v1/models"
@@ -413,7 +425,7 @@ impl Reader<'_> {
             || path.parse::<http::uri::PathAndQuery>().is_err()
         {
             self.refuse(
-                &format!("{field}.http.path"),
+                &format!("{field}.path"),
                 "must be a path that begins with `/`, without dot segments or fragment",
             );
         }
@@ -425,17 +437,17 @@ impl Reader<'_> {
             .collect();
         if statuses.len() != http.expected_statuses.len() || statuses.len() > 16 {
             self.refuse(
-                &format!("{field}.http.expected_statuses"),
+                &format!("{field}.expected_statuses"),
                 "must be at most 16 statuses of 200-599",
             );
         }
         if !http.body.is_empty() && (method != "POST" || http.body.len() > 64 * 1024) {
             self.refuse(
-                &format!("{field}.http.body"),
+                &format!("{field}.body"),
                 "must be at most 64 KiB, and for POST only",
             );
         }
-        CheckKind::Http {
+        HttpCheck {
             method: method.into(),
             path: path.into(),
             expected_statuses: if statuses.is_empty() {

@@ -127,6 +127,7 @@ impl Registry {
                 spec.api_key = match key {
                     KeyChange::Keep => None,
                     KeyChange::Set(key) => key,
+                    KeyChange::Stage { key, .. } => Some(key),
                 };
                 self.create_endpoint(spec, turn)?;
                 record(resource, Action::Created, &[]);

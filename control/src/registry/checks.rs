@@ -47,6 +47,8 @@ pub struct Verdict {
 pub struct Conclusion {
     /// The check passed and that counted.
     pub passed: bool,
+    /// It asked with a key that waits to take over, which was rejected.
+    pub new_key_rejected: bool,
     /// What it saw.
     pub evidence: Evidence,
 }
@@ -79,6 +81,8 @@ pub struct RunningCheck {
     doubted: bool,
     /// A failure arrived meanwhile: it wins over a success of this check.
     contradicted: bool,
+    /// It asks with the key that waits.
+    staged: bool,
 }
 
 /// Checks in the present hour.
@@ -137,7 +141,11 @@ pub(super) enum Due {
     Run(Box<CheckOrder>),
     /// Nobody is asked: the time is up, and that is all there is to it.
     Elapsed,
-    /// Not now; another time is planned, or none.
+    /// The budget for this hour is spent; it is done when the next hour begins.
+    Refused,
+    /// A key has waited long enough and takes over.
+    Overdue,
+    /// Not now.
     Later,
 }
 
@@ -153,14 +161,26 @@ impl Endpoint {
             return; // Its verdict plans the next.
         }
         self.forget_old_doubts(policy, now);
+        self.checks.due = self.next_check(policy, now);
+        if let Some(staged) = &self.staged {
+            let asked = self
+                .checks_staged()
+                .then(|| now.after(self.staged_backoff(policy)));
+            let due = asked.or(self.checks.due).unwrap_or(staged.until);
+            self.checks.due = Some(due.min(staged.until));
+        }
+    }
+
+    /// Returns when the endpoint is to be checked with its present key.
+    fn next_check(&self, policy: &Policy, now: Clock) -> Option<Clock> {
         let asks = self.check(policy).kind != CheckKind::None;
         let backoff = self.backoff(&policy.verification);
-        self.checks.due = match (&self.health, self.spec.admin_state) {
+        let due = match (&self.health, self.spec.admin_state) {
             (_, AdminState::Disabled) => None,
             (Health::Unhealthy(_), _) => Some(now.after(backoff)),
             (Health::Unknown { .. }, _) if asks && self.checks.failed == 0 => Some(now),
             (Health::Unknown { .. }, _) if asks => Some(now.after(backoff)),
-            (Health::Healthy { .. }, _) if asks && !self.suspects.is_empty() => {
+            (Health::Healthy { .. }, _) if asks && !self.doubts.is_empty() => {
                 Some(if self.checks.failed == 0 {
                     now
                 } else {
@@ -172,7 +192,20 @@ impl Endpoint {
             }
             (Health::Unknown { .. } | Health::Healthy { .. } | Health::Degraded { .. }, _) => None,
         };
-        self.checks.due = self.checks.due.map(|due| due.max(self.checks.held));
+        due.map(|due| due.max(self.checks.held))
+    }
+
+    /// Returns the wait before the next check of the key that waits: none at first, then
+    /// as for a rejected one.
+    fn staged_backoff(&self, policy: &Policy) -> Duration {
+        let schedule = &policy.verification;
+        match self.staged.as_ref().map_or(0, |staged| staged.failed) {
+            0 => Duration::ZERO,
+            failed => schedule
+                .first
+                .saturating_mul(1 << (failed - 1).min(20))
+                .min(schedule.auth_max),
+        }
     }
 
     /// Plans the next check after the rules have changed: not later than it was.
@@ -211,6 +244,9 @@ impl Endpoint {
     pub(super) fn start_check(&mut self, id: CheckId, policy: &Policy, turn: Turn) -> Due {
         let now = turn.now.clock;
         self.checks.due = None;
+        if self.is_overdue(now) {
+            return Due::Overdue;
+        }
         if self.spec.admin_state == AdminState::Disabled {
             return Due::Later;
         }
@@ -227,21 +263,30 @@ impl Endpoint {
             };
         }
         if budget.spent >= policy.verification.per_hour_max && !wanted {
-            self.checks.due = Some(budget.hour.after(HOUR));
-            return Due::Later;
+            let next_hour = budget.hour.after(HOUR);
+            let overdue = self.staged.as_ref().map(|staged| staged.until);
+            self.checks.due = Some(overdue.map_or(next_hour, |overdue| overdue.min(next_hour)));
+            self.stats.checks_refused += 1;
+            return Due::Refused;
         }
         budget.spent = budget.spent.saturating_add(1);
         self.checks.running = Some(RunningCheck {
             id,
             started: now,
-            doubted: !self.suspects.is_empty(),
+            doubted: !self.doubts.is_empty(),
             contradicted: false,
+            staged: self.checks_staged(),
         });
+        let staged = self.staged.as_ref().filter(|_| self.checks_staged());
+        let api_key = match staged {
+            Some(staged) => Some(staged.key.clone()),
+            None => self.spec.api_key.clone(),
+        };
         Due::Run(Box::new(CheckOrder {
             id,
             endpoint: self.spec.name.clone(),
             base_url: self.spec.base_url.clone(),
-            api_key: self.spec.api_key.clone(),
+            api_key,
             credential_scheme: policy.credential_scheme,
             api: policy.api,
             check,
@@ -267,6 +312,15 @@ impl Endpoint {
             generation: self.generation,
             observed: turn.now,
         };
+        if running.staged {
+            let rejected = self.conclude_staged(verdict.passed, &evidence, recovered, turn);
+            self.plan_check(policy, turn.now.clock);
+            return Some(Conclusion {
+                passed: verdict.passed,
+                new_key_rejected: rejected,
+                evidence,
+            });
+        }
         let passed = verdict.passed && !running.contradicted;
         if passed {
             self.pass(running, recovered, turn);
@@ -277,17 +331,21 @@ impl Endpoint {
             let queued = self.health.incident().is_some();
             self.flunk(running, &evidence, policy, turn);
             if !queued && self.health.incident().is_some() {
-                self.suspects.clear();
+                self.doubts.clear();
                 self.checks.failed = 0; // The incident's own checks are yet to come.
             }
         }
         self.plan_check(policy, turn.now.clock);
-        Some(Conclusion { passed, evidence })
+        Some(Conclusion {
+            passed,
+            new_key_rejected: false,
+            evidence,
+        })
     }
 
     fn pass(&mut self, running: RunningCheck, recovered: Generation, turn: Turn) {
         self.checks.failed = 0;
-        self.absolve(|_, reported| reported <= running.started, turn);
+        self.absolve(|doubt| doubt.observed.clock <= running.started, turn);
         match self.health {
             Health::Unhealthy(_) => {
                 self.regenerate(recovered, Health::Healthy { failures: 0 }, turn);
@@ -314,7 +372,7 @@ impl Endpoint {
             };
             // An incident's evidence is the newest word on it, also for the same cause.
             self.mark.evidence = Some(evidence.clone());
-            self.set_health(Health::Unhealthy(incident), Some(evidence.clone()), turn);
+            self.set_health(Health::Unhealthy(incident), Some(evidence), turn);
             return;
         }
         let health = self.health.clone();
@@ -344,7 +402,7 @@ impl Endpoint {
         if facts.outcome == OutcomeClass::Request {
             self.mark.evidence = Some(evidence.clone());
         }
-        self.set_health(health, Some(evidence.clone()), turn);
+        self.set_health(health, Some(evidence), turn);
     }
 }
 

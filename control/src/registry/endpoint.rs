@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ApiKey, Check, Clock, ClusterName, EndpointName, Evidence, Generation, Health, Moment, View,
-    Witness, checks::Checks,
+    ApiKey, Check, ClusterName, EndpointName, Evidence, Generation, Health, Moment, View,
+    checks::Checks, staged::Staged,
 };
 
 /// What an operator configured. Fields are documented on `qcc.v1.Endpoint`.
@@ -48,15 +48,18 @@ pub struct Endpoint {
     pub spec: Arc<Spec>,
     /// One credential-and-verdict life; older evidence is void.
     pub generation: Generation,
+    /// A new key that waits to be proven.
+    #[serde(default)]
+    pub staged: Option<Staged>,
     /// Observed health.
     pub health: Health,
     /// How that health came to be.
     pub mark: Mark,
     /// Whether a proxied request has succeeded in this generation.
     pub proven: bool,
-    /// Reporters of local-origin evidence that awaits a second opinion, and when
-    /// they reported.
-    pub suspects: Vec<(Witness, Clock)>,
+    /// Local-origin evidence that awaits a second opinion: the newest of each witness.
+    #[serde(default)]
+    pub doubts: Vec<Evidence>,
     /// Planned and running checks.
     pub checks: Checks,
     /// Lifetime counts.
@@ -100,6 +103,8 @@ pub struct Stats {
     pub throttled: u64,
     pub stale: u64,
     pub checks: u64,
+    #[serde(default)]
+    pub checks_refused: u64,
 }
 
 /// The moment in which a change is made.
@@ -116,6 +121,7 @@ impl Endpoint {
         Self {
             spec: Arc::new(spec),
             generation,
+            staged: None,
             health: Health::Unknown { failures: 0 },
             mark: Mark {
                 since: turn.now,
@@ -125,7 +131,7 @@ impl Endpoint {
                 evidence: None,
             },
             proven: false,
-            suspects: Vec::new(),
+            doubts: Vec::new(),
             checks: Checks::default(),
             stats: Stats::default(),
             configured: turn.view,
@@ -139,7 +145,7 @@ impl Endpoint {
     pub(super) fn regenerate(&mut self, generation: Generation, health: Health, turn: Turn) {
         self.generation = generation;
         self.proven = false;
-        self.suspects.clear();
+        self.doubts.clear();
         self.checks.forget();
         self.health = health;
         self.mark = Mark {
@@ -153,7 +159,7 @@ impl Endpoint {
     }
 
     /// Moves to `health`, recording why if that is news to anybody.
-    pub(super) fn set_health(&mut self, health: Health, evidence: Option<Evidence>, turn: Turn) {
+    pub(super) fn set_health(&mut self, health: Health, evidence: Option<&Evidence>, turn: Turn) {
         if health.acts_like(&self.health) {
             self.health = health;
             return;
@@ -163,7 +169,7 @@ impl Endpoint {
         }
         self.mark.view = turn.view;
         let held_against = health.cause().is_some() || health.failures() > 0;
-        self.mark.evidence = evidence.filter(|_| held_against);
+        self.mark.evidence = evidence.filter(|_| held_against).cloned();
         self.health = health;
         self.changed = turn.view;
     }

@@ -53,6 +53,17 @@ pub enum Health {
     Unhealthy(Incident),
 }
 
+/// The state without what belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)]
+pub enum State {
+    Unknown,
+    Healthy,
+    Degraded,
+    Unhealthy,
+}
+
 /// One stay in the failure queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incident {
@@ -149,6 +160,16 @@ impl Health {
             },
             // Worse is known already.
             Self::Unhealthy(incident) => Self::Unhealthy(incident),
+        }
+    }
+
+    /// Returns the state alone.
+    pub fn state(&self) -> State {
+        match self {
+            Self::Unknown { .. } => State::Unknown,
+            Self::Healthy { .. } => State::Healthy,
+            Self::Degraded { .. } => State::Degraded,
+            Self::Unhealthy(_) => State::Unhealthy,
         }
     }
 

@@ -14,10 +14,12 @@
 //! | `health` | how does an endpoint's health move? |
 //! | `observe` | what does a reported outcome do to it? |
 //! | `checks` | when is it checked, and what does the verdict do? |
+//! | `staged` | when does a new key take over? |
 //! | `operate` | what may an operator do? |
 //! | `apply` | how is a declared set of resources brought about? |
 //! | `proxies` | which reports were applied before? |
 //! | `requests` | which requests were answered before? |
+//! | `events` | what has happened, and why? |
 //! | `snapshot` | what do readers see? |
 //! | `state` | what is kept, and what does a turn hand out? |
 
@@ -25,6 +27,7 @@ mod apply;
 mod checks;
 mod endpoint;
 mod error;
+mod events;
 mod evidence;
 mod health;
 mod mutation;
@@ -38,6 +41,7 @@ mod proxies;
 mod requests;
 mod secret;
 mod snapshot;
+mod staged;
 mod state;
 #[cfg(test)]
 mod stories;
@@ -55,30 +59,37 @@ pub use apply::{Action, Change, Declaration, DeclaredEndpoint, Resource};
 pub use checks::{CheckId, CheckOrder, Conclusion, Verdict};
 pub use endpoint::{AdminState, Endpoint, Mark, Spec, Stats};
 pub use error::Error;
+pub use events::{Event, EventKind, Events, Group, Operator};
 pub use evidence::{Blame, Cause, Evidence, Facts, OutcomeClass, Witness};
-pub use health::{Health, Incident};
+pub use health::{Health, Incident, State};
 pub use mutation::{Answer, KeyChange, Mutation};
 pub use names::{ClusterName, EndpointName, InvalidName, NAME_RULE};
 pub use observe::{Observation, Outcome};
 
 pub use policy::{
     ApiFlavor, CHECK_MAX_TOKENS, CHECK_TIMEOUT, Check, CheckKind, CoolDowns, CredentialScheme,
-    Policy, Timeouts, VerificationSchedule,
+    HttpCheck, Policy, Timeouts, VerificationSchedule,
 };
 pub use proxies::{ProxyId, ProxyKey, ProxyRecord, Receipt, ReportBatch, ReportCounts};
 pub use requests::{Request, RequestRecord};
 pub use secret::ApiKey;
 pub use snapshot::{Publication, Snapshot};
+pub use staged::Staged;
 pub use state::{
-    Cluster, Dirty, Effect, Generation, Meta, QueueTotals, Saved, Seed, Settlement, View,
+    CheckCounts, Cluster, Dirty, Effect, Generation, Meta, QueueTotals, Saved, Seed, Settlement,
+    View,
 };
 pub use time::{Clock, Moment};
 
 use endpoint::Turn;
+use events::{Before, EventLog};
 use requests::Requests;
 
 /// Time for data planes to come back after a start; they try at least every 5 s.
 const RETURN_TIME: Duration = Duration::from_secs(15);
+
+/// Events that are kept; the oldest goes first.
+const EVENTS_MAX: usize = 10_000;
 
 /// A data plane that was heard of within this time before a start is expected back.
 const EXPECTED_BACK: Duration = Duration::from_secs(86_400);
@@ -98,6 +109,10 @@ pub struct Registry {
     connected: BTreeMap<ProxyId, u32>,
     requests: Requests,
     report_counts: ReportCounts,
+    check_counts: CheckCounts,
+    events: EventLog,
+    /// Who asked for the mutation that is being applied.
+    acting: Option<Operator>,
     /// When this life began.
     started: Clock,
     /// Planned checks by due time.
@@ -145,6 +160,9 @@ impl Registry {
             connected: BTreeMap::new(),
             requests: Requests::new(saved.requests),
             report_counts: ReportCounts::default(),
+            check_counts: CheckCounts::default(),
+            events: EventLog::new(saved.events, EVENTS_MAX),
+            acting: None,
             started: now.clock,
             due: BTreeSet::new(),
             last_check: 0,
@@ -157,6 +175,7 @@ impl Registry {
             effects: Vec::new(),
         };
         let turn = registry.turn(now);
+        registry.log_start(turn.now, registry.view());
         if fresh {
             registry.insert_cluster(ClusterName::default_cluster(), Policy::default(), turn);
         }
@@ -192,12 +211,14 @@ impl Registry {
 
     /// Returns when [`Registry::advance`] has something to do next.
     pub fn poll_timeout(&self) -> Option<Clock> {
-        self.due.first().map(|(due, _)| *due)
+        let check = self.due.first().map(|(due, _)| *due);
+        check.into_iter().chain(self.events.poll_timeout()).min()
     }
 
     /// Starts every check whose time has come.
     pub fn advance(&mut self, now: Moment) {
         let turn = self.turn(now);
+        self.events.advance(turn.now.clock);
         while let Some((_, name)) = self
             .due
             .first()
@@ -210,6 +231,8 @@ impl Registry {
 
     /// Ends the turn: a new revision if anything changed that readers act on.
     pub fn settle(&mut self) -> Settlement {
+        self.dirty.events = self.events.take_changed();
+        self.dirty.any |= !self.dirty.events.is_empty();
         if !self.publication.is_empty() {
             self.meta.revision += 1;
             self.dirty.any = true;
@@ -254,18 +277,14 @@ impl Registry {
         self.report_counts.duplicate += duplicates;
         let witness = Witness::Proxy(proxy.id.clone());
         for outcome in batch.outcomes.into_iter().skip(duplicates as usize) {
-            let observation = EndpointName::try_from(outcome.endpoint.as_str())
-                .ok()
-                // Views and generations of another history only look like ours, and
-                // nobody can have seen a view of the future.
-                .filter(|_| ours && outcome.view < turn.view)
-                .and_then(|name| {
-                    self.touch(&name, turn, |endpoint, policy, turn| {
-                        endpoint.observe(outcome, witness.clone(), alone, policy, turn)
-                    })
-                });
-            match observation {
-                Some(Observation::Applied) => self.report_counts.applied += 1,
+            // Views and generations of another history only look like ours, and nobody
+            // can have seen a view of the future.
+            let name = EndpointName::try_from(outcome.endpoint.as_str()).ok();
+            let name = name.filter(|_| ours && outcome.view < turn.view);
+            match name.and_then(|name| self.observe(&name, outcome, &witness, alone, turn)) {
+                Some(Observation::Applied | Observation::Suppressed) => {
+                    self.report_counts.applied += 1;
+                }
                 Some(Observation::Stale) => self.report_counts.stale += 1,
                 None => self.report_counts.unknown_endpoint += 1,
             }
@@ -275,6 +294,32 @@ impl Registry {
             gap: false,
             dropped,
         }
+    }
+
+    /// Applies one outcome; `None` if there is no such endpoint.
+    fn observe(
+        &mut self,
+        name: &EndpointName,
+        mut outcome: Outcome,
+        witness: &Witness,
+        alone: bool,
+        turn: Turn,
+    ) -> Option<Observation> {
+        let count = u64::from(outcome.count);
+        let evidence = outcome.evidence(witness, turn.now);
+        let observation = self.touch(name, turn, |endpoint, policy, turn| {
+            endpoint.observe(outcome, alone, &evidence, policy, turn)
+        })?;
+        let kind = match observation {
+            Observation::Applied => return Some(observation),
+            Observation::Suppressed => EventKind::FailuresSuppressed,
+            Observation::Stale => EventKind::ReportsStale,
+        };
+        self.log_repeated(kind, name, count, turn, |endpoint, event| {
+            event.cause = endpoint.health.cause();
+            event.evidence = Some(Box::new(evidence));
+        });
+        Some(observation)
     }
 
     /// Notes a data plane's new stream, and returns what of its reports was applied.
@@ -317,12 +362,15 @@ impl Registry {
         let conclusion = self.touch(endpoint, turn, |endpoint, policy, turn| {
             endpoint.conclude(check, verdict, policy, recovered, turn)
         })??;
+        if self.endpoints.get(endpoint)?.generation == recovered {
+            self.meta.generation = recovered;
+            self.promised = true;
+        }
         if queued {
             self.count_verdict(conclusion.passed);
-            if conclusion.passed {
-                self.meta.generation = recovered;
-                self.promised = true;
-            }
+        }
+        if conclusion.new_key_rejected {
+            self.log_rejected_key(endpoint, &conclusion.evidence, turn);
         }
         Some(conclusion)
     }
@@ -334,8 +382,18 @@ impl Registry {
             endpoint.start_check(id, policy, turn)
         });
         match due {
-            Some(checks::Due::Run(order)) => self.effects.push(Effect::Check(order)),
+            Some(checks::Due::Run(order)) => {
+                self.check_counts.made += 1;
+                self.effects.push(Effect::Check(order));
+            }
             Some(checks::Due::Elapsed) => self.elapse(name, turn),
+            Some(checks::Due::Refused) => {
+                self.check_counts.refused += 1;
+                self.log_repeated(EventKind::CheckRefused, name, 1, turn, |endpoint, event| {
+                    event.cause = endpoint.health.cause();
+                });
+            }
+            Some(checks::Due::Overdue) => self.promote(name, turn),
             Some(checks::Due::Later) | None => {}
         }
     }
@@ -394,24 +452,39 @@ impl Registry {
         }
     }
 
-    /// Changes one endpoint and keeps everything that depends on it in step: the
-    /// order of due checks, the counters, what to store and what to publish. The only
-    /// way to change an endpoint.
+    /// Changes one endpoint, and logs what that comes to.
     fn touch<T>(
         &mut self,
         name: &EndpointName,
         turn: Turn,
         change: impl FnOnce(&mut Endpoint, &Policy, Turn) -> T,
     ) -> Option<T> {
+        let (result, event) = self.alter(name, turn, change)?;
+        if let Some(event) = event {
+            self.log_transition(event);
+        }
+        let endpoint = self.endpoints.get(name);
+        if endpoint.is_some_and(|endpoint| endpoint.is_overdue(turn.now.clock)) {
+            self.promote(name, turn);
+        }
+        Some(result)
+    }
+
+    /// Changes one endpoint and keeps everything that depends on it in step: the
+    /// order of due checks, the counters, what to store and what to publish. The only
+    /// way to change an endpoint. Returns the event that tells of it.
+    fn alter<T>(
+        &mut self,
+        name: &EndpointName,
+        turn: Turn,
+        change: impl FnOnce(&mut Endpoint, &Policy, Turn) -> T,
+    ) -> Option<(T, Option<Event>)> {
         let shared = self.endpoints.get_mut(name)?;
         let cluster = self.clusters.get(&shared.spec.cluster)?.clone();
         let endpoint = Arc::make_mut(shared);
         let (due, queued) = (endpoint.checks.due, endpoint.health.incident().is_some());
         let running = endpoint.checks.running.map(|running| running.id);
-        let was = (
-            endpoint.generation,
-            std::mem::discriminant(&endpoint.health),
-        );
+        let before = Before::of(endpoint);
         let result = change(endpoint, &cluster.policy, turn);
         if endpoint.checks.due != due {
             if let Some(due) = due {
@@ -432,24 +505,20 @@ impl Registry {
         if !queued && endpoint.health.incident().is_some() {
             self.meta.totals.failed += 1;
         }
-        if was
-            != (
-                endpoint.generation,
-                std::mem::discriminant(&endpoint.health),
-            )
-        {
+        if before.has_moved(endpoint) {
             self.effects.push(Effect::Moved {
                 endpoint: name.clone(),
                 health: endpoint.health.clone(),
                 generation: endpoint.generation,
             });
         }
+        let event = before.event(endpoint, self.acting.as_ref(), turn);
         if endpoint.changed == turn.view {
             self.publication.endpoints.insert(name.clone());
         }
         self.dirty.any = true;
         self.dirty.endpoints.insert(name.clone());
-        Some(result)
+        Some((result, event))
     }
 
     /// Whether no other data plane could agree or disagree with this one. For a while

@@ -109,6 +109,13 @@ pub enum KeyChange {
     Keep,
     /// It is replaced, or removed.
     Set(Option<ApiKey>),
+    /// It is replaced once the new one is proven, or `overlap` has passed.
+    Stage {
+        /// The new one.
+        key: ApiKey,
+        /// How long the present one serves at most.
+        overlap: Duration,
+    },
 }
 
 /// What a mutation came to. Resources are named, not shown: whoever answers reads

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{
-    Blame, Clock, Evidence, Facts, Health, Policy, View, Witness,
+    Blame, Clock, Evidence, Facts, Health, Moment, Policy, View, Witness,
     endpoint::{Endpoint, Turn},
 };
 
@@ -32,18 +32,34 @@ pub struct Outcome {
 pub enum Observation {
     /// It counted.
     Applied,
+    /// It belongs to an incident that is known: observed, not counted.
+    Suppressed,
     /// It was older than what is known.
     Stale,
 }
 
+impl Outcome {
+    /// Takes the facts out, as evidence of a witness.
+    pub(super) fn evidence(&mut self, witness: &Witness, observed: Moment) -> Evidence {
+        let nothing = Facts::of(self.facts.outcome);
+        Evidence {
+            facts: std::mem::replace(&mut self.facts, nothing).bounded(),
+            witness: witness.clone(),
+            view: self.view,
+            generation: self.generation,
+            observed,
+        }
+    }
+}
+
 impl Endpoint {
-    /// Applies an outcome. `alone` says that no other proxy could agree with its
-    /// reporter.
+    /// Applies an outcome, of which `evidence` holds the facts. `alone` says that no
+    /// other proxy could agree with its reporter.
     pub(super) fn observe(
         &mut self,
         outcome: Outcome,
-        witness: Witness,
         alone: bool,
+        evidence: &Evidence,
         policy: &Policy,
         turn: Turn,
     ) -> Observation {
@@ -53,7 +69,7 @@ impl Endpoint {
             return Observation::Stale;
         }
         self.stats.attempts += count;
-        let blame = outcome.facts.outcome.blame();
+        let blame = evidence.facts.outcome.blame();
         match blame {
             Blame::Success => self.stats.successes += count,
             Blame::Credential(_) | Blame::Reporter(_) | Blame::Endpoint(_) => {
@@ -63,13 +79,6 @@ impl Endpoint {
             Blame::Pause(_) => self.stats.throttled += count,
             Blame::Nobody => return Observation::Applied,
         }
-        let evidence = Evidence {
-            facts: outcome.facts.bounded(),
-            witness,
-            view: outcome.view,
-            generation: outcome.generation,
-            observed: turn.now,
-        };
         let was = self.health.clone();
         let health = was.clone();
         let older_than_success = outcome.view < self.mark.cleared;
@@ -77,7 +86,7 @@ impl Endpoint {
             Blame::Success if !self.answers(outcome.view) => return Observation::Stale,
             Blame::Success => {
                 self.prove(turn);
-                self.absolve(|witness, _| *witness == evidence.witness, turn);
+                self.absolve(|doubt| doubt.witness == evidence.witness, turn);
                 if health.failures() > 0 || matches!(health, Health::Degraded { .. }) {
                     self.mark.cleared = turn.view;
                 }
@@ -97,7 +106,7 @@ impl Endpoint {
             }
             Blame::Reporter(cause) => {
                 // With nobody to disagree, the reporter's word is all there is.
-                if was.incident().is_some() || self.doubted(&evidence, policy, turn) || alone {
+                if was.incident().is_some() || self.doubted(evidence, policy, turn) || alone {
                     health.eject(cause, turn.now)
                 } else {
                     self.checks.hasten(turn.now.clock);
@@ -106,17 +115,22 @@ impl Endpoint {
             }
             Blame::Nobody => health,
         };
-        let ejected = was.incident().is_none() && health.incident().is_some();
+        let known = was.incident().is_some();
+        let ejected = !known && health.incident().is_some();
         let paused = matches!(health, Health::Degraded { .. }) && !health.acts_like(&was);
         self.set_health(health, Some(evidence), turn);
         if ejected {
-            self.suspects.clear();
+            self.doubts.clear();
             self.checks.failed = 0;
         }
         if ejected || paused {
             self.plan_check(policy, turn.now.clock);
         }
-        Observation::Applied
+        if known && blame != Blame::Success {
+            Observation::Suppressed
+        } else {
+            Observation::Applied
+        }
     }
 
     /// Whether a success chosen under `view` is newer than what is held against the
@@ -144,34 +158,32 @@ impl Endpoint {
     /// the window.
     pub(super) fn doubted(&mut self, evidence: &Evidence, policy: &Policy, turn: Turn) -> bool {
         self.forget_old_doubts(policy, turn.now.clock);
-        let suspect = (evidence.witness.clone(), turn.now.clock);
         match self
-            .suspects
+            .doubts
             .iter_mut()
-            .find(|(witness, _)| *witness == suspect.0)
+            .find(|doubt| doubt.witness == evidence.witness)
         {
-            Some(known) => *known = suspect,
+            Some(known) => *known = evidence.clone(),
             None => {
-                self.suspects.push(suspect);
+                self.doubts.push(evidence.clone());
                 self.changed = turn.view;
             }
         }
-        self.suspects.len() >= 2
+        self.doubts.len() >= 2
     }
 
     /// Drops the doubts that nobody has shared within the window.
     pub(super) fn forget_old_doubts(&mut self, policy: &Policy, now: Clock) {
         let window = policy.corroboration_window;
-        self.suspects
-            .retain(|(_, reported)| now.since(*reported) <= window);
+        self.doubts
+            .retain(|doubt| now.since(doubt.observed.clock) <= window);
     }
 
     /// Drops the doubts that `answered` says are answered.
-    pub(super) fn absolve(&mut self, answered: impl Fn(&Witness, Clock) -> bool, turn: Turn) {
-        let before = self.suspects.len();
-        self.suspects
-            .retain(|(witness, reported)| !answered(witness, *reported));
-        if self.suspects.len() < before {
+    pub(super) fn absolve(&mut self, answered: impl Fn(&Evidence) -> bool, turn: Turn) {
+        let before = self.doubts.len();
+        self.doubts.retain(|doubt| !answered(doubt));
+        if self.doubts.len() < before {
             self.changed = turn.view;
         }
     }

@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Answer, Cause, CheckKind, Cluster, ClusterName, Effect, Endpoint, EndpointName, Error,
-    Evidence, Facts, Health, Incident, KeyChange, Moment, Mutation, OutcomeClass, Policy, Registry,
-    Request, Witness,
+    Answer, ApiKey, Cause, CheckKind, Cluster, ClusterName, Effect, Endpoint, EndpointName, Error,
+    EventKind, Evidence, Facts, Health, Incident, KeyChange, Moment, Mutation, Operator,
+    OutcomeClass, Policy, Registry, Request, Witness,
     endpoint::{AdminState, Spec, Turn},
     requests::Known,
 };
@@ -29,6 +29,21 @@ impl Registry {
         request: Option<Request>,
         now: Moment,
     ) -> Result<Answer, Error> {
+        self.mutate_as(Operator::default(), mutation, request, now)
+    }
+
+    /// Applies a mutation as [`Registry::mutate`] does, and notes who asked for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registry::mutate`].
+    pub fn mutate_as(
+        &mut self,
+        operator: Operator,
+        mutation: Mutation,
+        request: Option<Request>,
+        now: Moment,
+    ) -> Result<Answer, Error> {
         let turn = self.turn(now);
         if let Some(request) = &request {
             match self.requests.look_up(request, turn.now.clock) {
@@ -37,7 +52,10 @@ impl Registry {
                 Known::Reused => return Err(Error::RequestIdReused),
             }
         }
-        let answer = self.apply_mutation(mutation, turn)?;
+        self.acting = Some(operator);
+        let answer = self.apply_mutation(mutation, turn);
+        self.acting = None;
+        let answer = answer?;
         self.promised = true;
         if let Some(request) = request {
             let changed = self
@@ -64,6 +82,7 @@ impl Registry {
         match mutation {
             Mutation::CreateCluster { name, policy } => {
                 self.create_cluster(name.clone(), policy, turn)?;
+                self.log_cluster_act(EventKind::ClusterCreated, &name, turn);
                 Ok(Answer::Cluster(name))
             }
             Mutation::UpdateCluster { name, policy, etag } => {
@@ -72,7 +91,9 @@ impl Registry {
                     .get(&name)
                     .ok_or_else(|| Error::UnknownCluster(name.clone()))?;
                 check_etag(etag, || present.configured.to_string())?;
-                self.replace_policy(&name, policy, turn);
+                if self.replace_policy(&name, policy, turn) {
+                    self.log_cluster_act(EventKind::ClusterUpdated, &name, turn);
+                }
                 Ok(Answer::Cluster(name))
             }
             Mutation::DeleteCluster {
@@ -85,18 +106,20 @@ impl Registry {
                 };
                 check_etag(etag, || present.configured.to_string())?;
                 self.delete_cluster(&name)?;
+                self.log_cluster_act(EventKind::ClusterDeleted, &name, turn);
                 Ok(Answer::Done)
             }
             Mutation::CreateEndpoint(spec) => {
                 let name = spec.name.clone();
                 self.create_endpoint(spec, turn)?;
+                self.log_endpoint_act(EventKind::EndpointCreated, &name, None, &[], turn);
                 Ok(Answer::Endpoint(name))
             }
             Mutation::UpdateEndpoint { spec, key, etag } => {
                 let name = spec.name.clone();
                 let present = self.known(&name)?;
                 check_etag(etag, || present.etag())?;
-                self.replace_spec(spec, key, turn)?;
+                self.update_endpoint(spec, key, turn)?;
                 Ok(Answer::Endpoint(name))
             }
             Mutation::DeleteEndpoint {
@@ -108,13 +131,16 @@ impl Registry {
                     return missing(allow_missing, Error::UnknownEndpoint(name));
                 };
                 check_etag(etag, || present.etag())?;
+                let was = present.health.state();
+                let act = EventKind::EndpointDeleted;
+                self.log_endpoint_act(act, &name, Some(was), &[], turn);
                 self.delete_endpoint(&name);
                 Ok(Answer::Done)
             }
             Mutation::SetAdminState { name, state } => {
                 let mut spec = Spec::clone(&self.known(&name)?.spec);
                 spec.admin_state = state;
-                self.replace_spec(spec, KeyChange::Keep, turn)?;
+                self.update_endpoint(spec, KeyChange::Keep, turn)?;
                 Ok(Answer::Endpoint(name))
             }
             Mutation::Eject { name, reason, hold } => {
@@ -171,6 +197,7 @@ impl Registry {
             Mutation::Apply(declaration) => {
                 let mut next = self.clone();
                 let changes = next.declare(declaration, turn)?;
+                next.log_changes(&changes, turn);
                 *self = next;
                 Ok(Answer::Changes(changes))
             }
@@ -274,9 +301,20 @@ impl Registry {
             name.clone(),
             Arc::new(Endpoint::new(spec, generation, turn)),
         );
-        self.touch(&name, turn, |endpoint, policy, turn| {
+        self.alter(&name, turn, |endpoint, policy, turn| {
             endpoint.plan_check(policy, turn.now.clock);
         });
+        Ok(())
+    }
+
+    fn update_endpoint(&mut self, spec: Spec, key: KeyChange, turn: Turn) -> Result<(), Error> {
+        let name = spec.name.clone();
+        let was = self.known(&name)?.health.state();
+        let fields = self.replace_spec(spec, key, turn)?;
+        if !fields.is_empty() {
+            let act = EventKind::EndpointUpdated;
+            self.log_endpoint_act(act, &name, Some(was), &fields, turn);
+        }
         Ok(())
     }
 
@@ -293,30 +331,40 @@ impl Registry {
         if spec.cluster != present.cluster {
             return Err(Error::ClusterImmutable(name));
         }
+        let mut staged = None;
         spec.api_key = match key {
             KeyChange::Set(key) => key,
+            KeyChange::Stage { key, overlap } if self.can_stage(&spec, &present, &key) => {
+                staged = Some((key, overlap));
+                present.api_key.clone()
+            }
+            KeyChange::Stage { key, .. } => Some(key),
             KeyChange::Keep if spec.base_url != present.base_url && present.api_key.is_some() => {
                 return Err(Error::CredentialNeeded(name));
             }
             KeyChange::Keep => present.api_key.clone(),
         };
-        let fields = present.differences(&spec);
+        let mut fields = present.differences(&spec);
+        let renewed = fields.contains(&"credential") || fields.contains(&"base_url");
+        if staged.is_some() {
+            fields.push("credential");
+        }
         if fields.is_empty() {
             return Ok(fields);
         }
-        let renewed = fields.contains(&"credential") || fields.contains(&"base_url");
         let generation = if renewed {
             Some(self.draw_generation())
         } else {
             None
         };
-        self.touch(&name, turn, |endpoint, policy, turn| {
+        self.alter(&name, turn, |endpoint, policy, turn| {
             let asks_anew = fields.contains(&"check") && generation.is_none();
             endpoint.spec = Arc::new(spec);
             endpoint.configured = turn.view;
             endpoint.changed = turn.view;
             endpoint.updated = turn.now;
             if let Some(generation) = generation {
+                endpoint.staged = None;
                 endpoint.regenerate(generation, Health::Unknown { failures: 0 }, turn);
             } else if endpoint.spec.admin_state == AdminState::Disabled {
                 endpoint.checks.disown();
@@ -326,8 +374,22 @@ impl Registry {
             } else {
                 endpoint.replan_check(policy, turn.now.clock);
             }
+            if let Some((key, overlap)) = staged {
+                endpoint.stage(key, overlap, policy, turn);
+            }
         });
         Ok(fields)
+    }
+
+    /// Whether a new key can wait to be proven; if not, it serves at once.
+    fn can_stage(&self, spec: &Spec, present: &Spec, key: &ApiKey) -> bool {
+        let endpoint = self.endpoints.get(&spec.name);
+        let cluster = self.clusters.get(&spec.cluster);
+        spec.base_url == present.base_url
+            && present.api_key.as_ref() != Some(key)
+            && endpoint
+                .zip(cluster)
+                .is_some_and(|(endpoint, cluster)| endpoint.can_stage(&cluster.policy))
     }
 
     pub(super) fn delete_endpoint(&mut self, name: &EndpointName) {
@@ -413,7 +475,7 @@ impl Endpoint {
             }),
             other => other,
         };
-        self.set_health(health, Some(evidence), turn);
+        self.set_health(health, Some(&evidence), turn);
         self.checks.contradict();
         self.checks.hold(turn.now.clock.after(hold));
         self.plan_check(policy, turn.now.clock);

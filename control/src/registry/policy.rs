@@ -83,6 +83,9 @@ pub struct Check {
     pub kind: CheckKind,
     /// Longest wait for an answer.
     pub timeout: Duration,
+    /// Asked first; what costs something is asked only if this passes.
+    #[serde(default)]
+    pub precheck: Option<HttpCheck>,
 }
 
 /// The kinds of checks.
@@ -97,20 +100,24 @@ pub enum CheckKind {
         max_tokens: u32,
     },
     /// Send one HTTP request.
-    Http {
-        /// `GET`, `HEAD` or `POST`.
-        method: String,
-        /// Path and query.
-        path: String,
-        /// Statuses that pass.
-        expected_statuses: Vec<u16>,
-        /// JSON body, for POST.
-        body: String,
-    },
+    Http(HttpCheck),
     /// Open a connection.
     Tcp,
     /// Wait, and let a few requests find out.
     None,
+}
+
+/// One HTTP request whose status decides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpCheck {
+    /// `GET`, `HEAD` or `POST`.
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// Statuses that pass.
+    pub expected_statuses: Vec<u16>,
+    /// JSON body, for POST.
+    pub body: String,
 }
 
 impl ApiFlavor {
@@ -134,6 +141,7 @@ impl ApiFlavor {
         Check {
             kind,
             timeout: CHECK_TIMEOUT,
+            precheck: None,
         }
     }
 }

@@ -311,6 +311,9 @@ pub(super) fn saved(registry: &Registry) -> Saved {
         let json = serde_json::to_string(&**endpoint).expect("it serialises");
         let mut read: Endpoint = serde_json::from_str(&json).expect("it reads back");
         Arc::make_mut(&mut read.spec).api_key = endpoint.spec.api_key.clone();
+        if let (Some(read), Some(staged)) = (&mut read.staged, &endpoint.staged) {
+            read.key = staged.key.clone();
+        }
         (name.clone(), read)
     };
     Saved {
@@ -335,6 +338,12 @@ pub(super) fn saved(registry: &Registry) -> Saved {
             })
             .collect(),
         requests: BTreeMap::new(),
+        events: registry
+            .events()
+            .entries
+            .iter()
+            .map(|(id, event)| (*id, Event::clone(event)))
+            .collect(),
     }
 }
 

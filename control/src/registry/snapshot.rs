@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use imbl::OrdMap;
 
 use super::{
-    Cluster, ClusterName, Endpoint, EndpointName, Meta, ProxyKey, ProxyRecord, QueueTotals,
-    Registry, ReportCounts, RequestRecord, View,
+    CheckCounts, Cluster, ClusterName, Endpoint, EndpointName, Events, Meta, ProxyKey, ProxyRecord,
+    QueueTotals, Registry, ReportCounts, RequestRecord, View,
 };
 
 /// The state at one view. Making one costs the same for ten endpoints as for ten
@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub totals: QueueTotals,
     /// What became of reports.
     pub report_counts: ReportCounts,
+    /// What became of checks that were due.
+    pub check_counts: CheckCounts,
     /// Names the history that the view belongs to.
     pub registry_id: Arc<str>,
     /// Salt of key fingerprints.
@@ -54,6 +56,7 @@ impl Registry {
             endpoints: self.endpoints.clone(),
             totals: self.meta.totals,
             report_counts: self.report_counts,
+            check_counts: self.check_counts,
             registry_id: self.meta.registry_id.clone(),
             salt: self.meta.salt.as_slice().into(),
         }
@@ -62,6 +65,11 @@ impl Registry {
     /// Returns the single numbers, to store them.
     pub fn meta(&self) -> &Meta {
         &self.meta
+    }
+
+    /// Returns the event log, the oldest first.
+    pub fn events(&self) -> &Events {
+        self.events.events()
     }
 
     /// Returns one cluster, to store it.

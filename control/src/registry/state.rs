@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CheckId, CheckOrder, Clock, ClusterName, Endpoint, EndpointName, Health, Moment, Policy,
+    CheckId, CheckOrder, Clock, ClusterName, Endpoint, EndpointName, Event, Health, Moment, Policy,
     ProxyKey, ProxyRecord, Publication, RequestRecord,
 };
 
@@ -96,6 +96,8 @@ pub struct Saved {
     pub proxies: BTreeMap<ProxyKey, ProxyRecord>,
     /// Answered requests.
     pub requests: BTreeMap<Arc<str>, RequestRecord>,
+    /// What has happened.
+    pub events: BTreeMap<u64, Event>,
 }
 
 /// Something to do outside.
@@ -145,6 +147,17 @@ pub struct Dirty {
     pub proxies: BTreeSet<ProxyKey>,
     /// Answered requests, forgotten ones included.
     pub requests: BTreeSet<Arc<str>>,
+    /// Events, dropped ones included.
+    pub events: BTreeSet<u64>,
+}
+
+/// Checks since the process started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CheckCounts {
+    /// Made: each may have cost something.
+    pub made: u64,
+    /// Due but not made, since the endpoint's budget for the hour was spent.
+    pub refused: u64,
 }
 
 impl fmt::Display for View {

@@ -17,16 +17,19 @@ pub enum Table {
     Proxies,
     /// Recent mutating requests by id, so that they can be repeated.
     Requests,
+    /// What has happened, by number.
+    Events,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Meta,
         Self::Clusters,
         Self::Endpoints,
         Self::Proxies,
         Self::Requests,
+        Self::Events,
     ];
 
     /// Its name in the file.
@@ -37,6 +40,7 @@ impl Table {
             Self::Endpoints => "endpoints",
             Self::Proxies => "proxies",
             Self::Requests => "requests",
+            Self::Events => "events",
         }
     }
 
@@ -44,7 +48,7 @@ impl Table {
     pub(super) const fn sealed(self) -> bool {
         match self {
             Self::Endpoints => true,
-            Self::Meta | Self::Clusters | Self::Proxies | Self::Requests => false,
+            Self::Meta | Self::Clusters | Self::Proxies | Self::Requests | Self::Events => false,
         }
     }
 }

@@ -241,9 +241,12 @@ fn read(database: &Database) -> Result<Contents, Flaw> {
     };
     let mut records = Vec::new();
     for table in Table::ALL {
-        let stored = transaction
-            .open_table(definition(table))
-            .map_err(Flaw::damaged)?;
+        let stored = match transaction.open_table(definition(table)) {
+            Ok(stored) => stored,
+            // Made by a version that had no such records yet.
+            Err(TableError::TableDoesNotExist(_)) => continue,
+            Err(error) => return Err(Flaw::damaged(error)),
+        };
         for entry in stored.iter().map_err(Flaw::damaged)? {
             let (key, value) = entry.map_err(Flaw::damaged)?;
             records.push(Record {

@@ -13,7 +13,7 @@ use qcc_control::{
     records,
     registry::{
         AdminState, ApiFlavor, Check, CheckKind, ClusterName, EndpointName, Generation, Mutation,
-        Outcome, Policy, ProxyId, ProxyKey, ReportBatch, ReportCounts, Seed, Spec, View,
+        Operator, Outcome, Policy, ProxyId, ProxyKey, ReportBatch, ReportCounts, Seed, Spec, View,
     },
     store::{Options, Store},
 };
@@ -99,10 +99,16 @@ impl Writer {
             policy: policy(),
             etag: None,
         };
-        self.handle.mutate(policy, None).await.expect(accepted);
+        self.handle
+            .mutate(Operator::default(), policy, None)
+            .await
+            .expect(accepted);
         for name in ENDPOINTS {
             let create = Mutation::CreateEndpoint(spec(name));
-            self.handle.mutate(create, None).await.expect(accepted);
+            self.handle
+                .mutate(Operator::default(), create, None)
+                .await
+                .expect(accepted);
         }
         let snapshot = self.feed.snapshot();
         let generations: Arc<[Generation]> = ENDPOINTS
@@ -151,6 +157,7 @@ fn policy() -> Policy {
     Policy {
         max_failures: 1000,
         check: Check {
+            precheck: None,
             kind: CheckKind::None,
             timeout: Duration::from_secs(1),
         },

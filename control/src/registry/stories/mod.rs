@@ -1,5 +1,8 @@
 //! The rules, one story each, with time made by hand.
 
+mod history;
+mod rotation;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
@@ -360,14 +363,14 @@ fn one_proxy_without_egress_takes_nothing_from_the_others() {
         story.see("p", "a", OutcomeClass::Connect);
     }
     assert!(story.is_healthy("a"));
-    assert_eq!(story.endpoint("a").suspects.len(), 1);
+    assert_eq!(story.endpoint("a").doubts.len(), 1);
     // Failures arrived while the first check ran, so it settles nothing.
     for _ in 0..2 {
         let order = story.next_check();
         story.answer(&order, true, OutcomeClass::Success);
         assert!(story.is_healthy("a"));
     }
-    assert!(story.endpoint("a").suspects.is_empty());
+    assert!(story.endpoint("a").doubts.is_empty());
 }
 
 #[test]
@@ -761,13 +764,13 @@ fn a_doubt_that_nobody_shares_is_forgotten() {
         }
         story.wait(Duration::from_secs(60));
     }
-    assert!(story.endpoint("a").suspects.is_empty());
+    assert!(story.endpoint("a").doubts.is_empty());
     assert!(story.endpoint("a").checks.due.is_none());
 
     story.see("p", "a", OutcomeClass::Timeout);
     story.see("p", "a", OutcomeClass::Success);
     assert!(
-        story.endpoint("a").suspects.is_empty(),
+        story.endpoint("a").doubts.is_empty(),
         "its own success answers it"
     );
 }

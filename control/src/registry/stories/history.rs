@@ -1,0 +1,194 @@
+//! What people are told afterwards.
+
+use super::*;
+
+impl Story {
+    fn kinds(&self) -> Vec<EventKind> {
+        let entries = self.registry.events().entries.values();
+        entries.map(|event| event.kind).collect()
+    }
+
+    fn last_event(&self) -> Arc<Event> {
+        let newest = self.registry.events().entries.get_max();
+        newest
+            .map(|(_, event)| event.clone())
+            .expect("something happened")
+    }
+
+    fn paused_at_once(&mut self, names: &[&'static str]) {
+        for name in names {
+            self.see("p", name, OutcomeClass::Overloaded);
+        }
+    }
+}
+
+#[test]
+fn an_incident_is_told_from_its_first_evidence_to_its_end() {
+    let mut story = Story::healthy(&["a"], &["p", "q"]);
+    let chosen = story.choose("a");
+    let facts = Facts {
+        http_status: 401,
+        error_type: "authentication_error".into(),
+        upstream_request_id: "req_1".into(),
+        ..Facts::of(OutcomeClass::Auth)
+    };
+    story.report("p", chosen, facts);
+    let ejected = story.last_event();
+    assert_eq!(
+        (ejected.kind, ejected.from, ejected.to, ejected.cause),
+        (
+            EventKind::EndpointEjected,
+            Some(State::Healthy),
+            Some(State::Unhealthy),
+            Some(Cause::Auth)
+        )
+    );
+    let evidence = ejected.evidence.as_deref().expect("somebody saw it");
+    assert_eq!(evidence.witness, Witness::Proxy(ProxyId::new("p")));
+    assert_eq!(
+        (evidence.view, evidence.generation),
+        (chosen.view, chosen.generation)
+    );
+    assert_eq!(evidence.facts.upstream_request_id, "req_1");
+
+    for _ in 0..57 {
+        story.report("q", chosen, Facts::of(OutcomeClass::Auth));
+    }
+    story.wait(Duration::from_secs(2));
+    let more = story.last_event();
+    assert_eq!((more.kind, more.count), (EventKind::FailuresSuppressed, 57));
+    let order = story.next_check();
+    story.answer(&order, true, OutcomeClass::Success);
+    assert_eq!(story.last_event().kind, EventKind::EndpointRecovered);
+    story.report("q", chosen, Facts::of(OutcomeClass::Auth));
+    assert_eq!(story.last_event().kind, EventKind::ReportsStale);
+    assert_eq!(
+        story.kinds(),
+        [
+            EventKind::ControlStarted,
+            EventKind::EndpointCreated,
+            EventKind::EndpointHealthy,
+            EventKind::EndpointEjected,
+            EventKind::FailuresSuppressed,
+            EventKind::EndpointRecovered,
+            EventKind::ReportsStale,
+        ]
+    );
+}
+
+#[test]
+fn an_overloaded_provider_is_one_event_however_many_endpoints_it_has() {
+    let mut story = Story::new(&[], &["p"]);
+    for name in ["a", "b", "c", "d"] {
+        let provider = if name == "d" { "other" } else { "acme" };
+        let labels = [("provider".into(), provider.into())].into();
+        let spec = Spec {
+            labels,
+            ..spec(name)
+        };
+        story
+            .mutate(Mutation::CreateEndpoint(spec))
+            .expect("the name is free");
+    }
+    story.paused_at_once(&["a", "b", "c"]);
+    story.wait(Duration::from_secs(1));
+    let busy = story.last_event();
+    let group = busy.group.as_deref().expect("it is about several");
+    assert_eq!(busy.kind, EventKind::ProviderBusy);
+    assert_eq!((group.provider.as_str(), group.endpoint_count), ("acme", 3));
+    assert!(busy.concerns(&name("b")) && !busy.concerns(&name("d")));
+    story.paused_at_once(&["d"]);
+    let busy = |kind: &EventKind| *kind == EventKind::ProviderBusy;
+    assert_eq!(story.kinds().into_iter().filter(busy).count(), 2);
+}
+
+#[test]
+fn an_overload_does_not_escalate() {
+    let mut story = Story::healthy(&["a"], &["p"]);
+    for _ in 0..20 {
+        story.see("p", "a", OutcomeClass::Overloaded);
+        let Health::Degraded { until, .. } = story.endpoint("a").health else {
+            panic!("it is paused, and no more than that");
+        };
+        assert!(until.since(story.now.clock) <= Duration::from_secs(10));
+        story.wait(Duration::from_secs(11));
+    }
+    assert_eq!(story.totals().failed, 0);
+}
+
+#[test]
+fn an_operators_act_is_told_with_name_and_reason() {
+    let mut story = Story::healthy(&["a"], &["p"]);
+    let operator = Operator {
+        name: "ann@desk".into(),
+        reason: "maintenance".into(),
+    };
+    let drain = Mutation::SetAdminState {
+        name: name("a"),
+        state: AdminState::Draining,
+    };
+    story
+        .registry
+        .mutate_as(operator.clone(), drain, None, story.now)
+        .expect("it exists");
+    let event = story.last_event();
+    assert_eq!(event.kind, EventKind::EndpointUpdated);
+    assert_eq!(event.admin_state, Some(AdminState::Draining));
+    assert_eq!(event.operator.as_deref(), Some(&operator));
+    story.see("p", "a", OutcomeClass::Auth);
+    assert_eq!(story.last_event().operator, None, "nobody asked for that");
+}
+
+#[test]
+fn a_large_import_is_one_event() {
+    let mut story = Story::new(&[], &[]);
+    let endpoints = (0..150).map(|n| DeclaredEndpoint {
+        spec: spec(&format!("e-{n:03}")),
+        key: KeyChange::Keep,
+        admin_state: None,
+    });
+    let declaration = Declaration {
+        endpoints: endpoints.collect(),
+        ..Declaration::default()
+    };
+    story
+        .mutate(Mutation::Apply(declaration))
+        .expect("it is valid");
+    let event = story.last_event();
+    let group = event.group.as_deref().expect("it is about several");
+    assert_eq!((event.kind, event.count), (EventKind::EndpointCreated, 150));
+    assert_eq!((group.endpoint_count, group.endpoints.len()), (150, 100));
+}
+
+#[test]
+fn a_refused_check_is_told_and_counted() {
+    let mut story = Story::healthy(&["a"], &["p"]);
+    story.see("p", "a", OutcomeClass::Auth);
+    while story.registry.check_counts.refused == 0 {
+        let order = story.orders.pop();
+        if let Some(order) = order {
+            story.answer(&order, false, OutcomeClass::Auth);
+        }
+        // An operator's own checks are not limited, but they count.
+        let verify = Mutation::Verify { name: name("a") };
+        if story.endpoint("a").stats.checks < 60 {
+            story.mutate(verify).expect("it exists");
+        } else {
+            story.wait(Duration::from_secs(10));
+        }
+    }
+    assert_eq!(story.endpoint("a").stats.checks_refused, 1);
+    assert!(story.kinds().contains(&EventKind::CheckRefused));
+}
+
+#[test]
+fn history_survives_a_restart() {
+    let mut story = Story::healthy(&["a"], &["p"]);
+    story.see("p", "a", OutcomeClass::Auth);
+    let before = story.kinds();
+    let newest = story.registry.events().newest();
+    story.registry = Registry::new(2, saved(&story.registry), seed(), story.now);
+    assert_eq!(story.kinds()[..before.len()], before);
+    assert_eq!(story.last_event().kind, EventKind::ControlStarted);
+    assert_eq!(story.last_event().id, newest + 1);
+}
