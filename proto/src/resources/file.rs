@@ -161,17 +161,16 @@ fn check(table: &mut Table<'_>) -> Result<Option<v1::Check>, Error> {
     let Some(kind) = table.word("kind", &CHECKS)? else {
         return Err(table.error("`kind` is missing; it is required"));
     };
+    let mut precheck = None;
     let kind = match kind {
-        CheckKind::Conversation => v1::check::Kind::Conversation(v1::ConversationCheck {
-            model: table.string("model")?.unwrap_or_default(),
-            max_tokens: table.number("max_tokens")?,
-        }),
-        CheckKind::Http => v1::check::Kind::Http(v1::HttpCheck {
-            method: table.string("method")?.unwrap_or_default(),
-            path: table.string("path")?.unwrap_or_default(),
-            expected_statuses: table.numbers("expected_statuses")?,
-            body: table.string("body")?.unwrap_or_default(),
-        }),
+        CheckKind::Conversation => {
+            precheck = self::precheck(&mut table)?;
+            v1::check::Kind::Conversation(v1::ConversationCheck {
+                model: table.string("model")?.unwrap_or_default(),
+                max_tokens: table.number("max_tokens")?,
+            })
+        }
+        CheckKind::Http => v1::check::Kind::Http(http_check(&mut table)?),
         CheckKind::Tcp => v1::check::Kind::Tcp(v1::TcpCheck {}),
         CheckKind::None => v1::check::Kind::None(v1::NoCheck {}),
     };
@@ -180,8 +179,27 @@ fn check(table: &mut Table<'_>) -> Result<Option<v1::Check>, Error> {
     Ok(Some(v1::Check {
         timeout,
         kind: Some(kind),
-        precheck: None,
+        precheck,
     }))
+}
+
+/// A precheck is a table, or its bare path: `precheck = "/v1/models"`.
+fn precheck(table: &mut Table<'_>) -> Result<Option<v1::HttpCheck>, Error> {
+    let Some(mut table) = table.table_or("precheck", "path")? else {
+        return Ok(None);
+    };
+    let check = http_check(&mut table)?;
+    table.finish()?;
+    Ok(Some(check))
+}
+
+fn http_check(table: &mut Table<'_>) -> Result<v1::HttpCheck, Error> {
+    Ok(v1::HttpCheck {
+        method: table.string("method")?.unwrap_or_default(),
+        path: table.string("path")?.unwrap_or_default(),
+        expected_statuses: table.numbers("expected_statuses")?,
+        body: table.string("body")?.unwrap_or_default(),
+    })
 }
 
 fn endpoint(

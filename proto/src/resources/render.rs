@@ -146,20 +146,27 @@ fn check(check: &v1::Check) -> Option<Entries> {
         }
         v1::check::Kind::Http(http) => {
             entries.text("kind", "http");
-            entries.text("method", &http.method);
-            entries.text("path", &http.path);
-            let statuses = &http.expected_statuses;
-            entries.raw(
-                "expected_statuses",
-                (!statuses.is_empty()).then(|| format!("{statuses:?}")),
-            );
-            entries.text("body", &http.body);
+            entries.0.extend(http_check(http).0);
         }
         v1::check::Kind::Tcp(v1::TcpCheck {}) => entries.text("kind", "tcp"),
         v1::check::Kind::None(v1::NoCheck {}) => entries.text("kind", "none"),
     }
     entries.duration("timeout", check.timeout.as_ref());
+    entries.table("precheck", check.precheck.as_ref().map(http_check));
     Some(entries)
+}
+
+fn http_check(http: &v1::HttpCheck) -> Entries {
+    let mut entries = Entries::default();
+    entries.text("method", &http.method);
+    entries.text("path", &http.path);
+    let statuses = &http.expected_statuses;
+    entries.raw(
+        "expected_statuses",
+        (!statuses.is_empty()).then(|| format!("{statuses:?}")),
+    );
+    entries.text("body", &http.body);
+    entries
 }
 
 fn endpoint(endpoint: &v1::Endpoint) -> Entries {

@@ -29,11 +29,18 @@ queue_timeout = "0s"
 timeouts = { connect = "1s", first_byte = "2m", idle = "3m", total = "1h" }
 cool_downs = { overloaded = "5s", rate_limited = "1m", max = "1d" }
 verification = { first = "250ms", max = "30s", auth_max = "1m30s", per_hour_max = 10 }
-check = { kind = "conversation", model = "m-1", max_tokens = 32, timeout = "9s" }
+check = { kind = "conversation", model = "m-1", max_tokens = 32, timeout = "9s", precheck = { method = "POST", path = "/count", expected_statuses = [200], body = "{}" } }
 
 [[clusters]]
 name = "plain"
 check = "none"
+
+[[clusters]]
+name = "thrifty"
+
+[clusters.check]
+kind = "conversation"
+precheck = "/v1/models"
 
 [[endpoints]]
 name = "eu-1"
@@ -71,6 +78,18 @@ fn every_key_reaches_its_field() {
         policy.verification.unwrap().first.unwrap().nanos,
         250_000_000
     );
+    let precheck = |cluster: usize| {
+        let policy = request.clusters[cluster].policy.clone().unwrap();
+        policy.check.unwrap().precheck
+    };
+    let asked = precheck(0).unwrap();
+    assert_eq!((&*asked.method, &*asked.path), ("POST", "/count"));
+    assert_eq!(
+        (&*asked.body, &asked.expected_statuses[..]),
+        ("{}", &[200][..])
+    );
+    assert_eq!(precheck(1), None);
+    assert_eq!(precheck(2).unwrap().path, "/v1/models");
     let eu = &request.endpoints[0];
     assert_eq!(
         (eu.priority, eu.weight, eu.max_failures),
@@ -177,6 +196,18 @@ fn errors_name_line_key_value_and_rule() {
         (
             "check = { path = \"/\" }",
             "line 4: endpoint `eu-1`: `check`: `kind` is missing; it is required",
+        ),
+        (
+            "check = { kind = \"conversation\", precheck = 5 }",
+            "line 4: endpoint `eu-1`: `check`: `precheck` must be a table, not a number",
+        ),
+        (
+            "check = { kind = \"conversation\", precheck = { path = 5 } }",
+            "line 4: endpoint `eu-1`: `check`: `precheck`: `path` is 5: it must be a text in quotes",
+        ),
+        (
+            "check = { kind = \"http\", precheck = \"/\" }",
+            "line 4: endpoint `eu-1`: `check`: unknown key `precheck`; known keys are `kind`, `method`, `path`, `expected_statuses`, `body`, `timeout`",
         ),
         (
             "check = { kind = \"http\", expected_statuses = 200 }",
