@@ -1,14 +1,17 @@
 //! What the user may write.
 //!
-//! - [`endpoints`], [`clusters`], [`queue`], [`proxies`]: the nouns with their verbs.
+//! - [`endpoints`], [`clusters`], [`queue`], [`proxies`], [`events`]: the nouns with their verbs.
 //! - [`whole`]: commands about the system as a whole.
 //! - [`check`]: flags that describe a check, shared by endpoints and clusters.
+//! - [`change`]: flags of commands that change something.
 //! - [`key`]: where an API key is read from.
 //! - [`values`]: values of flags that are more than text.
 
+pub(crate) mod change;
 pub(crate) mod check;
 pub(crate) mod clusters;
 pub(crate) mod endpoints;
+pub(crate) mod events;
 pub(crate) mod key;
 pub(crate) mod proxies;
 pub(crate) mod queue;
@@ -19,6 +22,8 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use http::Uri;
+
+use crate::operator::Operator;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -54,6 +59,10 @@ pub(crate) struct Global {
     /// Admin address of the proxy to ask (`proxy` commands).
     #[arg(long, global = true, value_name = "URL", env = "QCC_PROXY", default_value = "http://127.0.0.1:7861", value_parser = values::url)]
     pub(crate) proxy: Uri,
+
+    /// Who asks; the control plane writes it down beside what is changed [default: USER@HOST].
+    #[arg(long, global = true, value_name = "NAME", env = "QCC_OPERATOR", value_parser = values::operator)]
+    pub(crate) operator: Option<Operator>,
 
     /// Longest wait for each answer [default: 5s], or for the whole of `wait` [default: 30s].
     #[arg(long, global = true, value_name = "DURATION", value_parser = values::duration)]
@@ -126,6 +135,9 @@ pub(crate) enum Command {
     /// Proxies, as the control plane knows them.
     #[command(subcommand)]
     Proxies(proxies::Proxies),
+
+    /// Show what has happened, why, and on whose word.
+    Events(events::Events),
 
     /// One proxy's account of itself (asks the proxy at `--proxy`).
     #[command(subcommand)]

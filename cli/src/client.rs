@@ -9,7 +9,10 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::error::{Error, Exit};
+use crate::{
+    error::{Error, Exit},
+    operator::Operator,
+};
 
 /// Limit on a call unless `--timeout` says otherwise.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,49 +30,72 @@ pub(crate) enum Repeat {
     Unsafe,
 }
 
+/// How this run of the program asks.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// Who asks.
+    pub(crate) operator: Option<Operator>,
+    /// The limit on each call that the user asked for.
+    pub(crate) timeout: Option<Duration>,
+}
+
 /// A server, connected to when first needed.
 #[derive(Debug)]
 pub(crate) struct Server {
     noun: &'static str,
     hint: &'static str,
     urls: Vec<Uri>,
-    timeout: Option<Duration>,
+    caller: Caller,
     connection: OnceCell<(Channel, Uri)>,
 }
 
 impl Server {
     /// A control plane at one of `urls`.
-    pub(crate) fn control(urls: Vec<Uri>, timeout: Option<Duration>) -> Self {
+    pub(crate) fn control(urls: Vec<Uri>, caller: Caller) -> Self {
         let hint = "start one with `qcc-ctl up`, or pass `--control URL`";
         Self {
             noun: "control plane",
             hint,
             urls,
-            timeout,
+            caller,
             connection: OnceCell::new(),
         }
     }
 
     /// A proxy's admin service at `url`.
-    pub(crate) fn proxy(url: Uri, timeout: Option<Duration>) -> Self {
+    pub(crate) fn proxy(url: Uri, caller: Caller) -> Self {
         let hint = "start one with `qcc-proxy`, or pass `--proxy URL` with its admin address";
         Self {
             noun: "proxy",
             hint,
             urls: vec![url],
-            timeout,
+            caller,
             connection: OnceCell::new(),
         }
     }
 
     /// The limit on each call.
     pub(crate) fn timeout(&self) -> Duration {
-        self.timeout.unwrap_or(CALL_TIMEOUT)
+        self.caller.timeout.unwrap_or(CALL_TIMEOUT)
+    }
+
+    /// How it is asked.
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     /// The limit that the user asked for.
     pub(crate) fn given_timeout(&self) -> Option<Duration> {
-        self.timeout
+        self.caller.timeout
+    }
+
+    /// A message as a request that says who asks.
+    pub(crate) fn request<Q>(&self, message: Q) -> Request<Q> {
+        let mut request = Request::new(message);
+        if let Some(operator) = &self.caller.operator {
+            operator.sign(&mut request);
+        }
+        request
     }
 
     /// The address in use.
@@ -108,12 +134,12 @@ impl Server {
     {
         let channel = self.channel().await?;
         let calls = async {
-            let first = method(channel.clone(), Request::new(request.clone())).await;
+            let first = method(channel.clone(), self.request(request.clone())).await;
             match first {
                 Err(status) if status.code() == Code::Unavailable && repeat == Repeat::Safe => {
                     tracing::debug!(%status, "repeating the call");
                     tokio::time::sleep(REPEAT_AFTER).await;
-                    method(channel.clone(), Request::new(request.clone())).await
+                    method(channel.clone(), self.request(request.clone())).await
                 }
                 first => first,
             }
@@ -132,6 +158,25 @@ impl Server {
                     ),
                 )
                 .hint("see whether it is busy, or pass a longer `--timeout`"))
+            }
+        }
+    }
+
+    /// Calls a method that answers in pages until `take` finds no further page token.
+    pub(crate) async fn pages<Q, A>(
+        &self,
+        mut request: impl FnMut(String) -> Q,
+        method: impl AsyncFn(Channel, Request<Q>) -> Result<Response<A>, Status>,
+        mut take: impl FnMut(A) -> String,
+    ) -> Result<(), Error>
+    where
+        Q: Clone,
+    {
+        let mut page_token = String::new();
+        loop {
+            page_token = take(self.call(request(page_token), &method).await?);
+            if page_token.is_empty() {
+                return Ok(());
             }
         }
     }

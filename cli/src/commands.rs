@@ -4,10 +4,13 @@ mod apply;
 mod clusters;
 mod completion;
 mod endpoints;
+mod events;
 mod import;
 mod proxies;
+mod proxy;
 mod queue;
 mod status;
+mod stream;
 mod up;
 mod version;
 mod wait;
@@ -16,8 +19,9 @@ use std::io::{self, BufRead, IsTerminal};
 
 use crate::{
     args::{Cli, Command},
-    client::Server,
+    client::{Caller, Server},
     error::{Error, Exit},
+    operator::Operator,
     output::Output,
 };
 
@@ -50,13 +54,24 @@ pub(crate) struct Context {
     pub(crate) output: Output,
 }
 
+impl Context {
+    /// A proxy's admin service at another address than `--proxy`.
+    fn admin_of(&self, url: http::Uri) -> Server {
+        Server::proxy(url, self.proxy.caller().clone())
+    }
+}
+
 /// Runs the command.
 pub(crate) async fn run(cli: Cli) -> Result<Answer, Error> {
     let global = cli.global;
+    let caller = Caller {
+        operator: global.operator.clone().or_else(Operator::of_this_process),
+        timeout: global.timeout,
+    };
     let context = Context {
         output: Output::new(&global),
-        control: Server::control(global.control, global.timeout),
-        proxy: Server::proxy(global.proxy, global.timeout),
+        control: Server::control(global.control, caller.clone()),
+        proxy: Server::proxy(global.proxy, caller),
     };
     match cli.command {
         Command::Up(args) => up::run(args, &context).await,
@@ -64,8 +79,9 @@ pub(crate) async fn run(cli: Cli) -> Result<Answer, Error> {
         Command::Endpoints(command) => endpoints::run(command, &context).await,
         Command::Clusters(command) => clusters::run(command, &context).await,
         Command::Queue(command) => queue::run(command, &context).await,
-        Command::Proxies(command) => proxies::run_proxies(command, &context).await,
-        Command::Proxy(command) => proxies::run_proxy(command, &context).await,
+        Command::Proxies(command) => proxies::run(command, &context).await,
+        Command::Events(args) => events::run(&args, &context).await,
+        Command::Proxy(command) => proxy::run(command, &context).await,
         Command::Apply(args) => apply::apply(&args, &context).await,
         Command::Diff(args) => apply::diff(&args, &context).await,
         Command::Export => apply::export(&context).await,

@@ -3,6 +3,7 @@
 //! - `args`: what the user may write.
 //! - `commands`: what each command does, one module for each noun.
 //! - `client`: connections to servers.
+//! - `operator`: who asks.
 //! - `output`, `table`, `message`, `text`: answers as tables, JSON, YAML and names.
 //! - `error`: errors, hints and exit codes.
 //! - `demo`: the scripted upstreams of `up --demo`.
@@ -13,6 +14,7 @@ mod commands;
 mod demo;
 mod error;
 mod message;
+mod operator;
 mod output;
 mod table;
 mod text;

@@ -85,7 +85,7 @@ mod tests {
             .unwrap()
             .to_string();
         assert!(!text.contains("canary"), "{text}");
-        assert!(text.starts_with(r#"{"endpoints":[{"name":"eu-1","cluster":"","base_url":"https://eu","credential":{"fingerprint":"12ab"}"#), "{text}");
+        assert!(text.starts_with(r#"{"endpoints":[{"name":"eu-1","cluster":"","base_url":"https://eu","credential":{"fingerprint":"12ab","pending_fingerprint":""}"#), "{text}");
         for part in [
             r#""timeout":"1.500s""#,
             r#""generation":"7""#,

@@ -127,7 +127,12 @@ impl Output {
 
     /// Writes a table.
     pub(crate) fn table(&self, table: &Table) -> Result<(), Error> {
-        self.text(&table.render(&table.widths(), self.headers, self.color))
+        self.text(&self.rendered(table))
+    }
+
+    /// A table as text.
+    pub(crate) fn rendered(&self, table: &Table) -> String {
+        table.render(&table.widths(), self.headers, self.color)
     }
 
     /// Writes the next part of a table; `widths` of the parts before are kept, and grow.

@@ -41,6 +41,12 @@ impl Cell {
         }
     }
 
+    /// The cell with more text of the same tone.
+    pub(crate) fn followed_by(mut self, text: &str) -> Self {
+        self.text.push_str(text);
+        self
+    }
+
     /// The cell as it is printed, without padding.
     pub(crate) fn paint(&self, color: bool) -> String {
         match self.tone.code().filter(|_| color) {

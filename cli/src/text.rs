@@ -53,6 +53,12 @@ pub(crate) fn sync_state(state: v1::SyncState) -> String {
     word(state.as_str_name(), "SYNC_STATE_")
 }
 
+/// An event's kind without the noun that nearly all of them are about: `ejected`, `provider_busy`.
+pub(crate) fn event_kind(kind: v1::EventKind) -> String {
+    let word = word(kind.as_str_name(), "EVENT_KIND_");
+    word.strip_prefix("endpoint_").unwrap_or(&word).to_owned()
+}
+
 pub(crate) fn view(view: Option<&v1::View>) -> String {
     view.map_or_else(|| NOTHING.to_owned(), ToString::to_string)
 }
@@ -86,6 +92,25 @@ pub(crate) fn evidence(evidence: &v1::Evidence) -> String {
     } else {
         facts.join(", ")
     }
+}
+
+/// The facts of a piece of evidence as short as they can be said: `401 authentication_error`.
+pub(crate) fn short_evidence(evidence: &v1::Evidence) -> String {
+    let full = self::evidence(evidence);
+    match full.strip_prefix("http ") {
+        Some(status) => status.replacen(", ", " ", 1),
+        None => full,
+    }
+}
+
+/// A time to the millisecond, as logs and `--since` write it: `2026-01-31T13:00:00.250Z`.
+pub(crate) fn moment(time: Option<&Timestamp>) -> String {
+    let Some(time) = time else {
+        return NOTHING.to_owned();
+    };
+    let millis = time.nanos.clamp(0, 999_999_999) / 1_000_000;
+    let seconds = Timestamp { nanos: 0, ..*time }.to_string();
+    format!("{}.{millis:03}Z", seconds.trim_end_matches('Z'))
 }
 
 /// How long ago, in whole seconds at best: `42s`.
@@ -127,6 +152,36 @@ pub(crate) fn wire_span(duration: Option<&prost_types::Duration>) -> String {
     duration
         .and_then(qcc_proto::duration::from_proto)
         .map_or_else(|| NOTHING.to_owned(), span)
+}
+
+/// How far behind, to the millisecond as long as that means something: `1250ms`.
+pub(crate) fn lag(duration: Option<&prost_types::Duration>) -> String {
+    match duration.and_then(qcc_proto::duration::from_proto) {
+        Some(lag) if lag < Duration::from_secs(10) => format!("{}ms", lag.as_millis()),
+        Some(lag) => span(lag),
+        None => "0ms".to_owned(),
+    }
+}
+
+/// A setting as it would be written: `1m30s`.
+pub(crate) fn exact(duration: Option<&prost_types::Duration>) -> String {
+    duration
+        .and_then(qcc_proto::duration::from_proto)
+        .map_or_else(|| NOTHING.to_owned(), qcc_proto::duration::format)
+}
+
+/// A number that may be left to a default.
+pub(crate) fn number(value: Option<u32>) -> String {
+    value.map_or_else(|| NOTHING.to_owned(), |value| value.to_string())
+}
+
+/// A number of things: `1 cluster`, `2 proxies`.
+pub(crate) fn plural(number: impl Into<u64>, noun: &str) -> String {
+    match (number.into(), noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (number, Some(stem)) => format!("{number} {stem}ies"),
+        (number, None) => format!("{number} {noun}s"),
+    }
 }
 
 /// A span in the largest unit that says enough: `250ms`, `42s`, `5m`, `3h`, `12d`.
@@ -190,6 +245,8 @@ mod tests {
             ),
             "-"
         );
+        assert_eq!(moment(Some(&soon)), "1970-01-12T13:46:41.900Z");
+        assert_eq!(moment(at(0).as_ref()), "1970-01-01T00:00:00.000Z");
         assert_eq!(span(Duration::from_millis(1)), "1ms");
         assert_eq!(span(Duration::from_secs(119)), "119s");
         assert_eq!(span(Duration::from_secs(120)), "2m");
@@ -198,19 +255,25 @@ mod tests {
     #[test]
     fn foreign_text_cannot_steer_a_terminal() {
         assert_eq!(clean("a\u{1b}[2Jb\nc\u{9b}\u{202e}d\u{7f}"), "a[2Jb cd");
-        let evidence_of = |http_status, error_type: &str, detail: &str| {
-            evidence(&v1::Evidence {
-                outcome: v1::OutcomeClass::Connect.into(),
-                http_status,
-                error_type: error_type.to_owned(),
-                detail: detail.to_owned(),
-                ..Default::default()
-            })
+        let facts = |http_status, error_type: &str, detail: &str| v1::Evidence {
+            outcome: v1::OutcomeClass::Connect.into(),
+            http_status,
+            error_type: error_type.to_owned(),
+            detail: detail.to_owned(),
+            ..Default::default()
         };
+        let evidence_of = |status, error_type, detail| evidence(&facts(status, error_type, detail));
+        let short = |status, error_type, detail| short_evidence(&facts(status, error_type, detail));
         assert_eq!(
             evidence_of(401, "authentication_error", ""),
             "http 401, authentication_error"
         );
+        assert_eq!(
+            short(401, "authentication_error", ""),
+            "401 authentication_error"
+        );
+        assert_eq!(short(503, "", ""), "503");
+        assert_eq!(short(0, "", "connection refused"), "connection refused");
         assert_eq!(
             evidence_of(0, "", "connection\r\nrefused"),
             "connection  refused"

@@ -1,5 +1,6 @@
 //! The binary, as scripts meet it.
 
+mod explanation;
 mod fake;
 
 use std::{
@@ -11,13 +12,14 @@ use std::{
 use fake::FakeControl;
 use serde_json::Value;
 
-const COMMANDS: [&[&str]; 37] = [
+const COMMANDS: [&[&str]; 40] = [
     &[],
     &["up"],
     &["status"],
     &["endpoints"],
     &["endpoints", "list"],
     &["endpoints", "get"],
+    &["endpoints", "explain"],
     &["endpoints", "add"],
     &["endpoints", "update"],
     &["endpoints", "remove"],
@@ -42,7 +44,9 @@ const COMMANDS: [&[&str]; 37] = [
     &["proxies", "get"],
     &["proxy", "status"],
     &["proxy", "endpoints"],
+    &["proxy", "diff"],
     &["proxy", "drain"],
+    &["events"],
     &["apply"],
     &["diff"],
     &["export"],
@@ -118,7 +122,11 @@ fn an_unreachable_control_plane_is_6_with_a_hint() {
         &["status"],
         &["export"],
         &["endpoints", "watch"],
+        &["events"],
+        &["events", "--follow"],
+        &["endpoints", "explain", "a"],
         &["proxy", "status"],
+        &["proxy", "diff"],
     ] {
         let output = qcc_ctl(NOWHERE, command, "");
         expect(&output, 6);

@@ -37,6 +37,27 @@ pub(crate) struct CheckFlags {
     #[arg(long, value_name = "JSON", requires = "check")]
     check_body: Option<String>,
 
+    /// Before a conversation, which costs something, ask this path, which does not (conversation).
+    #[arg(long, value_name = "PATH", requires = "check")]
+    precheck_path: Option<String>,
+
+    /// GET, HEAD or POST for --precheck-path.
+    #[arg(long, value_name = "METHOD", requires = "precheck_path")]
+    precheck_method: Option<String>,
+
+    /// Statuses with which --precheck-path passes.
+    #[arg(
+        long,
+        value_name = "STATUS",
+        value_delimiter = ',',
+        requires = "precheck_path"
+    )]
+    precheck_status: Vec<u32>,
+
+    /// JSON to send with POST to --precheck-path.
+    #[arg(long, value_name = "JSON", requires = "precheck_path")]
+    precheck_body: Option<String>,
+
     /// Longest wait for an answer.
     #[arg(long, value_name = "DURATION", value_parser = values::wire_duration, requires = "check")]
     check_timeout: Option<prost_types::Duration>,
@@ -61,13 +82,21 @@ impl CheckFlags {
         let Some(kind) = self.check else {
             return Ok(None);
         };
-        let conversation = self.check_model.is_some() || self.check_max_tokens.is_some();
+        let conversation = self.check_model.is_some()
+            || self.check_max_tokens.is_some()
+            || self.precheck_path.is_some();
         if conversation && kind != CheckKind::Conversation {
             return Err(
-                "`--check-model` and `--check-max-tokens` belong to `--check conversation`"
+                "`--check-model`, `--check-max-tokens` and `--precheck-path` belong to `--check conversation`"
                     .to_owned(),
             );
         }
+        let precheck = self.precheck_path.map(|path| v1::HttpCheck {
+            method: self.precheck_method.unwrap_or_default(),
+            path,
+            expected_statuses: self.precheck_status,
+            body: self.precheck_body.unwrap_or_default(),
+        });
         let http = self.check_method.is_some()
             || self.check_path.is_some()
             || self.check_body.is_some()
@@ -94,7 +123,7 @@ impl CheckFlags {
         Ok(Some(v1::Check {
             timeout: self.check_timeout,
             kind: Some(kind),
-            precheck: None,
+            precheck,
         }))
     }
 }

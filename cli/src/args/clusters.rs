@@ -3,7 +3,11 @@
 use clap::{Args, Subcommand, ValueEnum};
 use qcc_proto::v1;
 
-use super::{check::CheckFlags, values};
+use super::{
+    change::{Guard, Removal},
+    check::CheckFlags,
+    values,
+};
 
 /// Sets of interchangeable endpoints.
 #[derive(Debug, Subcommand)]
@@ -19,7 +23,7 @@ pub(crate) enum Clusters {
     Update(Box<Update>),
     /// Delete an empty cluster.
     #[command(visible_aliases = ["delete", "rm"])]
-    Remove(Remove),
+    Remove(Removal),
 }
 
 /// One cluster.
@@ -49,43 +53,10 @@ pub(crate) struct Update {
     /// Set policy fields back to their defaults, such as `timeouts,max_failures`.
     #[arg(long, value_name = "FIELD", value_delimiter = ',')]
     pub(crate) unset: Vec<String>,
-    /// Only if this is still the cluster's etag.
-    #[arg(
-        long,
-        value_name = "ETAG",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub(crate) etag: String,
-    /// Only find out whether it could be changed.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) guard: Guard,
     #[command(flatten)]
     pub(crate) policy: PolicyFlags,
-}
-
-/// A cluster to delete.
-#[derive(Debug, Args)]
-pub(crate) struct Remove {
-    /// The cluster's name.
-    pub(crate) name: String,
-    /// Do not ask.
-    #[arg(short, long)]
-    pub(crate) yes: bool,
-    /// Succeed if there is no such cluster.
-    #[arg(long)]
-    pub(crate) if_exists: bool,
-    /// Only if this is still the cluster's etag.
-    #[arg(
-        long,
-        value_name = "ETAG",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub(crate) etag: String,
-    /// Only find out whether it could be deleted.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
 }
 
 /// The policy, flag by flag. Defaults are the control plane's; `clusters get` shows them.

@@ -3,7 +3,12 @@
 use clap::{Args, Subcommand};
 use qcc_proto::v1;
 
-use super::{check::CheckFlags, key::KeySource, values};
+use super::{
+    change::{Guard, OfCluster, Removal, Why},
+    check::CheckFlags,
+    key::KeySource,
+    values,
+};
 
 /// LLM API endpoints.
 #[derive(Debug, Subcommand)]
@@ -13,6 +18,8 @@ pub(crate) enum Endpoints {
     List(List),
     /// Show one endpoint, with the evidence behind its state.
     Get(Named),
+    /// Say why an endpoint is in its state, on whose word, and what happens next.
+    Explain(Named),
     /// Add an endpoint; it is verified at once.
     Add(Box<Add>),
     /// Change an endpoint. A new key or base URL starts a new generation.
@@ -21,19 +28,19 @@ pub(crate) enum Endpoints {
     #[command(visible_aliases = ["delete", "rm"])]
     Remove(Remove),
     /// Let an endpoint take part in selection.
-    Enable(Named),
+    Enable(Act),
     /// Take an endpoint out of selection and stop its checks.
-    Disable(Named),
+    Disable(Act),
     /// Let an endpoint's running requests finish and admit no new ones.
-    Drain(Named),
+    Drain(Act),
     /// Mark an endpoint unhealthy; it comes back when a check passes after the hold.
     Eject(Eject),
     /// Forget every mark of an endpoint: unknown, in a new generation.
-    Restore(Named),
+    Restore(Act),
     /// Check an endpoint now; exit 1 if the check does not pass.
     Verify(Named),
     /// Show endpoints, then every change, until interrupted.
-    Watch(Watch),
+    Watch(OfCluster),
 }
 
 /// One endpoint.
@@ -43,33 +50,23 @@ pub(crate) struct Named {
     pub(crate) name: String,
 }
 
+/// One endpoint, and why something is done to it.
+#[derive(Debug, Args)]
+pub(crate) struct Act {
+    /// The endpoint's name.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) why: Why,
+}
+
 /// Which endpoints.
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Only endpoints of this cluster.
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub(crate) cluster: String,
+    #[command(flatten)]
+    pub(crate) of: OfCluster,
     /// Only endpoints in this state: unknown, healthy, degraded or unhealthy.
     #[arg(long, value_name = "STATE", value_parser = values::state)]
     pub(crate) state: Option<v1::HealthState>,
-}
-
-/// Which endpoints to watch.
-#[derive(Debug, Args)]
-pub(crate) struct Watch {
-    /// Only endpoints of this cluster.
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub(crate) cluster: String,
 }
 
 /// A new endpoint.
@@ -104,17 +101,13 @@ pub(crate) struct Update {
     /// Set fields back to their defaults, such as `timeout,check`.
     #[arg(long, value_name = "FIELD", value_delimiter = ',')]
     pub(crate) unset: Vec<String>,
-    /// Only if this is still the endpoint's etag.
-    #[arg(
-        long,
-        value_name = "ETAG",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub(crate) etag: String,
-    /// Only find out whether it could be changed.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
+    /// Let the present key serve until a check has proven the new one, but no longer than this.
+    #[arg(long, value_name = "DURATION", value_parser = values::wire_duration)]
+    pub(crate) overlap: Option<prost_types::Duration>,
+    #[command(flatten)]
+    pub(crate) guard: Guard,
+    #[command(flatten)]
+    pub(crate) why: Why,
     #[command(flatten)]
     pub(crate) fields: Fields,
 }
@@ -149,25 +142,10 @@ pub(crate) struct Fields {
 /// An endpoint to delete.
 #[derive(Debug, Args)]
 pub(crate) struct Remove {
-    /// The endpoint's name.
-    pub(crate) name: String,
-    /// Do not ask.
-    #[arg(short, long)]
-    pub(crate) yes: bool,
-    /// Succeed if there is no such endpoint.
-    #[arg(long)]
-    pub(crate) if_exists: bool,
-    /// Only if this is still the endpoint's etag.
-    #[arg(
-        long,
-        value_name = "ETAG",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub(crate) etag: String,
-    /// Only find out whether it could be deleted.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) removal: Removal,
+    #[command(flatten)]
+    pub(crate) why: Why,
 }
 
 /// An endpoint to eject.
@@ -175,14 +153,8 @@ pub(crate) struct Remove {
 pub(crate) struct Eject {
     /// The endpoint's name.
     pub(crate) name: String,
-    /// Why, for the people who will ask.
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) why: Why,
     /// No check runs before this has passed [default: 5m].
     #[arg(long, value_name = "DURATION", value_parser = values::wire_duration)]
     pub(crate) hold: Option<prost_types::Duration>,

@@ -10,7 +10,7 @@ pub(crate) enum Proxies {
     /// List proxies with the view that each has applied.
     #[command(visible_alias = "ls")]
     List,
-    /// Show one proxy.
+    /// Show one proxy and, if it can be asked from here, its own marks of each endpoint.
     Get(Named),
 }
 
@@ -28,6 +28,8 @@ pub(crate) enum Proxy {
     Status,
     /// List its endpoints as it uses them, with its own marks.
     Endpoints,
+    /// Compare its view with the control plane's, endpoint by endpoint; exit 1 if they differ.
+    Diff,
     /// Stop it gracefully: running requests finish, reports are flushed.
     Drain(Drain),
 }

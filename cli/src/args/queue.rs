@@ -2,12 +2,14 @@
 
 use clap::{Args, Subcommand};
 
+use super::change::OfCluster;
+
 /// The failure queue.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Queue {
     /// List entries by the time of their next check.
     #[command(visible_alias = "ls")]
-    List(List),
+    List(OfCluster),
     /// Show the length and the lifetime counters.
     Stats,
     /// Check endpoints now: those named, or all that are queued.
@@ -16,19 +18,6 @@ pub(crate) enum Queue {
     Remove(Remove),
     /// Take all endpoints out. Counters stay.
     Clear(Clear),
-}
-
-/// Which entries.
-#[derive(Debug, Args)]
-pub(crate) struct List {
-    /// Only entries of this cluster.
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub(crate) cluster: String,
 }
 
 /// Entries to check.
@@ -49,14 +38,8 @@ pub(crate) struct Remove {
 /// Entries to take out.
 #[derive(Debug, Args)]
 pub(crate) struct Clear {
-    /// Only entries of this cluster.
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub(crate) cluster: String,
+    #[command(flatten)]
+    pub(crate) of: OfCluster,
     /// Do not ask.
     #[arg(short, long)]
     pub(crate) yes: bool,

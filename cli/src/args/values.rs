@@ -1,9 +1,12 @@
 //! Values of flags that are more than text.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::Uri;
-use qcc_proto::v1::HealthState;
+use prost_types::Timestamp;
+use qcc_proto::v1::{EventKind, HealthState};
+
+use crate::{operator::Operator, text};
 
 /// An address such as `http://127.0.0.1:7870`; the scheme may be left out.
 pub(crate) fn url(text: &str) -> Result<Uri, String> {
@@ -59,9 +62,88 @@ pub(crate) fn state(text: &str) -> Result<HealthState, String> {
     }
 }
 
+/// Who asks, in printable ASCII.
+pub(crate) fn operator(text: &str) -> Result<Operator, String> {
+    Operator::new(text)
+}
+
+/// A moment: a time as in `events`, or how long ago it was.
+pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
+    if let Ok(ago) = qcc_proto::duration::parse(text) {
+        let moment = SystemTime::now().checked_sub(ago);
+        return moment
+            .map(Timestamp::from)
+            .ok_or_else(|| "longer ago than there has been time".to_owned());
+    }
+    // What prost reads besides (a date alone, a time without a zone) can be meant in two ways.
+    let has_zone = text.ends_with(['Z', 'z']) || text.rfind(['+', '-']) > text.find([':']);
+    text.parse()
+        .ok()
+        .filter(|_| has_zone && text.contains(['T', 't']))
+        .ok_or_else(|| {
+            "how long ago, such as 90s or 1h, or a time such as 2026-01-31T13:00:00Z".to_owned()
+        })
+}
+
+/// A kind of event, by the word with which it is shown.
+pub(crate) fn event_kind(text: &str) -> Result<EventKind, String> {
+    // The first is never sent.
+    let kinds = (1..).map_while(|number| EventKind::try_from(number).ok());
+    let mut words = Vec::new();
+    for kind in kinds {
+        let word = text::event_kind(kind);
+        if word == text {
+            return Ok(kind);
+        }
+        words.push(word);
+    }
+    Err(format!("must be one of {}", words.join(", ")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_is_a_span_before_now_or_a_time_with_a_zone() {
+        let ago = moment("1h").unwrap();
+        let elapsed = SystemTime::now()
+            .duration_since(ago.try_into().unwrap())
+            .unwrap();
+        assert!((3600..3660).contains(&elapsed.as_secs()), "{elapsed:?}");
+        for text in [
+            "2026-01-31T13:00:00Z",
+            "2026-01-31T14:00:00+01:00",
+            "2026-01-31T13:00:00.000Z",
+        ] {
+            assert_eq!(moment(text).map(|time| time.seconds), Ok(1_769_864_400));
+        }
+        for text in [
+            "",
+            "1",
+            "yesterday",
+            "2026-01-31",
+            "2026-01-31T13:00:00",
+            "2026-01-31 13:00:00Z",
+        ] {
+            assert!(moment(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_event_has_a_word() {
+        assert_eq!(event_kind("ejected"), Ok(EventKind::EndpointEjected));
+        assert_eq!(event_kind("cluster_deleted"), Ok(EventKind::ClusterDeleted));
+        let error = event_kind("unspecified").unwrap_err();
+        assert!(
+            error.contains("control_started, ejected, paused"),
+            "{error}"
+        );
+        assert!(
+            error.ends_with("cluster_deleted") && !error.contains("endpoint_"),
+            "{error}"
+        );
+    }
 
     #[test]
     fn addresses_are_host_and_port_with_or_without_scheme() {

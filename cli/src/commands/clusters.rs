@@ -5,7 +5,10 @@ use qcc_proto::v1::{self, cluster_service_client::ClusterServiceClient as Client
 
 use super::{Answer, Context, confirm, missing};
 use crate::{
-    args::clusters::{Add, Clusters, Named, Remove, Update},
+    args::{
+        change::Removal,
+        clusters::{Add, Clusters, Named, Update},
+    },
     client::{PAGE_SIZE, Server, request_id},
     error::Error,
     table::{Cell, Table},
@@ -25,23 +28,18 @@ pub(super) async fn run(command: Clusters, context: &Context) -> Result<Answer, 
 /// Returns all pages as one answer.
 pub(super) async fn list_all(control: &Server) -> Result<v1::ListClustersResponse, Error> {
     let mut all = v1::ListClustersResponse::default();
-    let mut request = v1::ListClustersRequest {
+    let request = |page_token| v1::ListClustersRequest {
         page_size: PAGE_SIZE,
-        ..Default::default()
+        page_token,
     };
-    loop {
-        let page = control
-            .call(request.clone(), async |c, q| {
-                Client::new(c).list_clusters(q).await
-            })
-            .await?;
+    let take = |page: v1::ListClustersResponse| {
         all.clusters.extend(page.clusters);
         all.view = page.view;
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() {
-            return Ok(all);
-        }
-    }
+        page.next_page_token
+    };
+    let method = async |c, q| Client::new(c).list_clusters(q).await;
+    control.pages(request, method, take).await?;
+    Ok(all)
 }
 
 async fn list(context: &Context) -> Result<Answer, Error> {
@@ -110,12 +108,12 @@ async fn update(args: Update, context: &Context) -> Result<Answer, Error> {
         cluster: Some(v1::Cluster {
             name: args.name,
             policy: Some(policy),
-            etag: args.etag,
+            etag: args.guard.etag,
             ..Default::default()
         }),
         update_mask: Some(FieldMask { paths }),
         request_id: request_id(),
-        validate_only: args.dry_run,
+        validate_only: args.guard.dry_run,
     };
     let response = context
         .control
@@ -124,7 +122,7 @@ async fn update(args: Update, context: &Context) -> Result<Answer, Error> {
     done(
         context,
         response.cluster,
-        if args.dry_run {
+        if args.guard.dry_run {
             "could be updated"
         } else {
             "updated"
@@ -132,24 +130,24 @@ async fn update(args: Update, context: &Context) -> Result<Answer, Error> {
     )
 }
 
-async fn remove(args: Remove, context: &Context) -> Result<Answer, Error> {
+async fn remove(args: Removal, context: &Context) -> Result<Answer, Error> {
     confirm(
-        args.yes || args.dry_run,
+        args.yes || args.guard.dry_run,
         &format!("delete cluster `{}`", args.name),
     )?;
     let name = args.name.clone();
     let request = v1::DeleteClusterRequest {
         name: args.name,
-        etag: args.etag,
+        etag: args.guard.etag,
         request_id: request_id(),
-        validate_only: args.dry_run,
+        validate_only: args.guard.dry_run,
         allow_missing: args.if_exists,
     };
     let response = context
         .control
         .call(request, async |c, q| Client::new(c).delete_cluster(q).await)
         .await?;
-    let done = if args.dry_run {
+    let done = if args.guard.dry_run {
         "could be removed"
     } else {
         "removed"
@@ -200,19 +198,19 @@ fn table(clusters: &[v1::Cluster], wide: bool) -> Table {
                 .as_ref()
                 .map_or_else(|| text::NOTHING.to_owned(), check)
                 .into(),
-            number(policy.attempts_max).into(),
-            number(policy.max_failures).into(),
+            text::number(policy.attempts_max).into(),
+            text::number(policy.max_failures).into(),
         ];
         if wide {
             let timeouts = policy.timeouts.unwrap_or_default();
-            row.push(number(policy.unproven_concurrency).into());
+            row.push(text::number(policy.unproven_concurrency).into());
             for timeout in [
                 &timeouts.connect,
                 &timeouts.first_byte,
                 &timeouts.idle,
                 &timeouts.total,
             ] {
-                row.push(exact(timeout.as_ref()).into());
+                row.push(text::exact(timeout.as_ref()).into());
             }
             row.push(text::or_nothing(&cluster.etag).into());
         }
@@ -236,33 +234,45 @@ fn properties(cluster: &v1::Cluster) -> Vec<(&'static str, Cell)> {
         ("endpoints", cluster.endpoint_count.to_string().into()),
         ("api", api(&policy).into()),
         ("credential scheme", scheme.into()),
-        ("attempts per request", number(policy.attempts_max).into()),
-        ("max failures", number(policy.max_failures).into()),
+        (
+            "attempts per request",
+            text::number(policy.attempts_max).into(),
+        ),
+        ("max failures", text::number(policy.max_failures).into()),
         (
             "unproven concurrency",
-            number(policy.unproven_concurrency).into(),
+            text::number(policy.unproven_concurrency).into(),
         ),
-        ("connect timeout", exact(timeouts.connect.as_ref()).into()),
+        (
+            "connect timeout",
+            text::exact(timeouts.connect.as_ref()).into(),
+        ),
         (
             "first byte timeout",
-            exact(timeouts.first_byte.as_ref()).into(),
+            text::exact(timeouts.first_byte.as_ref()).into(),
         ),
-        ("idle timeout", exact(timeouts.idle.as_ref()).into()),
-        ("total timeout", exact(timeouts.total.as_ref()).into()),
+        ("idle timeout", text::exact(timeouts.idle.as_ref()).into()),
+        ("total timeout", text::exact(timeouts.total.as_ref()).into()),
         (
             "overloaded cool-down",
-            exact(cool_downs.overloaded.as_ref()).into(),
+            text::exact(cool_downs.overloaded.as_ref()).into(),
         ),
         (
             "rate limited cool-down",
-            exact(cool_downs.rate_limited.as_ref()).into(),
+            text::exact(cool_downs.rate_limited.as_ref()).into(),
         ),
-        ("longest cool-down", exact(cool_downs.max.as_ref()).into()),
+        (
+            "longest cool-down",
+            text::exact(cool_downs.max.as_ref()).into(),
+        ),
         (
             "corroboration window",
-            exact(policy.corroboration_window.as_ref()).into(),
+            text::exact(policy.corroboration_window.as_ref()).into(),
         ),
-        ("queue timeout", exact(policy.queue_timeout.as_ref()).into()),
+        (
+            "queue timeout",
+            text::exact(policy.queue_timeout.as_ref()).into(),
+        ),
         (
             "check",
             policy
@@ -273,51 +283,47 @@ fn properties(cluster: &v1::Cluster) -> Vec<(&'static str, Cell)> {
         ),
         (
             "first check after",
-            exact(verification.first.as_ref()).into(),
+            text::exact(verification.first.as_ref()).into(),
         ),
         (
             "then at most every",
-            exact(verification.max.as_ref()).into(),
+            text::exact(verification.max.as_ref()).into(),
         ),
         (
             "rejected keys",
-            exact(verification.auth_max.as_ref()).into(),
+            text::exact(verification.auth_max.as_ref()).into(),
         ),
-        ("checks per hour", number(verification.per_hour_max).into()),
+        (
+            "checks per hour",
+            text::number(verification.per_hour_max).into(),
+        ),
         ("etag", text::or_nothing(&cluster.etag).into()),
     ]
 }
 
 /// A check in a few words: `http GET /v1/models`.
 pub(super) fn check(check: &v1::Check) -> String {
-    match &check.kind {
+    let kind = match &check.kind {
         Some(v1::check::Kind::Conversation(conversation)) => {
             format!("conversation {}", text::clean(&conversation.model))
         }
-        Some(v1::check::Kind::Http(http)) => format!(
-            "http {} {}",
-            text::clean(&http.method),
-            text::clean(&http.path)
-        ),
+        Some(v1::check::Kind::Http(check)) => http(check),
         Some(v1::check::Kind::Tcp(v1::TcpCheck {})) => "tcp".to_owned(),
         Some(v1::check::Kind::None(v1::NoCheck {})) => "none".to_owned(),
         None => text::NOTHING.to_owned(),
+    };
+    let kind = kind.trim_end();
+    match &check.precheck {
+        Some(precheck) => format!("{kind}, after {}", http(precheck)),
+        None => kind.to_owned(),
     }
-    .trim_end()
-    .to_owned()
+}
+
+fn http(check: &v1::HttpCheck) -> String {
+    let line = format!("http {} {}", check.method, check.path);
+    text::clean(line.trim_end())
 }
 
 fn api(policy: &v1::ClusterPolicy) -> String {
     text::word(policy.api().as_str_name(), "API_FLAVOR_")
-}
-
-fn number(value: Option<u32>) -> String {
-    value.map_or_else(|| text::NOTHING.to_owned(), |value| value.to_string())
-}
-
-/// A setting is shown as it would be written.
-fn exact(duration: Option<&prost_types::Duration>) -> String {
-    duration
-        .and_then(qcc_proto::duration::from_proto)
-        .map_or_else(|| text::NOTHING.to_owned(), qcc_proto::duration::format)
 }

@@ -1,5 +1,6 @@
 //! `qcc-ctl endpoints …`
 
+mod explain;
 mod show;
 mod watch;
 
@@ -10,7 +11,7 @@ use qcc_proto::v1::{self, endpoint_service_client::EndpointServiceClient as Clie
 
 use super::{Answer, Context, confirm, missing};
 use crate::{
-    args::endpoints::{Add, Eject, Endpoints, Fields, List, Named, Remove, Update},
+    args::endpoints::{Act, Add, Eject, Endpoints, Fields, List, Named, Remove, Update},
     client::{PAGE_SIZE, Repeat, Server, request_id},
     error::{Error, Exit},
     text,
@@ -23,13 +24,14 @@ pub(super) async fn run(command: Endpoints, context: &Context) -> Result<Answer,
     match command {
         Endpoints::List(args) => list(args, context).await,
         Endpoints::Get(args) => get_one(args, context).await,
+        Endpoints::Explain(args) => explain::run(args, context).await,
         Endpoints::Add(args) => add(*args, context).await,
         Endpoints::Update(args) => update(*args, context).await,
         Endpoints::Remove(args) => remove(args, context).await,
-        Endpoints::Enable(Named { name }) => {
+        Endpoints::Enable(Act { name, why }) => {
             let request = v1::EnableEndpointRequest {
                 name,
-                reason: String::new(),
+                reason: why.reason,
             };
             let response = context
                 .control
@@ -39,10 +41,10 @@ pub(super) async fn run(command: Endpoints, context: &Context) -> Result<Answer,
                 .await?;
             done(context, response.endpoint, "enabled")
         }
-        Endpoints::Disable(Named { name }) => {
+        Endpoints::Disable(Act { name, why }) => {
             let request = v1::DisableEndpointRequest {
                 name,
-                reason: String::new(),
+                reason: why.reason,
             };
             let response = context
                 .control
@@ -52,10 +54,10 @@ pub(super) async fn run(command: Endpoints, context: &Context) -> Result<Answer,
                 .await?;
             done(context, response.endpoint, "disabled")
         }
-        Endpoints::Drain(Named { name }) => {
+        Endpoints::Drain(Act { name, why }) => {
             let request = v1::DrainEndpointRequest {
                 name,
-                reason: String::new(),
+                reason: why.reason,
             };
             let response = context
                 .control
@@ -63,10 +65,10 @@ pub(super) async fn run(command: Endpoints, context: &Context) -> Result<Answer,
                 .await?;
             done(context, response.endpoint, "draining")
         }
-        Endpoints::Eject(Eject { name, reason, hold }) => {
+        Endpoints::Eject(Eject { name, why, hold }) => {
             let request = v1::EjectEndpointRequest {
                 name,
-                reason,
+                reason: why.reason,
                 hold,
                 request_id: request_id(),
             };
@@ -76,11 +78,11 @@ pub(super) async fn run(command: Endpoints, context: &Context) -> Result<Answer,
                 .await?;
             done(context, response.endpoint, "ejected")
         }
-        Endpoints::Restore(Named { name }) => {
+        Endpoints::Restore(Act { name, why }) => {
             let request = v1::RestoreEndpointRequest {
                 name,
                 request_id: request_id(),
-                reason: String::new(),
+                reason: why.reason,
             };
             let response = context
                 .control
@@ -110,27 +112,26 @@ pub(super) async fn list_all(
     mut request: v1::ListEndpointsRequest,
 ) -> Result<v1::ListEndpointsResponse, Error> {
     let mut all = v1::ListEndpointsResponse::default();
-    loop {
-        request.page_size = PAGE_SIZE;
-        let page = control
-            .call(request.clone(), async |c, q| {
-                Client::new(c).list_endpoints(q).await
-            })
-            .await?;
+    request.page_size = PAGE_SIZE;
+    let request = |page_token| v1::ListEndpointsRequest {
+        page_token,
+        ..request.clone()
+    };
+    let take = |page: v1::ListEndpointsResponse| {
         all.endpoints.extend(page.endpoints);
         all.view = page.view;
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() {
-            return Ok(all);
-        }
-    }
+        page.next_page_token
+    };
+    let method = async |c, q| Client::new(c).list_endpoints(q).await;
+    control.pages(request, method, take).await?;
+    Ok(all)
 }
 
-async fn list(List { cluster, state }: List, context: &Context) -> Result<Answer, Error> {
-    let filtered = state.is_some() || !cluster.is_empty();
+async fn list(List { of, state }: List, context: &Context) -> Result<Answer, Error> {
+    let filtered = state.is_some() || !of.cluster.is_empty();
     let state = state.unwrap_or_default().into();
     let request = v1::ListEndpointsRequest {
-        cluster,
+        cluster: of.cluster,
         state,
         ..Default::default()
     };
@@ -208,17 +209,23 @@ async fn update(args: Update, context: &Context) -> Result<Answer, Error> {
     if paths.is_empty() {
         return Err(Error::usage("nothing to change").hint("see `qcc-ctl endpoints update --help`"));
     }
+    if args.overlap.is_some() && endpoint.credential.is_none() {
+        return Err(Error::usage(
+            "`--overlap` is how long the present key serves beside a new one, and there is no new one",
+        )
+        .hint("name it with `--key-stdin`, `--key-file` or `--key-env`"));
+    }
     let without_key = paths.iter().any(|path| path == "base_url")
         && !paths.iter().any(|path| path == "credential");
     endpoint.name = args.name;
-    endpoint.etag = args.etag;
+    endpoint.etag = args.guard.etag;
     let request = v1::UpdateEndpointRequest {
         endpoint: Some(endpoint),
         update_mask: Some(FieldMask { paths }),
         request_id: request_id(),
-        validate_only: args.dry_run,
-        credential_overlap: None,
-        reason: String::new(),
+        validate_only: args.guard.dry_run,
+        credential_overlap: args.overlap,
+        reason: args.why.reason,
     };
     let response = context
         .control
@@ -236,7 +243,7 @@ async fn update(args: Update, context: &Context) -> Result<Answer, Error> {
     done(
         context,
         response.endpoint,
-        if args.dry_run {
+        if args.guard.dry_run {
             "could be updated"
         } else {
             "updated"
@@ -244,19 +251,19 @@ async fn update(args: Update, context: &Context) -> Result<Answer, Error> {
     )
 }
 
-async fn remove(args: Remove, context: &Context) -> Result<Answer, Error> {
+async fn remove(Remove { removal, why }: Remove, context: &Context) -> Result<Answer, Error> {
     confirm(
-        args.yes || args.dry_run,
-        &format!("delete endpoint `{}`", args.name),
+        removal.yes || removal.guard.dry_run,
+        &format!("delete endpoint `{}`", removal.name),
     )?;
-    let name = args.name.clone();
+    let name = removal.name.clone();
     let request = v1::DeleteEndpointRequest {
-        name: args.name,
-        etag: args.etag,
+        name: removal.name,
+        etag: removal.guard.etag,
         request_id: request_id(),
-        validate_only: args.dry_run,
-        allow_missing: args.if_exists,
-        reason: String::new(),
+        validate_only: removal.guard.dry_run,
+        allow_missing: removal.if_exists,
+        reason: why.reason,
     };
     let response = context
         .control
@@ -264,7 +271,7 @@ async fn remove(args: Remove, context: &Context) -> Result<Answer, Error> {
             Client::new(c).delete_endpoint(q).await
         })
         .await?;
-    let done = if args.dry_run {
+    let done = if removal.guard.dry_run {
         "could be removed"
     } else {
         "removed"

@@ -1,57 +1,48 @@
-//! `qcc-ctl proxies …` (asks the control plane) and `qcc-ctl proxy …` (asks a proxy).
+//! `qcc-ctl proxies …`: what the control plane knows about proxies.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use qcc_proto::v1::{
-    self, proxy_admin_service_client::ProxyAdminServiceClient as AdminClient,
-    proxy_service_client::ProxyServiceClient as Client,
-};
+use qcc_proto::v1::{self, proxy_service_client::ProxyServiceClient as Client};
 
-use super::{Answer, Context, missing};
+use super::{Answer, Context, missing, proxy as admin};
 use crate::{
-    args::proxies::{Drain, Named, Proxies, Proxy},
+    args::{
+        Format,
+        proxies::{Named, Proxies},
+        values,
+    },
     client::{PAGE_SIZE, Server},
     error::Error,
-    output::tone,
+    message,
     table::{Cell, Table, Tone},
     text,
 };
 
-pub(super) async fn run_proxies(command: Proxies, context: &Context) -> Result<Answer, Error> {
+/// Longest wait for a proxy's own account, which is worth having but not waiting for.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub(super) async fn run(command: Proxies, context: &Context) -> Result<Answer, Error> {
     match command {
         Proxies::List => list(context).await,
         Proxies::Get(args) => get(args, context).await,
     }
 }
 
-pub(super) async fn run_proxy(command: Proxy, context: &Context) -> Result<Answer, Error> {
-    match command {
-        Proxy::Status => status(context).await,
-        Proxy::Endpoints => endpoints(context).await,
-        Proxy::Drain(args) => drain(args, context).await,
-    }
-}
-
 /// Returns all pages as one answer.
 pub(super) async fn list_all(control: &Server) -> Result<v1::ListProxiesResponse, Error> {
     let mut all = v1::ListProxiesResponse::default();
-    let mut request = v1::ListProxiesRequest {
+    let request = |page_token| v1::ListProxiesRequest {
         page_size: PAGE_SIZE,
-        ..Default::default()
+        page_token,
     };
-    loop {
-        let page = control
-            .call(request.clone(), async |c, q| {
-                Client::new(c).list_proxies(q).await
-            })
-            .await?;
+    let take = |page: v1::ListProxiesResponse| {
         all.proxies.extend(page.proxies);
         all.view = page.view;
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() {
-            return Ok(all);
-        }
-    }
+        page.next_page_token
+    };
+    let method = async |c, q| Client::new(c).list_proxies(q).await;
+    control.pages(request, method, take).await?;
+    Ok(all)
 }
 
 async fn list(context: &Context) -> Result<Answer, Error> {
@@ -78,47 +69,100 @@ async fn get(Named { id }: Named, context: &Context) -> Result<Answer, Error> {
         .call(request, async |c, q| Client::new(c).get_proxy(q).await)
         .await?;
     let proxy = response.proxy.ok_or_else(|| missing("proxy"))?;
-    let now = SystemTime::now();
-    let people = || {
-        context.output.properties(&[
-            ("id", text::clean(&proxy.id).into()),
-            ("incarnation", text::clean(&proxy.incarnation).into()),
-            ("version", text::clean(&proxy.version).into()),
-            ("cluster", text::clean(&proxy.cluster).into()),
-            ("state", sync_cell(&proxy)),
-            (
-                "applied view",
-                text::view(proxy.applied_view.as_ref()).into(),
-            ),
-            ("behind by", proxy.lag_revisions.to_string().into()),
-            (
-                "last heard",
-                format!("{} ago", text::wire_span(proxy.last_heard_age.as_ref())).into(),
-            ),
-            (
-                "connected for",
-                text::since(now, proxy.connect_time.as_ref()).into(),
-            ),
-            ("http address", text::or_nothing(&proxy.http_address).into()),
-            (
-                "admin address",
-                text::or_nothing(&proxy.admin_address).into(),
-            ),
-            (
-                "reports durable",
-                proxy.acknowledged_sequence.to_string().into(),
-            ),
-            ("reports dropped", proxy.dropped_outcomes.to_string().into()),
-            (
-                "duplicate id",
-                if proxy.duplicate_id { "yes" } else { "no" }.into(),
-            ),
-        ])
+    let output = &context.output;
+    let own = match output.format {
+        Format::Name => None,
+        _ => own_view(&proxy, context).await,
     };
-    context
-        .output
-        .one(("Proxy", &proxy), reference(&proxy.id), people)?;
+    match (output.format, &own) {
+        (Format::Json | Format::Yaml, Some(own)) => {
+            let mut document = message::to_json("Proxy", &proxy)?;
+            let own = message::to_json("ListProxyEndpointsResponse", own)?;
+            document["endpoints"] = own["endpoints"].clone();
+            output.value(&document)?;
+        }
+        _ => {
+            let people = || output.properties(&properties(&proxy));
+            output.one(("Proxy", &proxy), reference(&proxy.id), people)?;
+        }
+    }
+    if let (Format::Table | Format::Wide, Some(own)) = (output.format, &own) {
+        output.text("\n")?;
+        output.table(&admin::table(&own.endpoints, output.format == Format::Wide))?;
+    }
     Ok(Answer::Done)
+}
+
+/// The endpoints as the proxy itself uses them, if it can be asked from here.
+async fn own_view(proxy: &v1::Proxy, context: &Context) -> Option<v1::ListProxyEndpointsResponse> {
+    let asked = async {
+        let url = values::url(&proxy.admin_address).map_err(Error::usage)?;
+        let server = context.admin_of(url);
+        // The address is the proxy's own word. From here it may lead to somebody else.
+        let status = admin::status(&server).await?;
+        if status.incarnation != proxy.incarnation {
+            return Err(Error::failed(format!(
+                "proxy `{}` answers there",
+                text::clean(&status.id)
+            )));
+        }
+        admin::list_all(&server).await
+    };
+    let why = match tokio::time::timeout(ADMIN_TIMEOUT, asked).await {
+        Ok(Ok(endpoints)) => return Some(endpoints),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    tracing::debug!(%why, "the proxy cannot be asked");
+    context.output.note(&format!(
+        "the proxy does not answer at its admin address ({}), so its own marks are not known",
+        text::or_nothing(&proxy.admin_address)
+    ));
+    None
+}
+
+fn properties(proxy: &v1::Proxy) -> [(&'static str, Cell); 14] {
+    let last_heard = text::wire_span(proxy.last_heard_age.as_ref());
+    [
+        ("id", text::clean(&proxy.id).into()),
+        ("incarnation", text::clean(&proxy.incarnation).into()),
+        ("version", text::clean(&proxy.version).into()),
+        ("cluster", text::clean(&proxy.cluster).into()),
+        ("state", sync_cell(proxy)),
+        (
+            "applied view",
+            text::view(proxy.applied_view.as_ref()).into(),
+        ),
+        ("behind", behind(proxy).into()),
+        ("last heard", format!("{last_heard} ago").into()),
+        (
+            "connected for",
+            text::since(SystemTime::now(), proxy.connect_time.as_ref()).into(),
+        ),
+        ("http address", text::or_nothing(&proxy.http_address).into()),
+        (
+            "admin address",
+            text::or_nothing(&proxy.admin_address).into(),
+        ),
+        (
+            "reports durable",
+            proxy.acknowledged_sequence.to_string().into(),
+        ),
+        ("reports dropped", proxy.dropped_outcomes.to_string().into()),
+        (
+            "duplicate id",
+            if proxy.duplicate_id { "yes" } else { "no" }.into(),
+        ),
+    ]
+}
+
+/// How far behind, in revisions and in time.
+fn behind(proxy: &v1::Proxy) -> String {
+    format!(
+        "{} for {}",
+        text::plural(proxy.lag_revisions, "revision"),
+        text::lag(proxy.lag.as_ref())
+    )
 }
 
 fn reference(id: &str) -> String {
@@ -143,6 +187,7 @@ fn table(proxies: &[v1::Proxy], wide: bool) -> Table {
         "STATE",
         "VIEW",
         "BEHIND",
+        "LAG",
         "LAST HEARD",
         "HTTP ADDRESS",
     ];
@@ -164,6 +209,7 @@ fn table(proxies: &[v1::Proxy], wide: bool) -> Table {
             sync_cell(proxy),
             text::view(proxy.applied_view.as_ref()).into(),
             proxy.lag_revisions.to_string().into(),
+            text::lag(proxy.lag.as_ref()).into(),
             format!("{} ago", text::wire_span(proxy.last_heard_age.as_ref())).into(),
             text::or_nothing(&proxy.http_address).into(),
         ];
@@ -178,217 +224,4 @@ fn table(proxies: &[v1::Proxy], wide: bool) -> Table {
         table.row(row);
     }
     table
-}
-
-async fn status(context: &Context) -> Result<Answer, Error> {
-    let request = v1::GetProxyStatusRequest {};
-    let response = context
-        .proxy
-        .call(request, async |c, q| {
-            AdminClient::new(c).get_proxy_status(q).await
-        })
-        .await?;
-    let status = response.status.ok_or_else(|| missing("status"))?;
-    let people = || context.output.properties(&status_properties(&status));
-    context
-        .output
-        .one(("ProxyStatus", &status), reference(&status.id), people)?;
-    Ok(Answer::Done)
-}
-
-fn status_properties(status: &v1::ProxyStatus) -> Vec<(&'static str, Cell)> {
-    let counters = status.counters.unwrap_or_default();
-    let state = match (status.draining, status.ready) {
-        (true, _) => Cell::new("draining", Tone::Doubtful),
-        (false, true) => Cell::new("ready", Tone::Good),
-        (false, false) => Cell::new("not ready: it has no view yet", Tone::Bad),
-    };
-    let view = text::view(status.applied_view.as_ref());
-    let view = match (&status.view_age, status.stale) {
-        (None, _) => Cell::from(view),
-        (Some(age), false) => Cell::from(format!(
-            "{view}, confirmed {} ago",
-            text::wire_span(Some(age))
-        )),
-        (Some(age), true) => Cell::new(
-            format!(
-                "{view}, stale: confirmed {} ago",
-                text::wire_span(Some(age))
-            ),
-            Tone::Doubtful,
-        ),
-    };
-    let control = if status.connected_control_url.is_empty() {
-        Cell::new(
-            format!(
-                "not connected (tries {})",
-                text::clean(&status.control_urls.join(", "))
-            ),
-            Tone::Bad,
-        )
-    } else {
-        text::clean(status.connected_control_url.trim_end_matches('/')).into()
-    };
-    vec![
-        ("id", text::clean(&status.id).into()),
-        ("incarnation", text::clean(&status.incarnation).into()),
-        ("version", text::clean(&status.version).into()),
-        ("cluster", text::clean(&status.cluster).into()),
-        ("state", state),
-        (
-            "http address",
-            text::or_nothing(&status.http_address).into(),
-        ),
-        ("control plane", control),
-        ("view", view),
-        (
-            "running for",
-            text::since(SystemTime::now(), status.start_time.as_ref()).into(),
-        ),
-        (
-            "requests",
-            format!(
-                "{}: {} relayed, {} own errors, {} cancelled, {} active",
-                counters.requests,
-                counters.relayed,
-                counters.own_errors,
-                counters.cancelled,
-                status.active_requests
-            )
-            .into(),
-        ),
-        (
-            "attempts",
-            format!(
-                "{}, of them {} retries",
-                counters.attempts, counters.retries
-            )
-            .into(),
-        ),
-        (
-            "reports",
-            format!(
-                "{} pending, {} dropped",
-                status.pending_outcomes, status.dropped_outcomes
-            )
-            .into(),
-        ),
-    ]
-}
-
-async fn endpoints(context: &Context) -> Result<Answer, Error> {
-    let mut all = v1::ListProxyEndpointsResponse::default();
-    let mut request = v1::ListProxyEndpointsRequest {
-        page_size: PAGE_SIZE,
-        ..Default::default()
-    };
-    loop {
-        let page = context
-            .proxy
-            .call(request.clone(), async |c, q| {
-                AdminClient::new(c).list_proxy_endpoints(q).await
-            })
-            .await?;
-        all.endpoints.extend(page.endpoints);
-        all.view = page.view;
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() {
-            break;
-        }
-    }
-    let names = all
-        .endpoints
-        .iter()
-        .map(|endpoint| format!("endpoint/{}", text::clean(&endpoint.name)));
-    let empty = "the proxy has no endpoints";
-    context.output.list(
-        ("ListProxyEndpointsResponse", &all),
-        names,
-        |wide| endpoint_table(&all.endpoints, wide),
-        empty,
-    )?;
-    Ok(Answer::Done)
-}
-
-fn endpoint_table(endpoints: &[v1::ProxyEndpoint], wide: bool) -> Table {
-    let mut header = vec![
-        "NAME",
-        "STATE",
-        "CAUSE",
-        "LOCAL MARK",
-        "USED",
-        "IN FLIGHT",
-        "ATTEMPTS",
-        "OK",
-    ];
-    header.extend(if wide {
-        &["GENERATION", "UNPROVEN", "BASE URL", "WHY NOT"][..]
-    } else {
-        &["WHY NOT"]
-    });
-    let mut table = Table::new(&header);
-    for endpoint in endpoints {
-        let used = if endpoint.selectable {
-            Cell::new("yes", Tone::Good)
-        } else {
-            Cell::new("no", Tone::Bad)
-        };
-        let mut row: Vec<Cell> = vec![
-            text::clean(&endpoint.name).into(),
-            Cell::new(text::state(endpoint.state()), tone(endpoint.state())),
-            text::cause(endpoint.cause()).into(),
-            endpoint
-                .local_mark
-                .as_ref()
-                .map_or_else(|| text::NOTHING.to_owned(), mark)
-                .into(),
-            used,
-            endpoint.in_flight.to_string().into(),
-            endpoint.attempts.to_string().into(),
-            endpoint.successes.to_string().into(),
-        ];
-        if wide {
-            row.push(endpoint.generation.to_string().into());
-            row.push(if endpoint.unproven { "yes" } else { "no" }.into());
-            row.push(text::clean(&endpoint.base_url).into());
-        }
-        row.push(text::or_nothing(&endpoint.reason).into());
-        table.row(row);
-    }
-    table
-}
-
-fn mark(mark: &v1::LocalMark) -> String {
-    match &mark.remaining {
-        Some(remaining) => format!(
-            "{} for {}",
-            text::cause(mark.cause()),
-            text::wire_span(Some(remaining))
-        ),
-        None => text::cause(mark.cause()),
-    }
-}
-
-async fn drain(Drain { within }: Drain, context: &Context) -> Result<Answer, Error> {
-    let request = v1::DrainProxyRequest { timeout: within };
-    let response = context
-        .proxy
-        .call(request, async |c, q| {
-            AdminClient::new(c).drain_proxy(q).await
-        })
-        .await?;
-    let address = context.proxy.address().await?;
-    let people = || match response.active_requests {
-        0 => format!("the proxy at {address} is stopping\n"),
-        1 => format!("the proxy at {address} is stopping; 1 request is still being served\n"),
-        active => format!(
-            "the proxy at {address} is stopping; {active} requests are still being served\n"
-        ),
-    };
-    context.output.one(
-        ("DrainProxyResponse", &response),
-        "proxy".to_owned(),
-        people,
-    )?;
-    Ok(Answer::Done)
 }

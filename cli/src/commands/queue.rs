@@ -6,7 +6,10 @@ use qcc_proto::v1::{self, failure_queue_service_client::FailureQueueServiceClien
 
 use super::{Answer, Context, confirm, missing};
 use crate::{
-    args::queue::{Clear, List, Queue, Remove, Verify},
+    args::{
+        change::OfCluster,
+        queue::{Clear, Queue, Remove, Verify},
+    },
     client::{PAGE_SIZE, Repeat, Server},
     error::Error,
     table::{Cell, Table, Tone},
@@ -34,27 +37,20 @@ pub(super) async fn stats(control: &Server) -> Result<v1::FailureQueueStats, Err
     response.stats.ok_or_else(|| missing("stats"))
 }
 
-async fn list(List { cluster }: List, context: &Context) -> Result<Answer, Error> {
+async fn list(OfCluster { cluster }: OfCluster, context: &Context) -> Result<Answer, Error> {
     let mut all = v1::ListFailuresResponse::default();
-    let mut request = v1::ListFailuresRequest {
+    let request = |page_token| v1::ListFailuresRequest {
         page_size: PAGE_SIZE,
-        cluster,
-        ..Default::default()
+        page_token,
+        cluster: cluster.clone(),
     };
-    loop {
-        let page = context
-            .control
-            .call(request.clone(), async |c, q| {
-                Client::new(c).list_failures(q).await
-            })
-            .await?;
+    let take = |page: v1::ListFailuresResponse| {
         all.entries.extend(page.entries);
         all.view = page.view;
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() {
-            break;
-        }
-    }
+        page.next_page_token
+    };
+    let method = async |c, q| Client::new(c).list_failures(q).await;
+    context.control.pages(request, method, take).await?;
     let names = all
         .entries
         .iter()
@@ -165,7 +161,8 @@ async fn remove(Remove { name }: Remove, context: &Context) -> Result<Answer, Er
     Ok(Answer::Done)
 }
 
-async fn clear(Clear { cluster, yes }: Clear, context: &Context) -> Result<Answer, Error> {
+async fn clear(Clear { of, yes }: Clear, context: &Context) -> Result<Answer, Error> {
+    let cluster = of.cluster;
     let which = if cluster.is_empty() {
         String::new()
     } else {

@@ -1,5 +1,7 @@
 //! `qcc-ctl status`
 
+mod propagation;
+
 use std::time::SystemTime;
 
 use qcc_proto::v1::{self, HealthState, control_service_client::ControlServiceClient as Client};
@@ -92,7 +94,7 @@ fn people(status: &v1::ControlStatus, address: &str, context: &Context) -> Strin
         0 => "none".to_owned(),
         endpoints => format!(
             "{endpoints} in {}: {}",
-            plural(status.clusters, "cluster"),
+            text::plural(status.clusters, "cluster"),
             states.join(", ")
         ),
     };
@@ -102,7 +104,8 @@ fn people(status: &v1::ControlStatus, address: &str, context: &Context) -> Strin
         (all, synced) => Cell::new(format!("{synced}/{all} synced"), Tone::Doubtful),
     };
     let uptime = text::since(SystemTime::now(), status.start_time.as_ref());
-    context.output.properties(&[
+    let propagation = status.propagation.clone().unwrap_or_default();
+    let page = context.output.properties(&[
         (
             "control plane",
             format!(
@@ -138,15 +141,17 @@ fn people(status: &v1::ControlStatus, address: &str, context: &Context) -> Strin
             )
             .into(),
         ),
-    ])
-}
-
-fn plural(number: u32, noun: &str) -> String {
-    if number == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{number} {noun}s")
-    }
+        (
+            "checks",
+            format!(
+                "{} made, {} refused since an endpoint's budget for the hour was spent",
+                status.checks, status.checks_refused
+            )
+            .into(),
+        ),
+        ("propagation", propagation::summary(&propagation).into()),
+    ]);
+    page + &propagation::chart(&propagation)
 }
 
 #[cfg(test)]

@@ -1,4 +1,6 @@
-//! A control plane that knows three endpoints and answers some names with errors.
+//! A control plane that knows three endpoints and a few events, and answers some names with errors.
+
+mod events;
 
 use std::{
     pin::Pin,
@@ -9,6 +11,7 @@ use std::{
 use qcc_proto::v1::{
     self,
     endpoint_service_server::{EndpointService, EndpointServiceServer},
+    event_service_server::EventServiceServer,
 };
 use tokio_stream::{Stream, wrappers::TcpListenerStream};
 use tonic::{Request, Response, Status, transport::Server};
@@ -18,6 +21,9 @@ use tonic_types::{ErrorDetails, StatusExt};
 pub(crate) struct FakeControl {
     pub(crate) url: String,
     updates: Arc<Mutex<Vec<v1::UpdateEndpointRequest>>>,
+    reasons: Arc<Mutex<Vec<String>>>,
+    operators: Arc<Mutex<Vec<String>>>,
+    watches: Arc<Mutex<Vec<v1::WatchEventsRequest>>>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -32,18 +38,31 @@ impl FakeControl {
             .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
             .expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let updates = Arc::default();
-        let service = EndpointServiceServer::new(Service {
+        let (updates, reasons) = (Arc::default(), Arc::default());
+        let (operators, watches) = (Arc::default(), Arc::default());
+        let endpoints = Service {
             updates: Arc::clone(&updates),
-        });
+            reasons: Arc::clone(&reasons),
+        };
+        let signed = {
+            let operators = Arc::clone(&operators);
+            move |request: Request<()>| Ok(sign(&operators, request))
+        };
+        let endpoints = EndpointServiceServer::with_interceptor(endpoints, signed.clone());
+        let events = events::service(Arc::clone(&watches));
+        let events = EventServiceServer::with_interceptor(events, signed);
         runtime.spawn(
             Server::builder()
-                .add_service(service)
+                .add_service(endpoints)
+                .add_service(events)
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );
         Self {
             url,
             updates,
+            reasons,
+            operators,
+            watches,
             _runtime: runtime,
         }
     }
@@ -52,13 +71,45 @@ impl FakeControl {
         self.updates.lock().expect("no test has panicked").clone()
     }
 
+    /// The reasons that were given, one for each act.
+    pub(crate) fn reasons(&self) -> Vec<String> {
+        self.reasons.lock().expect("no test has panicked").clone()
+    }
+
+    /// Who has asked, one name for each call.
+    pub(crate) fn operators(&self) -> Vec<String> {
+        self.operators.lock().expect("no test has panicked").clone()
+    }
+
+    /// How events were watched, one request for each stream.
+    pub(crate) fn watches(&self) -> Vec<v1::WatchEventsRequest> {
+        self.watches.lock().expect("no test has panicked").clone()
+    }
+
     pub(crate) fn last_update(&self) -> v1::UpdateEndpointRequest {
         self.updates().pop().expect("an update has arrived")
     }
 }
 
+/// Notes who asks.
+fn sign(operators: &Mutex<Vec<String>>, request: Request<()>) -> Request<()> {
+    let operator = request.metadata().get("qcc-operator");
+    let operator = operator.map(|name| name.to_str().expect("ASCII").to_owned());
+    let mut operators = operators.lock().expect("no test has panicked");
+    operators.push(operator.unwrap_or_default());
+    request
+}
+
 struct Service {
     updates: Arc<Mutex<Vec<v1::UpdateEndpointRequest>>>,
+    reasons: Arc<Mutex<Vec<String>>>,
+}
+
+impl Service {
+    fn note(&self, reason: String) {
+        let mut reasons = self.reasons.lock().expect("no test has panicked");
+        reasons.push(reason);
+    }
 }
 
 /// Sends a key although the contract forbids it, so that its absence in answers means something.
@@ -99,9 +150,35 @@ fn evidence() -> v1::Evidence {
 impl EndpointService for Service {
     async fn explain_endpoint(
         &self,
-        _: Request<v1::ExplainEndpointRequest>,
+        request: Request<v1::ExplainEndpointRequest>,
     ) -> Result<Response<v1::ExplainEndpointResponse>, Status> {
-        Err(Status::unimplemented("not here"))
+        let mut endpoint = endpoint(&request.into_inner().name);
+        let pending = endpoint.credential.get_or_insert_default();
+        pending.pending_fingerprint = "56ef78ab".to_owned();
+        Ok(Response::new(v1::ExplainEndpointResponse {
+            endpoint: Some(endpoint),
+            summary: "its key was rejected, says p-1\u{1b}[2J".to_owned(),
+            next: "a check".to_owned(),
+            next_time: None,
+            advice: "give it a new key".to_owned(),
+            proxies_behind: vec![v1::ProxyBehind {
+                id: "p-2".to_owned(),
+                applied_view: Some(v1::View {
+                    term: 1,
+                    revision: 1,
+                }),
+                lag: Some(prost_types::Duration {
+                    seconds: 1,
+                    nanos: 250_000_000,
+                }),
+            }],
+            proxies_behind_count: 1,
+            events: events::all(),
+            view: Some(v1::View {
+                term: 1,
+                revision: 2,
+            }),
+        }))
     }
 
     async fn list_endpoints(
@@ -161,6 +238,7 @@ impl EndpointService for Service {
     ) -> Result<Response<v1::UpdateEndpointResponse>, Status> {
         let request = request.into_inner();
         let name = request.endpoint.clone().unwrap_or_default().name;
+        self.note(request.reason.clone());
         let mut updates = self.updates.lock().expect("no test has panicked");
         updates.push(request);
         if name == "flaky" && updates.len() == 1 {
@@ -192,44 +270,66 @@ impl EndpointService for Service {
 
     async fn delete_endpoint(
         &self,
-        _: Request<v1::DeleteEndpointRequest>,
+        request: Request<v1::DeleteEndpointRequest>,
     ) -> Result<Response<v1::DeleteEndpointResponse>, Status> {
-        Err(Status::unimplemented("not played here"))
+        let request = request.into_inner();
+        self.note(request.reason);
+        Ok(Response::new(v1::DeleteEndpointResponse {}))
     }
 
     async fn enable_endpoint(
         &self,
-        _: Request<v1::EnableEndpointRequest>,
+        request: Request<v1::EnableEndpointRequest>,
     ) -> Result<Response<v1::EnableEndpointResponse>, Status> {
-        Err(Status::unimplemented("not played here"))
+        let request = request.into_inner();
+        self.note(request.reason);
+        Ok(Response::new(v1::EnableEndpointResponse {
+            endpoint: Some(endpoint(&request.name)),
+        }))
     }
 
     async fn disable_endpoint(
         &self,
-        _: Request<v1::DisableEndpointRequest>,
+        request: Request<v1::DisableEndpointRequest>,
     ) -> Result<Response<v1::DisableEndpointResponse>, Status> {
-        Err(Status::unimplemented("not played here"))
+        let request = request.into_inner();
+        self.note(request.reason);
+        Ok(Response::new(v1::DisableEndpointResponse {
+            endpoint: Some(endpoint(&request.name)),
+        }))
     }
 
     async fn drain_endpoint(
         &self,
-        _: Request<v1::DrainEndpointRequest>,
+        request: Request<v1::DrainEndpointRequest>,
     ) -> Result<Response<v1::DrainEndpointResponse>, Status> {
-        Err(Status::unimplemented("not played here"))
+        let request = request.into_inner();
+        self.note(request.reason);
+        Ok(Response::new(v1::DrainEndpointResponse {
+            endpoint: Some(endpoint(&request.name)),
+        }))
     }
 
     async fn eject_endpoint(
         &self,
-        _: Request<v1::EjectEndpointRequest>,
+        request: Request<v1::EjectEndpointRequest>,
     ) -> Result<Response<v1::EjectEndpointResponse>, Status> {
-        Err(Status::unimplemented("not played here"))
+        let request = request.into_inner();
+        self.note(request.reason);
+        Ok(Response::new(v1::EjectEndpointResponse {
+            endpoint: Some(endpoint(&request.name)),
+        }))
     }
 
     async fn restore_endpoint(
         &self,
-        _: Request<v1::RestoreEndpointRequest>,
+        request: Request<v1::RestoreEndpointRequest>,
     ) -> Result<Response<v1::RestoreEndpointResponse>, Status> {
-        Err(Status::unimplemented("not played here"))
+        let request = request.into_inner();
+        self.note(request.reason);
+        Ok(Response::new(v1::RestoreEndpointResponse {
+            endpoint: Some(endpoint(&request.name)),
+        }))
     }
 
     type WatchEndpointsStream =

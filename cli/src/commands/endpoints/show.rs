@@ -95,8 +95,8 @@ fn wide_cells(endpoint: &v1::Endpoint) -> Vec<Cell> {
     vec![
         text::clean(&endpoint.base_url).into(),
         fingerprint(endpoint).into(),
-        number(endpoint.priority).into(),
-        number(endpoint.weight).into(),
+        text::number(endpoint.priority).into(),
+        text::number(endpoint.weight).into(),
         endpoint.generation.to_string().into(),
         text::view(health.view.as_ref()).into(),
         evidence.into(),
@@ -105,15 +105,16 @@ fn wide_cells(endpoint: &v1::Endpoint) -> Vec<Cell> {
 
 /// State and cause: `unhealthy: auth`.
 pub(super) fn summary(endpoint: &v1::Endpoint) -> String {
-    let state = state_cell(endpoint).paint(false);
-    match endpoint
-        .health
-        .as_ref()
-        .map(v1::Health::cause)
-        .unwrap_or_default()
-    {
+    summary_cell(endpoint).paint(false)
+}
+
+/// The same in its colour.
+pub(super) fn summary_cell(endpoint: &v1::Endpoint) -> Cell {
+    let state = state_cell(endpoint);
+    let health = endpoint.health.as_ref();
+    match health.map(v1::Health::cause).unwrap_or_default() {
         v1::Cause::Unspecified => state,
-        cause => format!("{state}: {}", text::cause(cause)),
+        cause => state.followed_by(&format!(": {}", text::cause(cause))),
     }
 }
 
@@ -136,6 +137,64 @@ pub(super) fn properties(endpoint: &v1::Endpoint) -> Vec<(&'static str, Cell)> {
             text::until(now, health.until_time.as_ref()).into(),
         ));
     }
+    rows.extend(evidence_rows(&health));
+    rows.push((
+        "failures in a row",
+        health.consecutive_failures.to_string().into(),
+    ));
+    rows.push((
+        "next check",
+        text::next_check(now, health.checking, health.next_check_time.as_ref()).into(),
+    ));
+    rows.push((
+        "proven",
+        if health.proven {
+            "yes"
+        } else {
+            "not yet in this generation"
+        }
+        .into(),
+    ));
+    rows.push(("generation", endpoint.generation.to_string().into()));
+    rows.push(("in view", text::view(health.view.as_ref()).into()));
+    rows.push(("base url", text::clean(&endpoint.base_url).into()));
+    rows.push(("key", fingerprint(endpoint).into()));
+    if let Some(pending) = pending(endpoint, now) {
+        rows.push(("new key", pending.into()));
+    }
+    rows.push(("priority", text::number(endpoint.priority).into()));
+    rows.push(("weight", text::number(endpoint.weight).into()));
+    if endpoint.max_failures.is_some() {
+        rows.push(("max failures", text::number(endpoint.max_failures).into()));
+    }
+    if let Some(timeout) = &endpoint.timeout {
+        rows.push(("first byte timeout", text::wire_span(Some(timeout)).into()));
+    }
+    if let Some(check) = &endpoint.check {
+        rows.push(("check", super::super::clusters::check(check).into()));
+    }
+    for (key, value) in &endpoint.labels {
+        rows.push(("label", text::clean(&format!("{key}={value}")).into()));
+    }
+    let stats = endpoint.stats.unwrap_or_default();
+    rows.push(("attempts", attempts(&stats).into()));
+    rows.push((
+        "checks",
+        format!(
+            "{} made, {} refused since the hour's budget was spent",
+            stats.checks, stats.checks_refused
+        )
+        .into(),
+    ));
+    rows.push(("created", ago(now, endpoint.create_time.as_ref()).into()));
+    rows.push(("changed", ago(now, endpoint.update_time.as_ref()).into()));
+    rows.push(("etag", text::or_nothing(&endpoint.etag).into()));
+    rows
+}
+
+/// What the state rests on, and on whose word.
+pub(super) fn evidence_rows(health: &v1::Health) -> Vec<(&'static str, Cell)> {
+    let mut rows: Vec<(&'static str, Cell)> = Vec::new();
     if let Some(evidence) = &health.evidence {
         rows.push(("evidence", text::evidence(evidence).into()));
         rows.push(("seen by", reporter(evidence).into()));
@@ -158,47 +217,6 @@ pub(super) fn properties(endpoint: &v1::Endpoint) -> Vec<(&'static str, Cell)> {
             text::clean(&health.suspecting_proxies.join(", ")).into(),
         ));
     }
-    rows.push((
-        "failures in a row",
-        health.consecutive_failures.to_string().into(),
-    ));
-    rows.push((
-        "next check",
-        text::next_check(now, health.checking, health.next_check_time.as_ref()).into(),
-    ));
-    rows.push((
-        "proven",
-        if health.proven {
-            "yes"
-        } else {
-            "not yet in this generation"
-        }
-        .into(),
-    ));
-    rows.push(("generation", endpoint.generation.to_string().into()));
-    rows.push(("in view", text::view(health.view.as_ref()).into()));
-    rows.push(("base url", text::clean(&endpoint.base_url).into()));
-    rows.push(("key", fingerprint(endpoint).into()));
-    rows.push(("priority", number(endpoint.priority).into()));
-    rows.push(("weight", number(endpoint.weight).into()));
-    if endpoint.max_failures.is_some() {
-        rows.push(("max failures", number(endpoint.max_failures).into()));
-    }
-    if let Some(timeout) = &endpoint.timeout {
-        rows.push(("first byte timeout", text::wire_span(Some(timeout)).into()));
-    }
-    if let Some(check) = &endpoint.check {
-        rows.push(("check", super::super::clusters::check(check).into()));
-    }
-    for (key, value) in &endpoint.labels {
-        rows.push(("label", text::clean(&format!("{key}={value}")).into()));
-    }
-    let stats = endpoint.stats.unwrap_or_default();
-    rows.push(("attempts", attempts(&stats).into()));
-    rows.push(("checks", stats.checks.to_string().into()));
-    rows.push(("created", ago(now, endpoint.create_time.as_ref()).into()));
-    rows.push(("changed", ago(now, endpoint.update_time.as_ref()).into()));
-    rows.push(("etag", text::or_nothing(&endpoint.etag).into()));
     rows
 }
 
@@ -225,15 +243,30 @@ fn reporter(evidence: &v1::Evidence) -> String {
     )
 }
 
+/// The key's fingerprint, and that of one which waits to take its place.
 fn fingerprint(endpoint: &v1::Endpoint) -> String {
-    endpoint.credential.as_ref().map_or_else(
-        || "none".to_owned(),
-        |credential| text::or_nothing(&credential.fingerprint),
+    let Some(credential) = &endpoint.credential else {
+        return "none".to_owned();
+    };
+    let present = text::or_nothing(&credential.fingerprint);
+    if credential.pending_fingerprint.is_empty() {
+        return present;
+    }
+    format!(
+        "{present} (new: {})",
+        text::clean(&credential.pending_fingerprint)
     )
 }
 
-fn number(value: Option<u32>) -> String {
-    value.map_or_else(|| text::NOTHING.to_owned(), |value| value.to_string())
+/// What the new key waits for, if there is one.
+fn pending(endpoint: &v1::Endpoint, now: SystemTime) -> Option<String> {
+    let credential = endpoint.credential.as_ref()?;
+    let until = credential.pending_until_time.as_ref()?;
+    Some(format!(
+        "{} takes over when a check has proven it, at the latest {}",
+        text::or_nothing(&credential.pending_fingerprint),
+        text::until(now, Some(until))
+    ))
 }
 
 fn ago(now: SystemTime, time: Option<&prost_types::Timestamp>) -> String {

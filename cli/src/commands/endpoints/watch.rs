@@ -1,114 +1,79 @@
 //! `qcc-ctl endpoints watch`
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, time::SystemTime};
 
 use qcc_proto::v1::{self, endpoint_service_client::EndpointServiceClient as Client};
-use tonic::{Code, Streaming};
+use tonic::{Status, Streaming, transport::Channel};
 
 use super::{
-    super::{Answer, Context},
+    super::{
+        Answer, Context,
+        stream::{self, Reader},
+    },
     show,
 };
 use crate::{
-    args::{Format, endpoints::Watch},
+    args::{Format, change::OfCluster},
     error::Error,
     table::{Cell, Table},
     text,
 };
 
-/// Pauses between attempts to reconnect: doubling from the first to the last.
-const RECONNECT_FIRST: Duration = Duration::from_millis(200);
-const RECONNECT_LAST: Duration = Duration::from_secs(5);
-/// Bookmarks come every few seconds; after this long without one the stream is dead.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
-
-/// Shows endpoints, then every change, until interrupted. A break is bridged: the next stream goes on
-/// from the last view that was shown.
-pub(super) async fn run(Watch { cluster }: Watch, context: &Context) -> Result<Answer, Error> {
-    let channel = context.control.channel().await?;
+/// Shows endpoints, then every change, until interrupted.
+pub(super) async fn run(
+    OfCluster { cluster }: OfCluster,
+    context: &Context,
+) -> Result<Answer, Error> {
     let mut screen = Screen {
         context,
+        cluster,
+        resume_from: None,
         shown: BTreeMap::new(),
         fresh: None,
         widths: Vec::new(),
     };
-    let mut resume_from = None;
-    let mut pause = RECONNECT_FIRST;
-    let (mut connected, mut ever_connected) = (false, false);
-    loop {
-        let request = v1::WatchEndpointsRequest {
-            cluster: cluster.clone(),
-            resume_from,
-        };
-        let opened = Client::new(channel.clone()).watch_endpoints(request).await;
-        let status = match opened {
-            Ok(stream) => {
-                if ever_connected {
-                    context.output.note("connected again");
-                }
-                (connected, ever_connected) = (true, true);
-                pause = RECONNECT_FIRST;
-                follow(stream.into_inner(), &mut screen, &mut resume_from).await?
-            }
-            Err(status) => status,
-        };
-        match status.code() {
-            // A view from the future: the control plane has lost its data, so start over.
-            Code::OutOfRange if resume_from.is_some() => resume_from = None,
-            Code::Unavailable
-            | Code::Cancelled
-            | Code::Unknown
-            | Code::Internal
-            | Code::ResourceExhausted
-                if ever_connected =>
-            {
-                if connected {
-                    let reason = text::clean(status.message());
-                    tracing::debug!(%reason, "the watch broke");
-                    context.output.note("lost the control plane; trying again");
-                }
-                connected = false;
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RECONNECT_LAST);
-                // A snapshot that was cut off is worth nothing.
-                screen.fresh = None;
-            }
-            _ => return Err(context.control.refused(&status)),
-        }
-    }
-}
-
-/// Shows what the stream brings, and returns why it ended.
-async fn follow(
-    mut stream: Streaming<v1::WatchEndpointsResponse>,
-    screen: &mut Screen<'_>,
-    resume_from: &mut Option<v1::View>,
-) -> Result<tonic::Status, Error> {
-    loop {
-        match tokio::time::timeout(SILENCE_MAX, stream.message()).await {
-            Ok(Ok(Some(step))) => {
-                screen.show(&step)?;
-                if !step.more {
-                    *resume_from = step.view;
-                }
-            }
-            Ok(Ok(None)) => return Ok(tonic::Status::unavailable("the stream ended")),
-            Ok(Err(status)) => return Ok(status),
-            Err(_) => return Ok(tonic::Status::unavailable("it has fallen silent")),
-        }
-    }
+    stream::follow(&mut screen, context).await
 }
 
 /// What has been shown, so that a second snapshot shows only what is new in it.
 struct Screen<'a> {
     context: &'a Context,
+    cluster: String,
+    /// The last view that was shown whole.
+    resume_from: Option<v1::View>,
     shown: BTreeMap<String, v1::Endpoint>,
     /// The snapshot under way, part by part.
     fresh: Option<BTreeMap<String, v1::Endpoint>>,
     widths: Vec<usize>,
+}
+
+impl Reader for Screen<'_> {
+    type Step = v1::WatchEndpointsResponse;
+
+    async fn open(&self, channel: Channel) -> Result<Streaming<Self::Step>, Status> {
+        let request = self.context.control.request(v1::WatchEndpointsRequest {
+            cluster: self.cluster.clone(),
+            resume_from: self.resume_from,
+        });
+        let response = Client::new(channel).watch_endpoints(request).await?;
+        Ok(response.into_inner())
+    }
+
+    fn take(&mut self, step: Self::Step) -> Result<(), Error> {
+        self.show(&step)?;
+        if !step.more {
+            self.resume_from = step.view;
+        }
+        Ok(())
+    }
+
+    fn broke(&mut self) {
+        self.fresh = None;
+    }
+
+    fn start_over(&mut self) -> bool {
+        self.resume_from.take().is_some()
+    }
 }
 
 impl Screen<'_> {
@@ -117,7 +82,7 @@ impl Screen<'_> {
         if matches!(output.format, Format::Json | Format::Yaml) {
             return output.stream_document("WatchEndpointsResponse", step);
         }
-        let (changed, removed) = self.take(step);
+        let (changed, removed) = self.apply(step);
         if output.format == Format::Name {
             return output.names(
                 changed
@@ -154,7 +119,7 @@ impl Screen<'_> {
     }
 
     /// Applies a step; returns what people have not seen yet.
-    fn take(
+    fn apply(
         &mut self,
         step: &v1::WatchEndpointsResponse,
     ) -> (Vec<v1::Endpoint>, Vec<v1::Endpoint>) {
