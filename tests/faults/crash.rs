@@ -397,8 +397,7 @@ fn in_lanes<T: Send>(work: impl AsyncFn() -> T + Sync) -> Vec<T> {
     })
 }
 
-#[test]
-fn what_was_acknowledged_survives_a_crash_at_any_write() {
+pub(crate) fn what_was_acknowledged_survives_a_crash_at_any_write() {
     if !strace_is_there("crashes and failures of the disk at each write") {
         return;
     }
@@ -508,8 +507,7 @@ async fn start_into_each(call: &'static str, first: bool) -> u32 {
     calls
 }
 
-#[test]
-fn a_start_that_crashes_is_made_good_by_the_next() {
+pub(crate) fn a_start_that_crashes_is_made_good_by_the_next() {
     if !strace_is_there("crashes and failures of the disk while a control plane starts") {
         return;
     }

@@ -22,7 +22,8 @@ use tonic::{
 };
 
 use crate::{
-    process::{Logs, Process, command, lock},
+    network::Host,
+    process::{Logs, Place, Process, lock},
     wait::{LIMIT, eventually},
 };
 
@@ -31,6 +32,7 @@ use crate::{
 pub struct ControlPlane {
     address: SocketAddr,
     dir: PathBuf,
+    place: Place,
     log: String,
     logs: Logs,
     channel: Channel,
@@ -39,12 +41,13 @@ pub struct ControlPlane {
 
 impl ControlPlane {
     /// Starts a control plane on an empty directory and a free port.
-    pub(crate) async fn first_start(dir: PathBuf, log: &str, logs: &Logs) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (process, address) = run(any, &dir, log, logs).await;
+    pub(crate) async fn first_start(dir: PathBuf, place: Place, log: &str, logs: &Logs) -> Self {
+        let any = place.any_port();
+        let (process, address) = run(&place, any, &dir, log, logs).await;
         Self {
             address,
             dir,
+            place,
             log: log.to_owned(),
             logs: logs.clone(),
             channel: channel(address),
@@ -54,20 +57,30 @@ impl ControlPlane {
 
     /// Starts a control plane on an empty directory, with nothing around it.
     pub async fn alone(dir: &Path, logs: &Logs) -> Self {
-        Self::first_start(dir.to_owned(), "info", logs).await
+        Self::first_start(dir.to_owned(), Place::default(), "info", logs).await
     }
 
     /// The command that starts one on this directory and any port, and the file that
     /// is there once it has.
     pub fn command_in(dir: &Path) -> (Command, PathBuf) {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let place = Place::default();
         let ready_file = dir.join("twin.json");
-        (arguments(any, dir, &ready_file, "info"), ready_file)
+        let command = arguments(&place, place.any_port(), dir, &ready_file, "info");
+        (command, ready_file)
     }
 
     /// Where it listens, also while it is not running.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The machine that it runs on.
+    ///
+    /// # Panics
+    ///
+    /// If the testbed is on loopback.
+    pub fn host(&self) -> &Host {
+        self.place.host()
     }
 
     /// Its URL.
@@ -82,13 +95,14 @@ impl ControlPlane {
 
     /// The command that would start a second one on the same data.
     pub fn twin(&self) -> Command {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        arguments(any, &self.dir, &self.dir.join("twin.json"), &self.log)
+        let (place, ready_file) = (&self.place, self.dir.join("twin.json"));
+        arguments(place, place.any_port(), &self.dir, &ready_file, &self.log)
     }
 
     /// Starts it again: same address, same data.
     pub async fn start(&self) {
-        let (process, _) = run(self.address, &self.dir, &self.log, &self.logs).await;
+        let (place, dir) = (&self.place, &self.dir);
+        let (process, _) = run(place, self.address, dir, &self.log, &self.logs).await;
         *lock(&self.process) = Some(process);
         eventually("the control plane answers again", async || {
             self.try_status().await.map_err(|status| status.to_string())
@@ -281,14 +295,20 @@ pub(crate) fn address(ready: &serde_json::Value, name: &str) -> SocketAddr {
         .unwrap_or_else(|_| panic!("`{name}` in the ready file {ready} is no address"))
 }
 
-async fn run(listen: SocketAddr, dir: &Path, log: &str, logs: &Logs) -> (Process, SocketAddr) {
+async fn run(
+    place: &Place,
+    listen: SocketAddr,
+    dir: &Path,
+    log: &str,
+    logs: &Logs,
+) -> (Process, SocketAddr) {
     let ready_file = dir.join("control.json");
     if ready_file.exists() {
         std::fs::remove_file(&ready_file).expect("the ready file can be removed");
     }
     let mut process = Process::spawn(
         "control",
-        &mut arguments(listen, dir, &ready_file, log),
+        &mut arguments(place, listen, dir, &ready_file, log),
         logs,
     );
     let ready = process.ready(&ready_file).await;
@@ -296,8 +316,14 @@ async fn run(listen: SocketAddr, dir: &Path, log: &str, logs: &Logs) -> (Process
     (process, address)
 }
 
-fn arguments(listen: SocketAddr, dir: &Path, ready_file: &Path, log: &str) -> Command {
-    let mut command = command("qcc-control");
+fn arguments(
+    place: &Place,
+    listen: SocketAddr,
+    dir: &Path,
+    ready_file: &Path,
+    log: &str,
+) -> Command {
+    let mut command = place.command("qcc-control");
     command
         .args(["--listen", &listen.to_string(), "--data-dir"])
         .arg(dir.join("data"))

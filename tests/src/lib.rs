@@ -5,10 +5,12 @@
 //! - [`Upstream`]: an LLM API that says what the test tells it to say, by
 //!   [`Answer`]s, some of them held back by a [`Gate`].
 //! - [`client`]: HTTP requests with nothing between the test and the wire.
-//! - [`Relay`]: a TCP relay that can be cut and stalled.
+//! - [`Relay`]: a TCP relay that can be cut, stalled and made long.
 //! - [`FakeProxy`]: a data plane that misbehaves on purpose.
 //! - [`Injection`]: a fault at a system call of a process.
 //! - [`possible`]: says loudly what this machine does not let a test do.
+//! - [`Load`]: clients that go on and on.
+//! - [`Network`]: machines of a test's own, whose packets it can drop.
 //! - [`Process`]: a child process whose every output is kept.
 //! - [`eventually`]: waits for a condition, never for a duration.
 //!
@@ -19,7 +21,9 @@ mod cli;
 pub mod client;
 mod control;
 mod fake_proxy;
+mod load;
 mod needs;
+mod network;
 mod process;
 mod proxy;
 mod relay;
@@ -31,11 +35,13 @@ mod wait;
 pub use cli::Output;
 pub use control::ControlPlane;
 pub use fake_proxy::{FakeProxy, outcome};
+pub use load::Load;
 pub use needs::possible;
+pub use network::{Host, Network};
 pub use process::{Logs, Process, binary};
 pub use proxy::Proxy;
 pub use relay::Relay;
 pub use strace::{Fault, Injection};
-pub use testbed::{Builder, Testbed};
+pub use testbed::{Builder, Testbed, no_check};
 pub use upstream::{Answer, Checks, Gate, Piece, Request, Upstream};
 pub use wait::{LIMIT, eventually};

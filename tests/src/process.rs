@@ -2,6 +2,7 @@
 
 use std::{
     io::Read,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -10,7 +11,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::wait::eventually;
+use crate::{network::Host, wait::eventually};
 
 /// Everything that the children of one test have ever printed.
 #[derive(Clone, Default)]
@@ -198,10 +199,57 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// Returns a command for one of the product's binaries, free of the settings that
-/// the person who runs the tests may have.
+/// Where processes run, and with what around them. By default on loopback.
+#[derive(Clone, Default)]
+pub(crate) struct Place {
+    /// A machine of its own.
+    pub(crate) host: Option<Host>,
+    /// What is added to the environment.
+    pub(crate) environment: Vec<(String, String)>,
+}
+
+impl Place {
+    /// Any free port there.
+    pub(crate) fn any_port(&self) -> SocketAddr {
+        let ip = self.host.as_ref().map_or(Ipv4Addr::LOCALHOST, Host::ip);
+        (ip, 0).into()
+    }
+
+    /// The machine.
+    pub(crate) fn host(&self) -> &Host {
+        self.host
+            .as_ref()
+            .expect("the testbed was built `on` a network")
+    }
+
+    /// Returns a command for one of the product's binaries there.
+    pub(crate) fn command(&self, name: &str) -> Command {
+        let mut command = match &self.host {
+            None => command(name),
+            Some(host) => {
+                let mut command = free_of_settings(Command::new("ip"));
+                let place = ["netns", "exec", host.namespace()];
+                command.args(place).arg(binary(name));
+                command
+            }
+        };
+        if self.host.is_some() {
+            // Nobody but the test is there.
+            command.arg("--insecure-listen");
+        }
+        let environment = self.environment.iter();
+        command.envs(environment.map(|(name, value)| (name, value)));
+        command
+    }
+}
+
+/// Returns a command for one of the product's binaries.
 pub(crate) fn command(name: &str) -> Command {
-    let mut command = Command::new(binary(name));
+    free_of_settings(Command::new(binary(name)))
+}
+
+/// Takes away the settings that the person who runs the tests may have.
+fn free_of_settings(mut command: Command) -> Command {
     for (key, _) in std::env::vars_os() {
         let name = key.to_string_lossy().to_ascii_lowercase();
         if name.starts_with("qcc_") || name.ends_with("_proxy") {

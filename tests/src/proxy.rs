@@ -7,13 +7,14 @@ use qcc_proto::v1::{
     GetProxyStatusRequest, HealthState, ListProxyEndpointsRequest, ProxyEndpoint, ProxyStatus,
     View, proxy_admin_service_client::ProxyAdminServiceClient,
 };
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use tonic::{Status, transport::Channel};
 
 use crate::{
     client::{Call, Volley},
     control::{address, channel},
-    process::{Logs, Process, command, lock},
+    network::Host,
+    process::{Logs, Place, Process, lock},
     wait::eventually,
 };
 
@@ -22,6 +23,7 @@ pub struct Proxy {
     http: SocketAddr,
     admin_address: SocketAddr,
     admin: ProxyAdminServiceClient<Channel>,
+    place: Place,
     process: Mutex<Option<Process>>,
 }
 
@@ -32,14 +34,16 @@ pub(crate) struct Settings {
     pub(crate) cluster: String,
     pub(crate) ready_file: PathBuf,
     pub(crate) log: String,
+    pub(crate) place: Place,
 }
 
 impl Proxy {
     /// Starts a proxy and waits until it is ready.
     pub(crate) async fn start(settings: &Settings, logs: &Logs) -> Self {
-        let mut command = command("qcc-proxy");
+        let mut command = settings.place.command("qcc-proxy");
+        let any = settings.place.any_port().to_string();
         command
-            .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .args(["--listen", &any, "--admin-listen", &any])
             .args(settings.controls.iter().flat_map(|url| ["--control", url]))
             .args(["--cluster", &settings.cluster])
             .args(["--id", &settings.id, "--ready-file"])
@@ -52,8 +56,24 @@ impl Proxy {
             http: address(&ready, "http"),
             admin_address,
             admin: ProxyAdminServiceClient::new(channel(admin_address)),
+            place: settings.place.clone(),
             process: Mutex::new(Some(process)),
         }
+    }
+
+    /// The machine that it runs on.
+    ///
+    /// # Panics
+    ///
+    /// If the testbed is on loopback.
+    pub fn host(&self) -> &Host {
+        self.place.host()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> Pid {
+        let process = lock(&self.process);
+        process.as_ref().expect("the proxy runs").id()
     }
 
     /// Where it takes client requests.
@@ -98,6 +118,23 @@ impl Proxy {
             .get_proxy_status(GetProxyStatusRequest {})
             .await?;
         Ok(response.into_inner().status.unwrap_or_default())
+    }
+
+    /// Waits until its own account of itself is as wished.
+    pub async fn eventually_is(
+        &self,
+        what: &str,
+        wish: impl Fn(&ProxyStatus) -> bool,
+    ) -> ProxyStatus {
+        eventually(&format!("the proxy is {what}"), async || {
+            let status = self.status().await.map_err(|status| status.to_string())?;
+            if wish(&status) {
+                Ok(status)
+            } else {
+                Err(format!("{status:?}"))
+            }
+        })
+        .await
     }
 
     /// An endpoint as this proxy sees it.

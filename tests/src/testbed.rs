@@ -17,7 +17,8 @@ use tempfile::TempDir;
 use crate::{
     cli::{self, Output},
     control::ControlPlane,
-    process::{Logs, Process, command},
+    network::Network,
+    process::{Logs, Place, Process, command},
     proxy::{self, Proxy},
     relay::Relay,
     upstream::Upstream,
@@ -33,6 +34,8 @@ pub struct Testbed {
     proxies: Vec<Proxy>,
     relay: Option<Relay>,
     control: ControlPlane,
+    network: Option<Network>,
+    environment: Vec<(String, String)>,
     log: String,
     logs: Logs,
     dir: TempDir,
@@ -46,6 +49,8 @@ impl Testbed {
             policy: ClusterPolicy::default(),
             proxies: 0,
             relayed: false,
+            network: None,
+            environment: Vec::new(),
             log: "info".to_owned(),
         }
     }
@@ -106,6 +111,7 @@ impl Testbed {
             controls: controls.iter().map(|&url| url.to_owned()).collect(),
             cluster: "default".to_owned(),
             log: self.log.clone(),
+            place: place(self.network.as_ref(), &self.environment),
         };
         self.proxies.push(Proxy::start(&settings, &self.logs).await);
         index
@@ -113,8 +119,11 @@ impl Testbed {
 
     /// Starts an upstream that no endpoint uses yet.
     pub async fn add_upstream(&mut self, name: &str) -> &Upstream {
-        self.upstreams
-            .insert(name.to_owned(), Upstream::start().await);
+        let upstream = match &self.network {
+            None => Upstream::start().await,
+            Some(_) => Upstream::start_at((Network::HERE, 0).into()).await,
+        };
+        self.upstreams.insert(name.to_owned(), upstream);
         &self.upstreams[name]
     }
 
@@ -144,6 +153,26 @@ impl Testbed {
         let mut environment = environment.to_vec();
         environment.push(("QCC_CONTROL", &url));
         cli::run(arguments, &environment, stdin, &self.logs).await
+    }
+
+    /// Fails the test unless each attempt at these endpoints was reported and counted
+    /// once. Only for proxies that have lived all the time, and once all is settled.
+    pub async fn expect_every_outcome_once(&self, endpoints: &[&str]) {
+        for &name in endpoints {
+            let (mut attempts, mut successes) = (0, 0);
+            for proxy in &self.proxies {
+                let seen = proxy.endpoint(name).await.expect("the proxy answers");
+                attempts += seen.attempts;
+                successes += seen.successes;
+                let status = proxy.status().await.expect("the proxy answers");
+                assert_eq!(status.dropped_outcomes, 0, "{status:?}");
+            }
+            let stats = self.control.endpoint(name).await.stats.unwrap_or_default();
+            let known = (stats.attempts + stats.stale, stats.successes);
+            assert_eq!(known, (attempts, successes), "{name}");
+            let arrived = self.upstreams[name].client_requests() as u64;
+            assert_eq!(arrived, attempts, "{name}");
+        }
     }
 
     /// Waits until every outcome is known to the control plane, and every proxy
@@ -184,6 +213,8 @@ pub struct Builder {
     policy: ClusterPolicy,
     proxies: usize,
     relayed: bool,
+    network: Option<Network>,
+    environment: Vec<(String, String)>,
     log: String,
 }
 
@@ -223,10 +254,7 @@ impl Builder {
     /// Leaves the endpoints unknown: nobody checks them before the first request.
     pub fn unchecked(self) -> Self {
         self.policy(|policy| {
-            policy.check = Some(Check {
-                kind: Some(check::Kind::None(NoCheck {})),
-                ..Default::default()
-            });
+            policy.check = Some(no_check());
             // Longer than a test, so that no timer puts an endpoint back.
             policy.verification = Some(schedule(Duration::from_secs(3600)));
         })
@@ -254,6 +282,18 @@ impl Builder {
         self
     }
 
+    /// Gives the control plane and each proxy a machine of its own.
+    pub fn on(mut self, network: &Network) -> Self {
+        self.network = Some(network.clone());
+        self
+    }
+
+    /// Adds to the environment of all processes.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Sets what the processes log.
     pub fn log(mut self, filter: &str) -> Self {
         filter.clone_into(&mut self.log);
@@ -263,12 +303,16 @@ impl Builder {
     async fn build(self) -> Testbed {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         let logs = Logs::default();
-        let control = ControlPlane::first_start(PathBuf::from(dir.path()), &self.log, &logs).await;
+        let place = place(self.network.as_ref(), &self.environment);
+        let control = PathBuf::from(dir.path());
+        let control = ControlPlane::first_start(control, place, &self.log, &logs).await;
         let mut testbed = Testbed {
             upstreams: BTreeMap::new(),
             proxies: Vec::new(),
             relay: None,
             control,
+            network: self.network.clone(),
+            environment: self.environment.clone(),
             log: self.log.clone(),
             logs,
             dir,
@@ -290,6 +334,7 @@ impl Builder {
             let upstream = testbed.add_upstream(&endpoint.name).await.url();
             if endpoint.base_url.is_empty() {
                 endpoint.base_url = upstream;
+                endpoint.allow_plaintext = testbed.network.is_some();
             }
         }
         let checked = !matches!(
@@ -328,6 +373,21 @@ impl IntoFuture for Builder {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.build())
+    }
+}
+
+fn place(network: Option<&Network>, environment: &[(String, String)]) -> Place {
+    Place {
+        host: network.map(Network::host),
+        environment: environment.to_vec(),
+    }
+}
+
+/// Leaves an endpoint to its clients: time alone gives it another chance.
+pub fn no_check() -> Check {
+    Check {
+        kind: Some(check::Kind::None(NoCheck {})),
+        ..Default::default()
     }
 }
 

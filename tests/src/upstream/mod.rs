@@ -7,7 +7,7 @@ mod server;
 
 use std::{
     collections::VecDeque,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -65,9 +65,14 @@ pub struct Upstream {
 impl Upstream {
     /// Starts an upstream on loopback.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0")
+        Self::start_at((Ipv4Addr::LOCALHOST, 0).into()).await
+    }
+
+    /// Starts an upstream at an address of this machine; port 0 is any.
+    pub async fn start_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address)
             .await
-            .expect("loopback has a free port");
+            .expect("the address is there and free");
         let address = listener.local_addr().expect("a listener has an address");
         let state = Arc::new(State {
             script: Mutex::new(Script {
@@ -86,6 +91,11 @@ impl Upstream {
             state,
             task,
         }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Its base URL.
