@@ -149,7 +149,9 @@ fn facts(facts: &Facts) -> String {
     if !facts.error_type.is_empty() {
         parts.push(facts.error_type.clone());
     }
-    if !facts.detail.is_empty() {
+    if !facts.detail.is_empty() && parts.is_empty() {
+        parts.push(facts.detail.clone());
+    } else if !facts.detail.is_empty() {
         parts.push(format!("({})", facts.detail));
     }
     if parts.is_empty() {
@@ -276,5 +278,28 @@ fn advice(endpoint: &Endpoint) -> &'static str {
         }
         Some(Cause::Operator) => "`qcc-ctl endpoints restore NAME` ends the ejection.",
         Some(Cause::Overloaded) | None => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts_of(http_status: u16, error_type: &str, detail: &str) -> String {
+        facts(&Facts {
+            http_status,
+            error_type: error_type.into(),
+            detail: detail.into(),
+            ..Facts::of(OutcomeClass::Timeout)
+        })
+    }
+
+    #[test]
+    fn facts_are_said_in_as_few_words_as_there_are() {
+        let auth = facts_of(401, "authentication_error", "");
+        assert_eq!(auth, "401 authentication_error");
+        assert_eq!(facts_of(0, "", "connection refused"), "connection refused");
+        assert_eq!(facts_of(503, "", "no body"), "503 (no body)");
+        assert_eq!(facts_of(0, "", ""), "no answer in time");
     }
 }
