@@ -8,6 +8,7 @@ mod credentials;
 mod data;
 mod foreign;
 mod harness;
+mod history;
 mod outage;
 mod passing;
 mod reports;

@@ -11,7 +11,7 @@ use qcc_proto::v1::{
     self, ControlStatus, Endpoint, FailureQueueStats, GetControlStatusRequest, GetEndpointRequest,
     GetFailureQueueStatsRequest, HealthState, ListFailuresRequest,
     cluster_service_client::ClusterServiceClient, control_service_client::ControlServiceClient,
-    endpoint_service_client::EndpointServiceClient,
+    endpoint_service_client::EndpointServiceClient, event_service_client::EventServiceClient,
     failure_queue_service_client::FailureQueueServiceClient,
     proxy_service_client::ProxyServiceClient, resource_service_client::ResourceServiceClient,
 };
@@ -169,6 +169,11 @@ impl ControlPlane {
     /// A client.
     pub fn clusters(&self) -> ClusterServiceClient<Channel> {
         ClusterServiceClient::new(self.channel())
+    }
+
+    /// A client.
+    pub fn events(&self) -> EventServiceClient<Channel> {
+        EventServiceClient::new(self.channel())
     }
 
     /// A client.
