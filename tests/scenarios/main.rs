@@ -6,6 +6,7 @@ mod command_line;
 mod contract;
 mod credentials;
 mod data;
+mod explanation;
 mod foreign;
 mod harness;
 mod history;
