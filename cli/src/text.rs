@@ -84,9 +84,10 @@ pub(crate) fn evidence(evidence: &v1::Evidence) -> String {
     // Some details only repeat the status in words.
     let repeats =
         evidence.http_status != 0 && evidence.detail.contains(&evidence.http_status.to_string());
-    if !evidence.detail.is_empty() && !repeats {
-        facts.push(clean(&evidence.detail));
-    }
+    // `Connection refused (os error 111)`: the number helps nobody.
+    let detail = evidence.detail.split(" (os error").next();
+    let detail = detail.filter(|detail| !detail.is_empty() && !repeats);
+    facts.extend(detail.map(clean));
     if facts.is_empty() {
         outcome(evidence.outcome())
     } else {
@@ -273,7 +274,10 @@ mod tests {
             "401 authentication_error"
         );
         assert_eq!(short(503, "", ""), "503");
-        assert_eq!(short(0, "", "connection refused"), "connection refused");
+        assert_eq!(
+            short(0, "", "connection refused (os error 111)"),
+            "connection refused"
+        );
         assert_eq!(
             evidence_of(0, "", "connection\r\nrefused"),
             "connection  refused"

@@ -2,6 +2,8 @@
 
 use qcc_proto::v1::HealthState;
 use qcc_tests::{Testbed, eventually};
+use rustix::process::Signal;
+use serde_json::Value;
 
 /// `qcc-ctl proxy diff` about the first proxy: exit code and output.
 async fn diff(testbed: &Testbed) -> (i32, String) {
@@ -116,4 +118,171 @@ async fn what_a_proxy_has_seen_alone_is_shown_as_its_own_mark() {
             .contains("does not answer at its admin address"),
         "{shown:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_tell_the_story_of_an_incident() {
+    let testbed = Testbed::start()
+        .patient_checks()
+        .endpoints(["a", "b"])
+        .proxies(1)
+        .await;
+    testbed.upstream("a").respond(401);
+    testbed.proxy(0).message().await.expect_status(200);
+    testbed
+        .control()
+        .eventually_is("a", HealthState::Unhealthy)
+        .await;
+    let act = ["endpoints", "disable", "a", "--operator", "eva@desk"];
+    let why = ["--reason", "its key has leaked"];
+    let disabled = testbed.ctl(&[&act[..], &why].concat()).await;
+    disabled.expect_code(0);
+    let events = testbed.ctl(&["events", "--endpoint", "a"]).await;
+    let text = events.expect_code(0).stdout;
+    let lines: Vec<_> = text.lines().skip(1).collect();
+    for (line, parts) in lines.iter().zip([
+        &["   created   "][..],
+        &["   healthy   "],
+        &["   ejected   ", "   auth: 401 ", "seen by proxy-0 at view "],
+        &["   updated   ", "by eva@desk: \"its key has leaked\""],
+    ]) {
+        let told = parts.iter().all(|part| line.contains(part));
+        assert!(told, "{parts:?} in {text}");
+    }
+    assert_eq!(lines.len(), 4, "{text}");
+    let only = testbed
+        .ctl(&["events", "--kind", "ejected", "-o", "name"])
+        .await
+        .expect_code(0);
+    assert_eq!(only.stdout.lines().count(), 1, "{only:?}");
+    let never = testbed
+        .ctl(&["events", "--since", "2200-01-01T00:00:00Z"])
+        .await;
+    assert_eq!(never.expect_code(0).stdout, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn following_events_outlives_a_restart_of_the_control_plane() {
+    let testbed = Testbed::start().unchecked().endpoints(["a"]).await;
+    let mut command = testbed.command("qcc-ctl");
+    command
+        .args(["events", "--follow", "-o", "json"])
+        .env("QCC_CONTROL", testbed.control().url());
+    let mut follow = testbed.spawn("follow", &mut command);
+    let events = |text: &str| -> Vec<Value> {
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    };
+    let shown = async |kind: &str, times: usize| {
+        eventually(&format!("{kind} is shown"), async || {
+            let output = follow.output();
+            let found = events(&output).iter().filter(|e| e["kind"] == kind).count();
+            if found == times { Ok(()) } else { Err(output) }
+        })
+        .await;
+    };
+    shown("EVENT_KIND_ENDPOINT_CREATED", 1).await;
+    testbed
+        .ctl(&["endpoints", "drain", "a"])
+        .await
+        .expect_code(0);
+    shown("EVENT_KIND_ENDPOINT_UPDATED", 1).await;
+    testbed.control().kill();
+    testbed.control().start().await;
+    shown("EVENT_KIND_CONTROL_STARTED", 2).await;
+    testbed
+        .ctl(&["endpoints", "enable", "a"])
+        .await
+        .expect_code(0);
+    shown("EVENT_KIND_ENDPOINT_UPDATED", 2).await;
+
+    let output = follow.output();
+    assert!(output.contains("lost the control plane; trying again"));
+    assert!(output.contains("connected again"));
+    let ids: Vec<u64> = events(&output)
+        .iter()
+        .map(|event| {
+            event["id"]
+                .as_str()
+                .expect("a text")
+                .parse()
+                .expect("a number")
+        })
+        .collect();
+    assert!(
+        ids.is_sorted_by(|a, b| a < b),
+        "each once, in order: {ids:?}"
+    );
+    follow.signal(Signal::INT);
+    assert_eq!(follow.ended().await.code(), Some(130));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_explanation_says_why_on_whose_word_and_what_comes_next() {
+    let testbed = Testbed::start()
+        .patient_checks()
+        .endpoints(["a", "b"])
+        .proxies(1)
+        .await;
+    testbed.upstream("a").respond(401);
+    testbed.proxy(0).message().await.expect_status(200);
+    testbed
+        .control()
+        .eventually_is("a", HealthState::Unhealthy)
+        .await;
+    testbed.settled().await;
+    let text = testbed
+        .ctl(&["endpoints", "explain", "a"])
+        .await
+        .expect_code(0)
+        .stdout;
+    let row = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name));
+        line.unwrap_or_else(|| panic!("no {name} in {text}"))
+    };
+    assert!(row("state ").ends_with("unhealthy: auth"), "{text}");
+    assert!(row("evidence ").contains("http 401"), "{text}");
+    assert!(row("seen by ").contains("proxy-0"), "{text}");
+    assert!(row("next ").contains(" (in "), "{text}");
+    assert!(row("to do ").contains("key"), "{text}");
+    assert!(row("proxies behind ").ends_with("none"), "{text}");
+    assert!(text.contains("   ejected   a       auth: 401 "), "{text}");
+    let shown = testbed
+        .ctl(&["endpoints", "explain", "a", "-o", "json"])
+        .await;
+    let shown = shown.expect_code(0).json();
+    assert_eq!(shown["endpoint"]["health"]["cause"], "CAUSE_AUTH");
+    assert!(!shown.to_string().contains("key-of-a"), "{shown}");
+    testbed
+        .ctl(&["endpoints", "explain", "nobody"])
+        .await
+        .expect_code(3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_tells_how_long_views_take() {
+    let testbed = Testbed::start()
+        .patient_checks()
+        .endpoints(["a"])
+        .proxies(1)
+        .await;
+    testbed.settled().await;
+    testbed
+        .ctl(&["endpoints", "drain", "a"])
+        .await
+        .expect_code(0);
+    testbed.settled().await;
+    let text = testbed.ctl(&["status"]).await.expect_code(0).stdout;
+    let row = text.lines().find(|line| line.starts_with("propagation "));
+    let row = row.unwrap_or_else(|| panic!("no propagation in {text}"));
+    assert!(
+        row.contains("p50 within ") && row.contains("p99 within "),
+        "{text}"
+    );
+    assert!(
+        text.lines().last().is_some_and(|line| line.contains('#')),
+        "{text}"
+    );
+    assert!(text.contains("1 made, 0 refused"), "{text}");
 }

@@ -158,11 +158,11 @@ fn properties(proxy: &v1::Proxy) -> [(&'static str, Cell); 14] {
 
 /// How far behind, in revisions and in time.
 fn behind(proxy: &v1::Proxy) -> String {
-    format!(
-        "{} for {}",
-        text::plural(proxy.lag_revisions, "revision"),
-        text::lag(proxy.lag.as_ref())
-    )
+    let revisions = text::plural(proxy.lag_revisions, "revision");
+    match proxy.lag_revisions {
+        0 => revisions,
+        _ => format!("{revisions}, for {}", text::lag(proxy.lag.as_ref())),
+    }
 }
 
 fn reference(id: &str) -> String {

@@ -50,9 +50,9 @@ fn events_are_listed_from_the_oldest() {
         text.lines().collect::<Vec<_>>(),
         [
             "TIME                       EVENT                 ABOUT   DETAILS",
-            "2026-01-31T13:00:01.000Z   created               e-2     by eva@desk, view 1.41, generation 3",
-            "2026-01-31T13:00:02.000Z   ejected               e-2     auth: 401 authentication_error, seen by p-1, view 1.42, generation 3",
-            "2026-01-31T13:00:03.000Z   failures_suppressed   e-2     view 1.43, generation 3",
+            "2026-01-31T13:00:01.000Z   created               e-2     by eva@desk, in view 1.41, generation 3",
+            "2026-01-31T13:00:02.000Z   ejected               e-2     auth: 401 authentication_error, seen by p-1, in view 1.42, generation 3",
+            "2026-01-31T13:00:03.000Z   failures_suppressed   e-2     in view 1.43, generation 3",
         ]
     );
     let json = qcc_ctl(&control.url, &["events", "-o", "json"], "");
@@ -111,7 +111,7 @@ fn following_goes_on_after_a_break_where_it_stood() {
     let (lines, errors) = interrupted_after(follow(&control, &["--no-headers"]), 4);
     assert_eq!(
         lines[3],
-        "2026-01-31T13:00:04.000Z   ... failures_suppressed   e-2     view 1.44, generation 3 \
+        "2026-01-31T13:00:04.000Z   ... failures_suppressed   e-2     in view 1.44, generation 3 \
          (+57 more since 2026-01-31T13:00:03.000Z)"
     );
     assert_eq!(

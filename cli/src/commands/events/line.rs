@@ -96,7 +96,12 @@ fn about(event: &v1::Event) -> String {
 /// Why, on whose word, and what it has led to: `auth: 401 authentication_error, seen by proxy-1 …`.
 fn details(event: &v1::Event) -> String {
     let mut parts = Vec::new();
-    if event.endpoint_count > 0 {
+    if event.kind() == EventKind::ControlStarted {
+        let term = event.view.unwrap_or_default().term;
+        parts.push(format!("term {term}"));
+    }
+    // An event about one endpoint has named it already.
+    if event.endpoint.is_empty() && event.endpoint_count > 0 {
         parts.push(endpoints(event));
     }
     parts.extend(facts(event));
@@ -168,7 +173,7 @@ fn by(event: &v1::Event) -> Option<String> {
 
 /// The view that shows it, and the generation afterwards.
 fn result(event: &v1::Event) -> String {
-    let view = format!("view {}", text::view(event.view.as_ref()));
+    let view = format!("in view {}", text::view(event.view.as_ref()));
     match event.generation {
         0 => view,
         generation => format!("{view}, generation {generation}"),
@@ -243,7 +248,7 @@ mod tests {
             lines(&[ejected()]),
             [
                 "1970-01-01T00:00:00.005Z   ejected   eu-1   auth: 401 authentication_error, \
-              seen by p1 at view 1.41, upstream request req_1, view 1.42, generation 3"
+              seen by p1 at view 1.41, upstream request req_1, in view 1.42, generation 3"
             ]
         );
     }
@@ -263,7 +268,7 @@ mod tests {
             lines(&[act]),
             [
                 "1970-01-01T00:00:00.005Z   updated   eu-1   weight and credential, \
-              by eva@desk[2J: \"a leak\", view 1.42, generation 3"
+              by eva@desk[2J: \"a leak\", in view 1.42, generation 3"
             ]
         );
     }
@@ -311,7 +316,7 @@ mod tests {
             lines(&[busy]),
             [
                 "1970-01-01T00:00:00.005Z   provider_busy   provider acme   5 endpoints: a b and 3 more, \
-              overloaded, until 1970-01-01T00:00:10.005Z, view 1.42"
+              overloaded, until 1970-01-01T00:00:10.005Z, in view 1.42"
             ]
         );
     }

@@ -12,7 +12,7 @@ const BAR_LENGTH: u64 = 30;
 /// In one line: `1204 views applied: half within 1ms, 99 % within 5ms, the slowest 12ms`.
 pub(super) fn summary(propagation: &v1::Propagation) -> String {
     if propagation.count == 0 {
-        return "no view has reached a proxy yet".to_owned();
+        return "nothing to measure yet".to_owned();
     }
     format!(
         "{}: p50 within {}, p99 within {}, longest {}",
@@ -118,7 +118,7 @@ mod tests {
         assert!(summary(&slower).contains("p99 within 12.3ms"));
         assert_eq!(
             summary(&v1::Propagation::default()),
-            "no view has reached a proxy yet"
+            "nothing to measure yet"
         );
     }
 
