@@ -1,20 +1,22 @@
 //! Messages as the registry's types: the one step after which nothing is checked
 //! again. Every range stands here and in the contract's comments.
 
+mod policy;
+mod reader;
+
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
-use qcc_proto::{duration, resources::check_key, v1};
+use qcc_proto::{resources::check_key, v1};
 use tonic::Status;
+
+pub(super) use policy::policy;
 
 use super::{
     base_url,
     error::{Violations, invalid},
 };
-use crate::registry::{
-    AdminState, ApiFlavor, ApiKey, CHECK_MAX_TOKENS, CHECK_TIMEOUT, Check, CheckKind, ClusterName,
-    CoolDowns, CredentialScheme, EndpointName, HttpCheck, NAME_RULE, Policy, Spec, Timeouts,
-    VerificationSchedule,
-};
+use crate::registry::{AdminState, ApiKey, ClusterName, EndpointName, NAME_RULE, Spec};
+use reader::Reader;
 
 const MS: Duration = Duration::from_millis(1);
 const TEN_MS: Duration = Duration::from_millis(10);
@@ -140,147 +142,6 @@ pub(super) fn api_key(key: &str) -> Result<Option<ApiKey>, String> {
     check_key(key).map(|key| Some(ApiKey::new(key)))
 }
 
-/// Reads a policy; unset fields take their defaults.
-pub(super) fn policy(
-    policy: &v1::ClusterPolicy,
-    prefix: &str,
-    violations: &mut Violations,
-) -> Policy {
-    let api = match v1::ApiFlavor::try_from(policy.api) {
-        Ok(v1::ApiFlavor::Unspecified | v1::ApiFlavor::Anthropic) => ApiFlavor::Anthropic,
-        Ok(v1::ApiFlavor::Openai) => ApiFlavor::OpenAi,
-        Ok(v1::ApiFlavor::Http) => ApiFlavor::Http,
-        Err(_) => {
-            violations.add(format!("{prefix}api"), "must be a known API");
-            ApiFlavor::Anthropic
-        }
-    };
-    let credential_scheme = match v1::CredentialScheme::try_from(policy.credential_scheme) {
-        Ok(v1::CredentialScheme::Unspecified) => api.credential_scheme(),
-        Ok(v1::CredentialScheme::XApiKey) => CredentialScheme::XApiKey,
-        Ok(v1::CredentialScheme::Bearer) => CredentialScheme::Bearer,
-        Err(_) => {
-            violations.add(
-                format!("{prefix}credential_scheme"),
-                "must be a known scheme",
-            );
-            api.credential_scheme()
-        }
-    };
-    let of = Policy::of(api);
-    let mut read = Reader { prefix, violations };
-    let timeouts = policy.timeouts.unwrap_or_default();
-    let cool_downs = policy.cool_downs.unwrap_or_default();
-    let schedule = policy.verification.unwrap_or_default();
-    let check = match &policy.check {
-        Some(check) => read.check("check", check),
-        None => of.check,
-    };
-    if api == ApiFlavor::Http && matches!(check.kind, CheckKind::Conversation { .. }) {
-        read.refuse(
-            "check",
-            "`conversation` needs the API `anthropic` or `openai`",
-        );
-    }
-    Policy {
-        api,
-        credential_scheme,
-        attempts_max: read.number("attempts_max", policy.attempts_max, of.attempts_max, 1..=10),
-        max_failures: read.number(
-            "max_failures",
-            policy.max_failures,
-            of.max_failures,
-            1..=1000,
-        ),
-        unproven_concurrency: read.number(
-            "unproven_concurrency",
-            policy.unproven_concurrency,
-            of.unproven_concurrency,
-            1..=1000,
-        ),
-        timeouts: Timeouts {
-            connect: read.span(
-                "timeouts.connect",
-                timeouts.connect,
-                of.timeouts.connect,
-                MS..=10 * MINUTE,
-            ),
-            first_byte: read.span(
-                "timeouts.first_byte",
-                timeouts.first_byte,
-                of.timeouts.first_byte,
-                MS..=HOUR,
-            ),
-            idle: read.span("timeouts.idle", timeouts.idle, of.timeouts.idle, MS..=HOUR),
-            total: read.span(
-                "timeouts.total",
-                timeouts.total,
-                of.timeouts.total,
-                MS..=DAY,
-            ),
-        },
-        cool_downs: CoolDowns {
-            overloaded: read.span(
-                "cool_downs.overloaded",
-                cool_downs.overloaded,
-                of.cool_downs.overloaded,
-                Duration::ZERO..=DAY,
-            ),
-            rate_limited: read.span(
-                "cool_downs.rate_limited",
-                cool_downs.rate_limited,
-                of.cool_downs.rate_limited,
-                Duration::ZERO..=DAY,
-            ),
-            max: read.span(
-                "cool_downs.max",
-                cool_downs.max,
-                of.cool_downs.max,
-                Duration::ZERO..=DAY,
-            ),
-        },
-        check,
-        verification: VerificationSchedule {
-            first: read.span(
-                "verification.first",
-                schedule.first,
-                of.verification.first,
-                TEN_MS..=HOUR,
-            ),
-            max: read.span(
-                "verification.max",
-                schedule.max,
-                of.verification.max,
-                TEN_MS..=DAY,
-            ),
-            auth_max: read.span(
-                "verification.auth_max",
-                schedule.auth_max,
-                of.verification.auth_max,
-                TEN_MS..=DAY,
-            ),
-            per_hour_max: read.number(
-                "verification.per_hour_max",
-                schedule.per_hour_max,
-                of.verification.per_hour_max,
-                1..=100_000,
-            ),
-        },
-        corroboration_window: read.span(
-            "corroboration_window",
-            policy.corroboration_window,
-            of.corroboration_window,
-            SECOND..=HOUR,
-        ),
-        queue_timeout: read.span(
-            "queue_timeout",
-            policy.queue_timeout,
-            of.queue_timeout,
-            Duration::ZERO..=MINUTE,
-        ),
-    }
-}
-
 /// Reads a span with its own range and default.
 pub(super) fn span(
     field: &str,
@@ -314,174 +175,9 @@ pub(super) fn request(id: &str, digest: u64) -> Result<Option<crate::registry::R
     }))
 }
 
-/// Reads values with ranges, noting those outside.
-struct Reader<'a> {
-    prefix: &'a str,
-    violations: &'a mut Violations,
-}
-
-impl Reader<'_> {
-    fn number(
-        &mut self,
-        field: &str,
-        value: Option<u32>,
-        default: u32,
-        range: RangeInclusive<u32>,
-    ) -> u32 {
-        let value = value.unwrap_or(default);
-        if !range.contains(&value) {
-            self.refuse(field, format!("must be {}-{}", range.start(), range.end()));
-        }
-        value
-    }
-
-    fn span(
-        &mut self,
-        field: &str,
-        value: Option<prost_types::Duration>,
-        default: Duration,
-        range: RangeInclusive<Duration>,
-    ) -> Duration {
-        let Some(value) = value else { return default };
-        match duration::from_proto(&value) {
-            Some(span) if range.contains(&span) => span,
-            _ => {
-                let (from, to) = (
-                    duration::format(*range.start()),
-                    duration::format(*range.end()),
-                );
-                self.refuse(field, format!("must be {from} to {to}"));
-                default
-            }
-        }
-    }
-
-    fn check(&mut self, field: &str, check: &v1::Check) -> Check {
-        use v1::check::Kind;
-        let kind = match &check.kind {
-            Some(Kind::Conversation(conversation)) => {
-                let model = &conversation.model;
-                if model.len() > 256 || model.chars().any(char::is_control) {
-                    self.refuse(
-                        &format!("{field}.conversation.model"),
-                        "must be at most 256 characters",
-                    );
-                }
-                CheckKind::Conversation {
-                    model: (!model.is_empty()).then(|| model.clone()),
-                    max_tokens: self.number(
-                        &format!("{field}.conversation.max_tokens"),
-                        conversation.max_tokens,
-                        CHECK_MAX_TOKENS,
-                        1..=100_000,
-                    ),
-                }
-            }
-            Some(Kind::Http(http)) => {
-                CheckKind::Http(self.http_check(&format!("{field}.http"), http))
-            }
-            Some(Kind::Tcp(_)) => CheckKind::Tcp,
-            Some(Kind::None(_)) => CheckKind::None,
-            None => {
-                self.refuse(field, "must name a kind: conversation, http, tcp or none");
-                CheckKind::None
-            }
-        };
-        let precheck = check.precheck.as_ref().map(|precheck| {
-            if !matches!(kind, CheckKind::Conversation { .. }) {
-                self.refuse(
-                    &format!("{field}.precheck"),
-                    "must only be given together with conversation",
-                );
-            }
-            self.http_check(&format!("{field}.precheck"), precheck)
-        });
-        let timeout = format!("{field}.timeout");
-        Check {
-            kind,
-            precheck,
-            timeout: self.span(&timeout, check.timeout, CHECK_TIMEOUT, TEN_MS..=10 * MINUTE),
-        }
-    }
-
-    fn http_check(&mut self, field: &str, http: &v1::HttpCheck) -> HttpCheck {
-        let method = if http.method.is_empty() {
-            "GET"
-        } else {
-            http.method.as_str()
-        };
-        if !["GET", "HEAD", "POST"].contains(&method) {
-            self.refuse(&format!("{field}.method"), "must be GET, HEAD or POST");
-        }
-        let path = if http.path.is_empty() {
-            "/v1/models"
-        } else {
-            http.path.as_str()
-        };
-        if !path.starts_with('/')
-            || path.len() > base_url::URL_BYTES_MAX
-            || base_url::has_dot_segments(path)
-            || path.contains('#')
-            || path.parse::<http::uri::PathAndQuery>().is_err()
-        {
-            self.refuse(
-                &format!("{field}.path"),
-                "must be a path that begins with `/`, without dot segments or fragment",
-            );
-        }
-        let statuses: Vec<u16> = http
-            .expected_statuses
-            .iter()
-            .filter_map(|status| u16::try_from(*status).ok())
-            .filter(|status| (200..=599).contains(status))
-            .collect();
-        if statuses.len() != http.expected_statuses.len() || statuses.len() > 16 {
-            self.refuse(
-                &format!("{field}.expected_statuses"),
-                "must be at most 16 statuses of 200-599",
-            );
-        }
-        if !http.body.is_empty() && (method != "POST" || http.body.len() > 64 * 1024) {
-            self.refuse(
-                &format!("{field}.body"),
-                "must be at most 64 KiB, and for POST only",
-            );
-        }
-        HttpCheck {
-            method: method.into(),
-            path: path.into(),
-            expected_statuses: if statuses.is_empty() {
-                vec![200]
-            } else {
-                statuses
-            },
-            body: http.body.clone(),
-        }
-    }
-
-    fn refuse(&mut self, field: &str, rule: impl Into<String>) {
-        self.violations.add(format!("{}{field}", self.prefix), rule);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_policy_of_nothing_is_the_default_policy() {
-        let mut violations = Violations::default();
-        let read = policy(&v1::ClusterPolicy::default(), "", &mut violations);
-        assert!(violations.none(()).is_ok());
-        assert_eq!(read, Policy::default());
-        let mut violations = Violations::default();
-        let written = super::super::convert::policy(&read);
-        assert_eq!(
-            policy(&written, "", &mut violations),
-            read,
-            "it reads back as it was written"
-        );
-    }
 
     #[test]
     fn every_broken_rule_is_named() {
