@@ -20,7 +20,10 @@ pub(crate) mod whole;
 
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+    parser::ValueSource,
+};
 use http::Uri;
 
 use crate::operator::Operator;
@@ -48,6 +51,17 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// Reads this process's command line. Ends the process if it is wrong, or asks for help.
+    pub(crate) fn read() -> Self {
+        let mut matches = Self::command().get_matches();
+        let proxy = matches.value_source("proxy");
+        let mut cli = Self::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.exit());
+        cli.global.proxy_given = proxy == Some(ValueSource::CommandLine);
+        cli
+    }
+}
+
 /// Flags of every command.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
@@ -56,9 +70,13 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "URL", env = "QCC_CONTROL", default_value = "http://127.0.0.1:7870", value_delimiter = ',', value_parser = values::url)]
     pub(crate) control: Vec<Uri>,
 
-    /// Admin address of the proxy to ask (`proxy` commands).
+    /// Admin address of the proxy to ask (`proxy` commands, and `endpoints explain` where it is given).
     #[arg(long, global = true, value_name = "URL", env = "QCC_PROXY", default_value = "http://127.0.0.1:7861", value_parser = values::url)]
     pub(crate) proxy: Uri,
+
+    /// Whether `--proxy` was typed: `endpoints explain` then asks that proxy.
+    #[arg(skip)]
+    pub(crate) proxy_given: bool,
 
     /// Who asks; the control plane writes it down beside what is changed [default: USER@HOST].
     #[arg(long, global = true, value_name = "NAME", env = "QCC_OPERATOR", value_parser = values::operator)]

@@ -51,6 +51,8 @@ impl Answer {
 pub(crate) struct Context {
     pub(crate) control: Server,
     pub(crate) proxy: Server,
+    /// Whether the user has named the proxy on the command line.
+    pub(crate) proxy_given: bool,
     pub(crate) output: Output,
 }
 
@@ -72,6 +74,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Answer, Error> {
         output: Output::new(&global),
         control: Server::control(global.control, caller.clone()),
         proxy: Server::proxy(global.proxy, caller),
+        proxy_given: global.proxy_given,
     };
     match cli.command {
         Command::Up(args) => up::run(args, &context).await,

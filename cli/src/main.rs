@@ -21,7 +21,6 @@ mod text;
 
 use std::{io::IsTerminal, process::ExitCode};
 
-use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -31,7 +30,7 @@ use crate::{
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read();
     let format = cli.global.output;
     let quiet = match &cli.command {
         // The demo tells its own story.

@@ -85,6 +85,21 @@ async fn what_a_proxy_has_seen_alone_is_shown_as_its_own_mark() {
         differences[1].starts_with("a          local mark   healthy         auth"),
         "{text}"
     );
+    let proxy = testbed.proxy(0).admin_url();
+    let explain = ["endpoints", "explain", "a", "--proxy", &proxy];
+    let shown = testbed.ctl(&explain).await.expect_code(0).stdout;
+    let tells = |name: &str, what: &str| {
+        let mut lines = shown.lines();
+        lines.any(|line| line.starts_with(name) && line.contains(what))
+    };
+    assert!(tells("used ", "no, "), "{shown}");
+    assert!(
+        tells("own mark ", "auth until there is a newer generation"),
+        "{shown}"
+    );
+    assert!(tells("state in its view ", "healthy"), "{shown}");
+    let nobody = ["endpoints", "explain", "c", "--proxy", &proxy];
+    testbed.ctl(&nobody).await.expect_code(3);
     // The proxy can be asked although the control plane has lost sight of it.
     let shown = testbed
         .ctl(&["proxies", "get", "proxy-0"])

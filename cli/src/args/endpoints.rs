@@ -18,7 +18,8 @@ pub(crate) enum Endpoints {
     List(List),
     /// Show one endpoint, with the evidence behind its state.
     Get(Named),
-    /// Say why an endpoint is in its state, on whose word, and what happens next.
+    /// Say why an endpoint is in its state, on whose word, and what happens next; with --proxy, why
+    /// that proxy uses it or does not.
     Explain(Named),
     /// Add an endpoint; it is verified at once.
     Add(Box<Add>),

@@ -1,6 +1,7 @@
 //! `qcc-ctl proxy …`: what a proxy says about itself.
 
 mod diff;
+pub(super) mod explain;
 
 use std::time::SystemTime;
 
@@ -70,21 +71,6 @@ fn properties(status: &v1::ProxyStatus) -> Vec<(&'static str, Cell)> {
         (false, true) => Cell::new("ready", Tone::Good),
         (false, false) => Cell::new("not ready: it has no view yet", Tone::Bad),
     };
-    let view = text::view(status.applied_view.as_ref());
-    let view = match (&status.view_age, status.stale) {
-        (None, _) => Cell::from(view),
-        (Some(age), false) => Cell::from(format!(
-            "{view}, confirmed {} ago",
-            text::wire_span(Some(age))
-        )),
-        (Some(age), true) => Cell::new(
-            format!(
-                "{view}, stale: confirmed {} ago",
-                text::wire_span(Some(age))
-            ),
-            Tone::Doubtful,
-        ),
-    };
     let control = if status.connected_control_url.is_empty() {
         Cell::new(
             format!(
@@ -107,7 +93,7 @@ fn properties(status: &v1::ProxyStatus) -> Vec<(&'static str, Cell)> {
             text::or_nothing(&status.http_address).into(),
         ),
         ("control plane", control),
-        ("view", view),
+        ("view", view_cell(status)),
         (
             "running for",
             text::since(SystemTime::now(), status.start_time.as_ref()).into(),
@@ -141,6 +127,25 @@ fn properties(status: &v1::ProxyStatus) -> Vec<(&'static str, Cell)> {
             .into(),
         ),
     ]
+}
+
+/// The view in use, and how old it is.
+fn view_cell(status: &v1::ProxyStatus) -> Cell {
+    let view = text::view(status.applied_view.as_ref());
+    match (&status.view_age, status.stale) {
+        (None, _) => Cell::from(view),
+        (Some(age), false) => Cell::from(format!(
+            "{view}, confirmed {} ago",
+            text::wire_span(Some(age))
+        )),
+        (Some(age), true) => Cell::new(
+            format!(
+                "{view}, stale: confirmed {} ago",
+                text::wire_span(Some(age))
+            ),
+            Tone::Doubtful,
+        ),
+    }
 }
 
 async fn endpoints(context: &Context) -> Result<Answer, Error> {

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use qcc_proto::v1::{self, endpoint_service_client::EndpointServiceClient as Client};
 
 use super::{
-    super::{Answer, Context, events::line::Lines, missing},
+    super::{Answer, Context, events::line::Lines, missing, proxy},
     reference, show,
 };
 use crate::{
@@ -19,6 +19,9 @@ use crate::{
 const EVENTS_SHOWN: usize = 10;
 
 pub(super) async fn run(Named { name }: Named, context: &Context) -> Result<Answer, Error> {
+    if context.proxy_given {
+        return proxy::explain::run(&name, context).await;
+    }
     let request = v1::ExplainEndpointRequest { name };
     let method = async |c, q| Client::new(c).explain_endpoint(q).await;
     let response = context.control.call(request, method).await?;
