@@ -2,6 +2,7 @@
 //!
 //! - [`v1`]: generated messages, clients and servers.
 //! - [`encoded`]: a server for `HealthSyncService` whose updates are encoded once.
+//! - [`exposition`], [`plain`]: metrics and probes over plain HTTP, beside gRPC.
 //! - [`resources`]: the file in which people declare clusters and endpoints.
 //! - [`duration`]: durations as people write them.
 //! - [`upstream`]: requests to endpoints and the meaning of their answers.
@@ -9,9 +10,11 @@
 
 pub mod duration;
 pub mod encoded;
+pub mod exposition;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod plain;
 pub mod resources;
 pub mod upstream;
 
