@@ -11,7 +11,7 @@
 //! Callers hold a [`Handle`]. Its mailbox is bounded and "full" is an answer; the last
 //! quarter of it is out of reach for reports, so that operators get through a flood.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 use crate::{
     clock::RegistryClock,
     feed::Feed,
+    histogram::Histogram,
     records,
     registry::{
         self, Answer, CheckId, CheckOrder, Clock, Conclusion, Effect, EndpointName, Health, Moment,
@@ -99,6 +100,7 @@ type Reply<T> = oneshot::Sender<Result<T, Error>>;
 #[derive(Debug, Clone)]
 pub struct Handle {
     mailbox: mpsc::Sender<Command>,
+    commits: Arc<Histogram>,
 }
 
 /// The writer, before it runs.
@@ -111,6 +113,8 @@ pub struct Writer {
     /// Not bounded, but taken up at once; what waits for its turn is given up when it
     /// is void, so that there are never more checks than endpoints.
     jobs: mpsc::UnboundedSender<Job>,
+    /// How long commits took.
+    commits: Arc<Histogram>,
     /// Who waits for the verdict on an endpoint.
     waiting: BTreeMap<EndpointName, Vec<Reply<Option<Conclusion>>>>,
 }
@@ -195,6 +199,16 @@ impl Handle {
             .await;
     }
 
+    /// Returns how many commands wait for the writer.
+    pub(crate) fn waiting(&self) -> usize {
+        MAILBOX - self.mailbox.capacity()
+    }
+
+    /// Returns how long commits took.
+    pub(crate) fn commits(&self) -> &Histogram {
+        &self.commits
+    }
+
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         self.send(command(reply))?;
@@ -249,6 +263,7 @@ pub fn new(
     ));
     let (mailbox, commands) = mpsc::channel(MAILBOX);
     let (jobs, jobs_out) = mpsc::unbounded_channel();
+    let commits = Arc::new(Histogram::default());
     let writer = Writer {
         registry,
         store,
@@ -256,9 +271,10 @@ pub fn new(
         mailbox: commands,
         feed: feed.clone(),
         jobs,
+        commits: Arc::clone(&commits),
         waiting: BTreeMap::new(),
     };
-    (writer, Handle { mailbox }, feed, jobs_out)
+    (writer, Handle { mailbox, commits }, feed, jobs_out)
 }
 
 impl Writer {
@@ -414,8 +430,11 @@ impl Writer {
         if !settlement.dirty.any {
             return Ok(());
         }
-        self.store
-            .commit(&records::batch(&self.registry, &settlement.dirty))
+        let batch = records::batch(&self.registry, &settlement.dirty);
+        let started = Instant::now();
+        self.store.commit(&batch)?;
+        self.commits.observe(started.elapsed());
+        Ok(())
     }
 
     fn perform(&mut self, effect: Effect) {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
-use qcc_proto::{resources, v1};
+use qcc_proto::{plain, resources, v1};
 use serde::Deserialize;
 
 /// Where data planes and `qcc-ctl` look for a control plane.
@@ -21,6 +21,9 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 pub struct Config {
     /// Where gRPC is served; port 0 picks one.
     pub listen: SocketAddr,
+    /// Names under which metrics and probes may be asked for, beside addresses and
+    /// `localhost`.
+    pub allowed_hosts: Vec<String>,
     /// Directory of the store.
     pub data_dir: PathBuf,
     /// File of the key that seals credentials; `None`: in the data directory.
@@ -42,6 +45,16 @@ pub struct Args {
     /// Address to serve gRPC on; port 0 picks a free one [default: 127.0.0.1:7870]
     #[arg(long, env = "QCC_CONTROL_LISTEN", value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+
+    /// A name under which /metrics, /healthz and /readyz may be asked for, beside
+    /// addresses and localhost; repeat it for several
+    #[arg(
+        long = "allow-host",
+        env = "QCC_CONTROL_ALLOW_HOST",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    allow_host: Vec<String>,
 
     /// Directory for the data; created if missing [default: under the user's data home]
     #[arg(long, env = "QCC_CONTROL_DATA_DIR", value_name = "DIR")]
@@ -109,6 +122,8 @@ pub struct Daemon {
 #[serde(deny_unknown_fields)]
 struct File {
     listen: Option<SocketAddr>,
+    #[serde(default)]
+    allow_host: Vec<String>,
     data_dir: Option<PathBuf>,
     seal_key_file: Option<PathBuf>,
     apply: Option<PathBuf>,
@@ -132,6 +147,8 @@ pub enum Error {
     NoDataDir,
     /// Other machines could reach the address.
     Exposed(SocketAddr),
+    /// A name that is allowed is none.
+    Host(String),
     /// The log filter is not valid.
     Log(String),
 }
@@ -156,6 +173,13 @@ impl Args {
         if !listen.ip().is_loopback() && !self.insecure_listen && !file.insecure_listen {
             return Err(Error::Exposed(listen));
         }
+        let allowed_hosts = match self.allow_host {
+            hosts if hosts.is_empty() => file.allow_host,
+            hosts => hosts,
+        };
+        if let Some(host) = allowed_hosts.iter().find(|host| !plain::is_host_name(host)) {
+            return Err(Error::Host(host.clone()));
+        }
         let data_dir = self.data_dir.or(file.data_dir).or_else(default_data_dir);
         let apply = self.apply.or(file.apply);
         let load =
@@ -167,6 +191,7 @@ impl Args {
         Ok(Daemon {
             config: Config {
                 listen,
+                allowed_hosts,
                 data_dir: data_dir.ok_or(Error::NoDataDir)?,
                 seal_key_file: self.seal_key_file.or(file.seal_key_file),
                 apply: apply.map(load).transpose()?,
@@ -224,6 +249,10 @@ impl fmt::Display for Error {
                 f,
                 "`listen` is `{address}`, which other machines can reach: use a loopback address, \
                  or pass --insecure-listen if the network is trusted"
+            ),
+            Self::Host(host) => write!(
+                f,
+                "`allow_host` is `{host}`, which is not a host name without a port"
             ),
             Self::Log(filter) => write!(f, "`log` is `{filter}`, which is not a log filter"),
         }

@@ -14,7 +14,7 @@
 //! - `feed`: the published state. `sessions`: who listens. `propagation`: how long that
 //!   takes.
 //! - [`verifier`]: asks an endpoint whether it works. `checker`: does so when told.
-//! - `grpc`: messages in, messages out.
+//! - `grpc`: messages in, messages out; metrics. `histogram`: spans of time, counted.
 //! - [`config`]: flags, environment and file.
 
 pub mod actor;
@@ -23,6 +23,7 @@ pub mod clock;
 pub mod config;
 pub mod feed;
 mod grpc;
+mod histogram;
 pub mod propagation;
 pub mod records;
 pub mod registry;
@@ -137,6 +138,7 @@ pub async fn start(config: Config) -> Result<ControlPlane, Error> {
             handle,
             feed,
             sessions: Arc::default(),
+            allowed_hosts: config.allowed_hosts.into(),
             started: SystemTime::now(),
             stop: CancellationToken::new(),
         },

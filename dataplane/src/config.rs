@@ -28,6 +28,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where to serve `ProxyAdminService`. Port 0 means any.
     pub admin_listen: SocketAddr,
+    /// Names under which metrics and probes may be asked for at `admin_listen`, beside
+    /// addresses and `localhost`.
+    pub allowed_hosts: Vec<String>,
     /// The control planes, to be tried in turn. Not empty.
     pub control_urls: Vec<Uri>,
     /// The cluster to serve.
@@ -53,6 +56,7 @@ impl Default for Config {
         Self {
             listen: loopback(7860),
             admin_listen: loopback(7861),
+            allowed_hosts: Vec::new(),
             control_urls: vec![Uri::from_static("http://127.0.0.1:7870")],
             cluster: "default".into(),
             id: None,
@@ -99,6 +103,10 @@ impl Args {
             Some(urls) => read_all("control", urls.into_vec(), args::control_url)?,
             None => Vec::new(),
         };
+        let file_hosts = match file.allow_host {
+            Some(hosts) => read_all("allow_host", hosts.into_vec(), args::host)?,
+            None => Vec::new(),
+        };
         let config = Config {
             listen: pick(
                 self.listen,
@@ -110,6 +118,10 @@ impl Args {
                 read("admin_listen", file.admin_listen, args::address)?,
                 defaults.admin_listen,
             ),
+            allowed_hosts: [self.allow_host, file_hosts]
+                .into_iter()
+                .find(|hosts| !hosts.is_empty())
+                .unwrap_or_default(),
             control_urls: [self.control, file_control, defaults.control_urls]
                 .into_iter()
                 .find(|urls| !urls.is_empty())
@@ -241,6 +253,7 @@ mod tests {
             "invalid drain_timeout `2d`: must be a duration from 0s to 24h, such as `30s`"
         );
         assert!(refusal("control = 'https://a:1'").contains("must be `http://host:port`"));
+        assert!(refusal("allow_host = 'a:80'").contains("without a port"));
         assert!(refusal("cluster = 'A b'").contains("lower-case"));
         assert!(refusal("lisen = '127.0.0.1:1'").contains("lisen"));
     }

@@ -185,6 +185,7 @@ impl Proxy {
                 .iter()
                 .map(|url| Address(url).to_string())
                 .collect(),
+            allowed_hosts: self.config.allowed_hosts.clone(),
             started: SystemTime::now(),
             router: self.router.clone(),
             outbox: Arc::clone(&self.outbox),

@@ -1,40 +1,15 @@
 //! The contract as somebody else's client sees it: Python, and nothing but reflection.
 
-use std::{
-    io::{Write, stderr},
-    path::Path,
-    process::Command,
-};
+use std::{path::Path, process::Command};
 
 use qcc_proto::v1::HealthState;
-use qcc_tests::Testbed;
-
-/// What the client needs, and what a person would do to get it.
-const PACKAGES: &str = "grpcio grpcio-reflection grpcio-health-checking";
-
-/// Finds a Python that has the packages.
-fn python() -> Option<String> {
-    let python = std::env::var("QCC_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let imports = "import grpc, grpc_reflection.v1alpha, grpc_health.v1";
-    let found = Command::new(&python).args(["-c", imports]).output();
-    found
-        .is_ok_and(|output| output.status.success())
-        .then_some(python)
-}
+use qcc_tests::{Testbed, python};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_client_needs_reflection_only() {
-    let Some(python) = python() else {
-        let required = std::env::var_os("QCC_REQUIRE_FOREIGN").is_some_and(|value| value == "1");
-        assert!(
-            !required,
-            "no Python with {PACKAGES} (set QCC_PYTHON to one)"
-        );
-        // Not by `eprintln`, which is kept from whoever runs tests that pass.
-        let _ = writeln!(
-            stderr(),
-            "SKIPPED: the foreign client needs Python with {PACKAGES}"
-        );
+    let imports = "grpc, grpc_reflection.v1alpha, grpc_health.v1";
+    let packages = "grpcio grpcio-reflection grpcio-health-checking";
+    let Some(python) = python::with(imports, packages) else {
         return;
     };
     let mut testbed = Testbed::start()

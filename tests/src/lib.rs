@@ -5,6 +5,7 @@
 //! - [`Upstream`]: an LLM API that says what the test tells it to say, by
 //!   [`Answer`]s, some of them held back by a [`Gate`].
 //! - [`client`]: HTTP requests with nothing between the test and the wire.
+//! - [`metrics`]: a page of metrics, read strictly. [`python`]: other implementations.
 //! - [`Relay`]: a TCP relay that can be cut, stalled and made long.
 //! - [`FakeProxy`]: a data plane that misbehaves on purpose.
 //! - [`Injection`]: a fault at a system call of a process.
@@ -22,10 +23,12 @@ pub mod client;
 mod control;
 mod fake_proxy;
 mod load;
+pub mod metrics;
 mod needs;
 mod network;
 mod process;
 mod proxy;
+pub mod python;
 mod relay;
 mod strace;
 mod testbed;

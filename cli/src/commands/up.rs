@@ -109,6 +109,7 @@ impl System {
     ) -> Result<Self, Error> {
         let control = qcc_control::start(qcc_control::Config {
             listen: args.control_listen,
+            allowed_hosts: Vec::new(),
             data_dir: data_dir.to_owned(),
             seal_key_file: None,
             apply,

@@ -12,6 +12,7 @@ mod explain;
 pub mod fuzzing;
 mod health;
 mod mask;
+mod metrics;
 mod operator;
 mod page;
 mod proxies;
@@ -33,7 +34,7 @@ use std::{
 };
 
 use prost::Message;
-use qcc_proto::v1;
+use qcc_proto::{plain::PlainLayer, v1};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio_stream::StreamExt;
@@ -76,6 +77,8 @@ pub(crate) struct Api {
     pub feed: Arc<Feed>,
     /// Data planes.
     pub sessions: Arc<Sessions>,
+    /// Names under which pages may be asked for.
+    pub allowed_hosts: Arc<[String]>,
     /// When the process started.
     pub started: SystemTime,
     /// Ends all streams.
@@ -116,7 +119,10 @@ pub(crate) async fn serve(api: Api, listener: TcpListener) -> Result<(), tonic::
         }
         accepted
     });
+    let pages = PlainLayer::new(Arc::new(api.clone()), &api.allowed_hosts);
     Server::builder()
+        .accept_http1(true)
+        .layer(pages)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)

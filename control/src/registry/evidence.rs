@@ -60,6 +60,22 @@ pub enum Cause {
     Operator,
 }
 
+impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 10] = [
+        Self::Auth,
+        Self::Forbidden,
+        Self::RateLimited,
+        Self::Overloaded,
+        Self::ServerError,
+        Self::Timeout,
+        Self::Connect,
+        Self::StreamBroken,
+        Self::CheckFailed,
+        Self::Operator,
+    ];
+}
+
 /// How far a piece of evidence reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {

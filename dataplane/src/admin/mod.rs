@@ -2,24 +2,25 @@
 //!
 //! - [`service`]: `ProxyAdminService`. [`endpoints`]: its list of endpoints.
 //! - [`health`]: `grpc.health.v1`. Reflection is served in v1 and v1alpha.
+//! - [`metrics`]: the pages for Prometheus and for probes, over plain HTTP.
 //! - [`error`]: errors as `tonic::Status`.
 
 mod endpoints;
 mod error;
 mod health;
+mod metrics;
 mod service;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use qcc_proto::{FILE_DESCRIPTOR_SET, v1::proxy_admin_service_server::ProxyAdminServiceServer};
+use qcc_proto::{
+    FILE_DESCRIPTOR_SET, plain::PlainLayer, v1::proxy_admin_service_server::ProxyAdminServiceServer,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{
-    Error, Server,
-    server::{Router, TcpIncoming},
-};
+use tonic::transport::{Error, Server, server::TcpIncoming};
 use tonic_health::pb::{FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTOR_SET, health_server::HealthServer};
 
 use health::Health;
@@ -43,25 +44,25 @@ pub(crate) async fn serve(
 ) -> Result<(), Error> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let stopped = stop.cancelled_owned();
-    router(admin)
-        .serve_with_incoming_shutdown(incoming, stopped)
-        .await
-}
-
-fn router(admin: Admin) -> Router {
+    let admin = Arc::new(admin);
+    let pages = PlainLayer::new(admin.clone(), &admin.allowed_hosts);
     let health = Health::new(admin.link.clone(), admin.drain.clone());
     Server::builder()
+        .accept_http1(true)
+        .layer(pages)
         .max_concurrent_streams(STREAMS_MAX)
         .concurrency_limit_per_connection(STREAMS_MAX as usize)
         .timeout(CALL_TIMEOUT)
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .add_service(
-            ProxyAdminServiceServer::new(admin).max_decoding_message_size(REQUEST_BYTES_MAX),
+            ProxyAdminServiceServer::from_arc(admin).max_decoding_message_size(REQUEST_BYTES_MAX),
         )
         .add_service(HealthServer::new(health).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_optional_service(reflection().build_v1().ok())
         .add_optional_service(reflection().build_v1alpha().ok())
+        .serve_with_incoming_shutdown(incoming, stopped)
+        .await
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

@@ -34,6 +34,8 @@ pub(crate) struct Admin {
     pub cluster: String,
     /// The control planes we were given.
     pub control_urls: Vec<String>,
+    /// Names under which metrics and probes may be asked for.
+    pub allowed_hosts: Vec<String>,
     /// When the process started.
     pub started: SystemTime,
     /// The endpoints.

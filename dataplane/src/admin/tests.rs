@@ -44,6 +44,7 @@ impl Testbed {
         let link = Link::new();
         let drain = Drain::new(Duration::from_secs(30));
         let admin = Admin {
+            allowed_hosts: Vec::new(),
             identity: ProxyIdentity {
                 id: "p1".into(),
                 ..Default::default()

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum, builder::FalseyValueParser};
 use http::Uri;
-use qcc_proto::duration;
+use qcc_proto::{duration, plain};
 
 use crate::drain::DRAIN_MAX;
 
@@ -24,6 +24,17 @@ pub struct Args {
     /// Where to serve the admin gRPC services [default: 127.0.0.1:7861]
     #[arg(long, env = "QCC_PROXY_ADMIN_LISTEN", value_name = "ADDRESS", value_parser = address)]
     pub admin_listen: Option<SocketAddr>,
+
+    /// A name under which /metrics, /healthz and /readyz may be asked for at the admin
+    /// address, beside addresses and localhost; repeat it for several
+    #[arg(
+        long,
+        env = "QCC_PROXY_ALLOW_HOST",
+        value_name = "NAME",
+        value_delimiter = ',',
+        value_parser = host
+    )]
+    pub allow_host: Vec<String>,
 
     /// Listen for other machines although nothing is encrypted or authenticated
     #[arg(long, env = "QCC_PROXY_INSECURE_LISTEN", value_parser = FalseyValueParser::new())]
@@ -111,6 +122,15 @@ pub(super) fn control_url(text: &str) -> Result<Uri, String> {
         && url.path() == "/"
         && url.query().is_none();
     if whole { Ok(url) } else { Err(rule.into()) }
+}
+
+/// Reads a name under which we are asked.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    if plain::is_host_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a host name without a port".into())
+    }
 }
 
 /// Reads a cluster's name.

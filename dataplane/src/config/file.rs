@@ -19,6 +19,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub struct File {
     pub listen: Option<String>,
     pub admin_listen: Option<String>,
+    pub allow_host: Option<OneOrMore>,
     pub insecure_listen: Option<bool>,
     pub control: Option<OneOrMore>,
     pub cluster: Option<String>,

@@ -85,7 +85,10 @@ pub(crate) use server::serve;
 pub(crate) use sse::Scanner;
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -136,7 +139,7 @@ impl Default for Settings {
     }
 }
 
-/// Counts since the process started, but for `active`, which is now.
+/// Counts since the process started, but for `active` and `buffered_bytes`, which are now.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     /// Client requests that were taken, not counting those that ask only for us.
@@ -155,6 +158,8 @@ pub(crate) struct Counters {
     pub(crate) suspects: AtomicU64,
     /// Requests being served now.
     pub(crate) active: AtomicU64,
+    /// Bytes of request bodies that are kept now.
+    pub(crate) buffered_bytes: Arc<AtomicUsize>,
 }
 
 /// Counts one more.

@@ -25,15 +25,13 @@ const ROOM_AT_ONCE: usize = 256 << 10;
 #[derive(Debug)]
 pub(super) struct Budget {
     max: usize,
-    used: AtomicUsize,
+    used: Arc<AtomicUsize>,
 }
 
 impl Budget {
-    pub(super) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self {
-            max,
-            used: AtomicUsize::new(0),
-        })
+    /// Returns a budget that keeps its account in `used`, for others to read.
+    pub(super) fn new(max: usize, used: Arc<AtomicUsize>) -> Arc<Self> {
+        Arc::new(Self { max, used })
     }
 
     fn take(&self, bytes: usize) -> bool {
@@ -193,7 +191,7 @@ mod tests {
 
     #[test]
     fn the_budget_is_shared_and_given_back() {
-        let budget = Budget::new(10);
+        let budget = Budget::new(10, Arc::default());
         let mut one = Share::none_of(&budget);
         let mut two = Share::none_of(&budget);
         assert!(one.grow(6));
@@ -208,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_share_lasts_as_long_as_any_of_its_bytes() {
-        let budget = Budget::new(10);
+        let budget = Budget::new(10, Arc::default());
         let mut share = Share::none_of(&budget);
         assert!(share.grow(4));
         let mut bytes = Kept::of(Bytes::from_static(b"1234"), share);

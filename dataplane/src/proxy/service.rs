@@ -60,7 +60,10 @@ impl Service {
             router,
             upstreams: Upstreams::new(&settings),
             waiting: Semaphore::new(settings.waiting_max),
-            budget: Budget::new(settings.replay_total_bytes),
+            budget: Budget::new(
+                settings.replay_total_bytes,
+                Arc::clone(&counters.buffered_bytes),
+            ),
             settings,
             counters,
             stop,

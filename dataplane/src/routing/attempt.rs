@@ -168,6 +168,7 @@ impl Attempt {
     /// Marks the endpoint, in the attempt's own generation: a newer one has a state of
     /// its own.
     fn learn(&self, outcome: &Outcome, now: Instant) {
+        self.router.count(outcome.class);
         let live = &self.entry().live;
         if outcome.class == OutcomeClass::Success {
             live.prove();

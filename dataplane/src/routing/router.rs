@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use arc_swap::{ArcSwapOption, Guard};
-use qcc_proto::v1::View;
+use qcc_proto::v1::{OutcomeClass, View};
 use tokio::sync::{Notify, futures::Notified};
 
 use super::{Policy, Routed, Routing, Table};
@@ -23,6 +23,8 @@ struct Shared {
     table: ArcSwapOption<Table>,
     wake: Notify,
     seeds: AtomicU64,
+    /// What attempts came to since the process started, by class.
+    outcomes: [AtomicU64; OutcomeClass::Cancelled as usize + 1],
     outbox: Arc<Outbox>,
 }
 
@@ -48,6 +50,7 @@ impl Router {
                 table: ArcSwapOption::empty(),
                 wake: Notify::new(),
                 seeds: AtomicU64::new(seed),
+                outcomes: Default::default(),
                 outbox,
             }),
         }
@@ -89,6 +92,19 @@ impl Router {
     /// Returns the newest table.
     pub(crate) fn table(&self) -> Option<Arc<Table>> {
         self.shared.table.load_full()
+    }
+
+    /// Returns how many attempts came to this since the process started.
+    pub(crate) fn outcomes(&self, class: OutcomeClass) -> u64 {
+        let count = self.shared.outcomes.get(class as usize);
+        count.map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// Counts what an attempt came to.
+    pub(super) fn count(&self, class: OutcomeClass) {
+        if let Some(count) = self.shared.outcomes.get(class as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Returns the newest table, for a moment's look.

@@ -29,6 +29,7 @@ impl Server {
             let data = tempfile::tempdir_in(SCRATCH).expect("the build's directory is writable");
             let config = Config {
                 listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+                allowed_hosts: Vec::new(),
                 data_dir: data.path().into(),
                 seal_key_file: None,
                 apply: Some(resources(endpoints)),
