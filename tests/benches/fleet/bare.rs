@@ -1,7 +1,8 @@
 //! The floor for everything over gRPC: the same messages through the same generated
 //! code, with nothing behind it.
 //!
-//! It acknowledges a batch that it has decoded and sends bytes that it was given.
+//! It acknowledges a batch that it has decoded and sends bytes that it was given: some
+//! to whoever begins to watch, others to all who watch at each report.
 
 use std::{
     net::SocketAddr,
@@ -37,16 +38,23 @@ pub(crate) struct Bare {
 
 #[derive(Clone)]
 struct Service {
+    opening: Arc<[Bytes]>,
     update: Option<Bytes>,
     watchers: Arc<Mutex<Vec<UnboundedSender<Bytes>>>>,
 }
 
 impl Bare {
-    pub(crate) async fn bind(update: Option<&WatchSnapshotsResponse>) -> Self {
+    /// Binds a floor of which every watch begins with `opening`, and to whose watchers
+    /// each report brings `update`.
+    pub(crate) async fn bind(
+        opening: &[WatchSnapshotsResponse],
+        update: Option<&WatchSnapshotsResponse>,
+    ) -> Self {
         let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await;
         Self {
             listener: listener.expect("there is a free port"),
             service: Service {
+                opening: opening.iter().map(encode).collect(),
                 update: update.map(encode),
                 watchers: Arc::default(),
             },
@@ -94,9 +102,9 @@ impl HealthSyncService for Service {
         _: Request<WatchSnapshotsRequest>,
     ) -> Result<Response<Self::WatchSnapshotsStream>, Status> {
         let (watcher, updates) = unbounded_channel();
-        if let Some(update) = &self.update {
-            // The control plane sends a snapshot first. It arrives: the stream is open.
-            let _ = watcher.send(update.clone());
+        for message in self.opening.iter() {
+            // Whoever begins to watch is still there.
+            let _ = watcher.send(message.clone());
         }
         self.watchers
             .lock()

@@ -5,15 +5,22 @@
 
 use std::{
     env, fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     net::SocketAddr,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     time::Duration,
 };
 
+use qcc_proto::v1::WatchSnapshotsResponse;
 use tokio_util::sync::CancellationToken;
 
-use crate::{forwarding, machine::spawn_on};
+use crate::{
+    bare::Bare,
+    forwarding,
+    machine::{self, spawn_on},
+    memory, server,
+};
 
 /// Tells a child from its parent.
 const FLAG: &str = "--role";
@@ -23,30 +30,45 @@ const FLAG: &str = "--role";
 pub(crate) enum Role {
     /// Be `qcc-proxy`, for the control plane at this address.
     Proxy(SocketAddr),
-    /// Be the floor, for the upstream at this address.
+    /// Be the floor of a proxy, for the upstream at this address.
     Forwarder(SocketAddr),
+    /// Be `qcc-control`, on the store in this directory.
+    Control(PathBuf),
+    /// Be the floor of a control plane.
+    Bare,
+    /// Hold what the control plane at this address says of its endpoints, as the
+    /// messages that say it.
+    Holder(SocketAddr),
 }
 
 /// Returns the role that the command line gives to this process.
 pub(crate) fn role(arguments: &[String]) -> Option<Role> {
-    let [flag, name, address] = arguments else {
+    let [flag, name, about] = arguments else {
         return None;
     };
-    let address = address.parse().ok().filter(|_| flag == FLAG)?;
+    if flag != FLAG {
+        return None;
+    }
     match name.as_str() {
-        "proxy" => Some(Role::Proxy(address)),
-        "forwarder" => Some(Role::Forwarder(address)),
+        "proxy" => Some(Role::Proxy(about.parse().ok()?)),
+        "forwarder" => Some(Role::Forwarder(about.parse().ok()?)),
+        "control" => Some(Role::Control(about.into())),
+        "bare" => Some(Role::Bare),
+        "holder" => Some(Role::Holder(about.parse().ok()?)),
         _ => None,
     }
 }
 
 impl Role {
     fn arguments(&self) -> [String; 3] {
-        let (name, address) = match self {
-            Self::Proxy(address) => ("proxy", address),
-            Self::Forwarder(address) => ("forwarder", address),
+        let (name, about) = match self {
+            Self::Proxy(address) => ("proxy", address.to_string()),
+            Self::Forwarder(address) => ("forwarder", address.to_string()),
+            Self::Control(directory) => ("control", directory.display().to_string()),
+            Self::Bare => ("bare", String::new()),
+            Self::Holder(address) => ("holder", address.to_string()),
         };
-        [FLAG.into(), name.into(), address.to_string()]
+        [FLAG.into(), name.into(), about]
     }
 
     /// Plays the role until the parent has gone.
@@ -67,10 +89,35 @@ impl Role {
             match self {
                 Self::Proxy(control) => forwarding::proxy::run(control, stop).await,
                 Self::Forwarder(upstream) => forwarding::forwarder::run(upstream, stop).await,
+                Self::Control(directory) => control(&directory, stop).await,
+                Self::Bare => {
+                    // A watch that begins with nothing could not be told from none.
+                    let opening = WatchSnapshotsResponse::default();
+                    let bare = Bare::bind(&[opening], None).await;
+                    announce(bare.address());
+                    bare.run_until(stop).await;
+                }
+                Self::Holder(control) => memory::hold(control, stop).await,
             }
         });
         runtime.shutdown_background();
     }
+}
+
+/// Does what the `main` of `qcc-control` does, without flags and logs.
+async fn control(directory: &Path, stop: CancellationToken) {
+    let control = qcc_control::start(server::config(directory)).await;
+    let control = control.expect("the store can be opened");
+    announce(control.address());
+    let served = control.run_until(stop).await;
+    served.expect("the control plane serves until it is stopped");
+}
+
+/// Tells the parent that requests can be served.
+pub(crate) fn announce(address: SocketAddr) {
+    let mut stdout = std::io::stdout();
+    // A parent that has gone needs no address.
+    let _ = writeln!(stdout, "{address}").and_then(|()| stdout.flush());
 }
 
 /// A running child on a core of its own.
@@ -114,14 +161,19 @@ impl Process {
 
     /// Returns the processor time that its threads have taken, to the nanosecond.
     pub(crate) fn processor_time(&self) -> Duration {
-        let tasks = format!("/proc/{}/task", self.child.id());
-        let tasks = fs::read_dir(tasks).expect("the child runs");
-        let nanoseconds = tasks.filter_map(|task| {
-            // A thread may end meanwhile; those that matter do not.
-            let schedstat = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-            schedstat.split_whitespace().next()?.parse::<u64>().ok()
-        });
-        Duration::from_nanos(nanoseconds.sum())
+        machine::processor_time(&format!("/proc/{}/task", self.child.id()), |_| true)
+    }
+
+    /// Returns the memory that is its own and holds data: neither programs nor files,
+    /// in KiB.
+    pub(crate) fn memory(&self) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the child runs");
+        let anonymous = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = anonymous.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+        kib.expect("the kernel tells the memory of a process")
     }
 }
 

@@ -37,13 +37,8 @@ pub(crate) fn figures(_: Cores) -> Vec<Figure> {
             })]
         },
     );
-    vec![Figure {
-        name: "store: commit of one report's effects".into(),
-        unit: "us",
-        is_rate: false,
-        samples,
-        note: String::new(),
-    }]
+    let name = "store: commit of one report's effects";
+    vec![Figure::cost(name, "us", "one synced page", samples)]
 }
 
 /// What a report that ejects an endpoint changes, in about the size that it has.

@@ -9,19 +9,39 @@ use crate::machine::{Machine, Neighbours, SCRATCH};
 /// Measurements of each side. Odd, so that there is one in the middle.
 const ROUNDS: usize = 5;
 
+/// Columns of the table.
+const COLUMNS: usize = 7;
+
 /// One figure: ours and the floor's, measured in turns.
 #[derive(Debug)]
 pub(crate) struct Figure {
     /// What was measured.
-    pub(crate) name: String,
+    name: String,
     /// In what.
-    pub(crate) unit: &'static str,
+    unit: &'static str,
+    /// What the floor is.
+    beside: &'static str,
     /// Whether more of it is better.
-    pub(crate) is_rate: bool,
+    is_rate: bool,
+    /// What it must come to.
+    goal: Goal,
     /// The measurements.
-    pub(crate) samples: Samples,
+    samples: Samples,
     /// What else there is to say.
-    pub(crate) note: String,
+    note: String,
+}
+
+/// What a figure must come to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Goal {
+    /// Nothing: it is there to explain others.
+    None,
+    /// At most so many times the floor's cost.
+    Times(f64),
+    /// At most so much.
+    AtMost(f64),
+    /// At least so much.
+    AtLeast(f64),
 }
 
 /// The measurements of both sides, round by round.
@@ -78,6 +98,78 @@ fn median(values: &[f64]) -> f64 {
 }
 
 impl Figure {
+    /// Returns a figure of which less is better, measured in `unit` beside a floor.
+    pub(crate) fn cost(
+        name: impl Into<String>,
+        unit: &'static str,
+        beside: &'static str,
+        samples: Samples,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            unit,
+            beside,
+            is_rate: false,
+            goal: Goal::None,
+            samples,
+            note: String::new(),
+        }
+    }
+
+    /// Returns a figure of which more is better.
+    pub(crate) fn rate(
+        name: impl Into<String>,
+        unit: &'static str,
+        beside: &'static str,
+        samples: Samples,
+    ) -> Self {
+        Self {
+            is_rate: true,
+            ..Self::cost(name, unit, beside, samples)
+        }
+    }
+
+    /// Names what it must come to.
+    pub(crate) fn goal(self, goal: Goal) -> Self {
+        Self { goal, ..self }
+    }
+
+    /// Says what else there is to say.
+    pub(crate) fn note(self, note: String) -> Self {
+        Self { note, ..self }
+    }
+
+    fn ours(&self) -> f64 {
+        median(&self.samples.ours)
+    }
+
+    fn times_floor(&self) -> f64 {
+        median(&self.costs())
+    }
+
+    /// Returns whether it comes to what it must; nothing if it need not.
+    fn reached(&self) -> Option<bool> {
+        match self.goal {
+            Goal::None => None,
+            Goal::Times(most) => Some(self.times_floor() <= most),
+            Goal::AtMost(most) => Some(self.ours() <= most),
+            Goal::AtLeast(least) => Some(self.ours() >= least),
+        }
+    }
+
+    fn verdict(&self) -> String {
+        let goal = match self.goal {
+            Goal::None => return String::new(),
+            Goal::Times(most) => format!("at most {most} x"),
+            Goal::AtMost(most) => format!("at most {}", number(most)),
+            Goal::AtLeast(least) => format!("at least {}", number(least)),
+        };
+        match self.reached() {
+            Some(false) => format!("{goal}: **missed**"),
+            _ => goal,
+        }
+    }
+
     /// Returns how many times as much as the floor ours costs, round by round: the
     /// floor is 1, and more is worse.
     fn costs(&self) -> Vec<f64> {
@@ -91,17 +183,22 @@ impl Figure {
             .collect()
     }
 
-    fn row(&self) -> [String; 6] {
+    fn row(&self) -> [String; COLUMNS] {
         let costs = self.costs();
         let least = costs.iter().copied().fold(f64::INFINITY, f64::min);
         let most = costs.iter().copied().fold(0.0, f64::max);
+        let name = match self.note.as_str() {
+            "" => self.name.clone(),
+            note => format!("{} ({note})", self.name),
+        };
         [
-            self.name.clone(),
-            number(median(&self.samples.ours)),
-            number(median(&self.samples.floor)),
+            name,
             self.unit.to_owned(),
-            format!("{:.2} ({least:.2}-{most:.2})", median(&costs)),
-            self.note.clone(),
+            number(self.ours()),
+            number(median(&self.samples.floor)),
+            self.beside.to_owned(),
+            format!("{:.2} ({least:.2}-{most:.2})", self.times_floor()),
+            self.verdict(),
         ]
     }
 
@@ -110,9 +207,12 @@ impl Figure {
             "name": self.name,
             "unit": self.unit,
             "better": if self.is_rate { "more" } else { "less" },
-            "qcc": median(&self.samples.ours),
+            "qcc": self.ours(),
             "floor": median(&self.samples.floor),
-            "times_floor": median(&self.costs()),
+            "floor_is": self.beside,
+            "times_floor": self.times_floor(),
+            "goal": self.verdict(),
+            "reached": self.reached(),
             "samples": { "qcc": self.samples.ours, "floor": self.samples.floor },
             "note": self.note,
         })
@@ -158,25 +258,30 @@ impl Report {
         fs::write(file, format!("{json:#}\n")).expect(writable);
     }
 
+    /// Returns the figures as a table in Markdown, its columns aligned.
     fn table(&self) -> String {
-        let headings = ["figure", "qcc", "floor", "unit", "x floor", ""].map(str::to_owned);
-        let rows: Vec<_> = std::iter::once(headings)
+        let headings = [
+            "figure", "in", "qcc", "floor", "floor is", "x floor", "must be",
+        ];
+        let rows: Vec<_> = std::iter::once(headings.map(str::to_owned))
             .chain(self.figures.iter().map(Figure::row))
             .collect();
-        let width = |column: usize| rows.iter().map(|row| row[column].len()).max();
-        let widths: [usize; 6] = std::array::from_fn(|column| width(column).unwrap_or_default());
+        let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
+            let lengths = rows.iter().map(|row| row[column].chars().count());
+            lengths.max().unwrap_or_default()
+        });
         let mut table = String::new();
-        for row in &rows {
-            for (column, cell) in row.iter().enumerate() {
-                let width = widths[column];
-                let is_number = (1..3).contains(&column);
-                table += &match is_number {
-                    true => format!("{cell:>width$}  "),
-                    false => format!("{cell:<width$}  "),
-                };
+        for (at, row) in rows.iter().enumerate() {
+            for (cell, width) in row.iter().zip(widths) {
+                table.push_str(&format!("| {cell:width$} "));
             }
-            table.truncate(table.trim_end().len());
-            table.push('\n');
+            table.push_str("|\n");
+            if at == 0 {
+                for width in widths {
+                    table.push_str(&format!("| {} ", "-".repeat(width)));
+                }
+                table.push_str("|\n");
+            }
         }
         table
     }

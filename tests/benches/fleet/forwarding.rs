@@ -129,13 +129,8 @@ fn of_workload(cores: Cores, workload: &Workload) -> Figure {
     );
     drop((qcc, bare)); // Before their upstream goes.
     drop(runtime); // Closes all connections: a server that stops waits for that.
-    Figure {
-        name: workload.name.into(),
-        unit: workload.unit,
-        is_rate: false,
-        samples,
-        note: format!("busy {busy_qcc:.0} %, floor {busy_bare:.0} %"),
-    }
+    Figure::cost(workload.name, workload.unit, "hyper", samples)
+        .note(format!("busy {busy_qcc:.0} %, floor {busy_bare:.0} %"))
 }
 
 /// Sends one request and waits until its success is known to the control plane: before

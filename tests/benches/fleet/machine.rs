@@ -1,12 +1,17 @@
 //! The machine, and which part of it does what.
 
 use std::{
+    collections::BTreeSet,
     fs,
     ops::Range,
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
 use serde_json::{Value, json};
 use tokio::runtime::{self, Runtime};
 
@@ -75,6 +80,41 @@ pub(crate) fn spawn_on<T: Send + 'static>(
         run()
     });
     thread.expect("the system has room for a thread")
+}
+
+/// Lets this process, and those that it will start, open as many files as it may: each
+/// connection takes two, one for either end.
+pub(crate) fn raise_file_limit() {
+    let most = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: most,
+        maximum: most,
+    };
+    setrlimit(Resource::Nofile, limit).expect("a limit can be raised to its maximum");
+}
+
+/// Returns the threads of this process, by the kernel's numbers.
+pub(crate) fn threads() -> BTreeSet<String> {
+    let tasks = fs::read_dir("/proc/self/task").expect("this process runs");
+    tasks
+        .filter_map(|task| task.ok()?.file_name().into_string().ok())
+        .collect()
+}
+
+/// Returns the processor time that some of a process's threads have taken, to the
+/// nanosecond. `tasks` is the process's directory of threads.
+pub(crate) fn processor_time(tasks: &str, wanted: impl Fn(&str) -> bool) -> Duration {
+    let tasks = fs::read_dir(tasks).expect("the process runs");
+    let nanoseconds = tasks.filter_map(|task| {
+        let task = task.ok()?;
+        if !task.file_name().to_str().is_some_and(&wanted) {
+            return None;
+        }
+        // A thread may end meanwhile; those that matter do not.
+        let schedstat = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        schedstat.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanoseconds.sum())
 }
 
 /// Makes a runtime on the calling thread.

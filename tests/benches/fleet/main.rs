@@ -1,15 +1,20 @@
 //! What the fleet's parts cost, each beside the least that its libraries allow.
 //!
-//! `cargo bench -p qcc-tests` measures everything in about two minutes, prints a table
-//! and writes `target/bench/fleet.json`; `cargo bench -p qcc-tests -- forwarding`
-//! measures one part.
+//! `cargo bench -p qcc-tests` measures everything in about five minutes, prints a table
+//! and writes `target/bench/fleet.json`; `cargo bench -p qcc-tests -- memory restart`
+//! measures some parts.
 //!
 //! | part | asks |
 //! | --- | --- |
 //! | [`durability`] | how long does it take to make a change durable? |
 //! | [`writer`] | how many outcomes a second does the writer apply? |
 //! | [`reports`] | how many arrive over gRPC? |
-//! | [`propagation`] | how long until the last proxy knows of a rejected key? |
+//! | [`propagation`] | how long until the last proxy knows of a rejected key, what does each update cost, and how long does etcd take? |
+//! | [`growth`] | does an update cost more where there are more endpoints? |
+//! | [`snapshot`](scale::snapshot) | how long until a new proxy has 10,000 endpoints? |
+//! | [`reconnect`](scale::reconnect) | how long until 1,000 proxies that come at once have them, and does an operator get through? |
+//! | [`restart`](scale::restart) | how long until a control plane with 10,000 endpoints serves again? |
+//! | [`memory`] | what does an endpoint take, what a connected proxy? |
 //! | [`forwarding`] | how much processor time does a proxied request take? |
 //!
 //! Absolute figures belong to one machine on one day. So each is measured in turns with
@@ -22,12 +27,16 @@
 mod bare;
 mod child;
 mod durability;
+mod etcd;
 mod figure;
 mod forwarding;
+mod growth;
 mod machine;
+mod memory;
 mod outcomes;
 mod propagation;
 mod reports;
+mod scale;
 mod server;
 mod stand_in;
 mod throughput;
@@ -41,11 +50,16 @@ use machine::{Cores, Machine};
 /// One part: its name, and what measures it.
 type Part = (&'static str, fn(Cores) -> Vec<Figure>);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 10] = [
     ("durability", durability::figures),
     ("writer", writer::figures),
     ("reports", reports::figures),
     ("propagation", propagation::figures),
+    ("growth", growth::figures),
+    ("snapshot", scale::snapshot),
+    ("reconnect", scale::reconnect),
+    ("restart", scale::restart),
+    ("memory", memory::figures),
     ("forwarding", forwarding::figures),
 ];
 
@@ -75,6 +89,7 @@ fn main() -> ExitCode {
 
     let cores = Cores::of_this_process();
     machine::pin(cores.load);
+    machine::raise_file_limit();
     let mut report = Report::new(Machine::examine(cores));
     for (name, figures) in PARTS {
         if wanted.is_empty() || wanted.contains(&name) {

@@ -1,95 +1,183 @@
-//! The time from a 401 at one data plane until the last of all knows.
+//! The time from a 401 at one data plane until the last of all knows, and what it costs
+//! the control plane.
 //!
 //! It begins when the first data plane sends its report, and ends when the last one
-//! has decoded the update; in between the control plane has made it durable. The floor
-//! is a server that sends the same bytes to all its streams when it gets the report.
+//! has decoded the update. The floor is a server that sends the same bytes to all its
+//! streams when it gets the report; it makes nothing durable.
+//!
+//! Where etcd is installed it is measured as well: from a put until the last of as many
+//! watchers has the event. There the put is durable before anybody hears of it.
+//!
+//! The server's processor time is that of all its threads over the whole series, divided
+//! by the updates that arrived: what the report, the registry and the disk take is in
+//! it, and in ours an operator's call for every second update.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use qcc_proto::v1::{
-    HealthState, Outcome, OutcomeClass, RestoreEndpointRequest, WatchSnapshotsResponse,
-    endpoint_service_client::EndpointServiceClient, watch_snapshots_response::Update,
+    GetEndpointRequest, HealthState, Outcome, OutcomeClass, RestoreEndpointRequest,
+    WatchSnapshotsResponse, endpoint_service_client::EndpointServiceClient,
+    watch_snapshots_response::Update,
 };
 use tokio::{
     runtime::Runtime,
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    task::JoinSet,
     time::timeout,
 };
 use tonic::{Streaming, transport::Channel};
 
 use crate::{
-    figure::{Figure, compare, percentile},
+    etcd::{Etcd, Watchers},
+    figure::{Figure, Goal, compare, percentile},
     machine::{self, Cores},
-    server::{Server, endpoint},
+    server::{Server, endpoints},
     stand_in::{Reports, StandIn, connect},
 };
 
 /// Data planes that watch.
-const FLEETS: [usize; 3] = [1, 10, 100];
+const FLEETS: [usize; 4] = [1, 10, 100, 1000];
+
+/// Data planes from which on it is the fan-out that costs, not the report.
+const FAN_OUT: usize = 100;
 
 /// Rejected keys in one measurement.
 const REJECTIONS: usize = 200;
 
 /// An update that takes longer will not come.
-const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
 /// The endpoint whose key is rejected.
-const ENDPOINT: &str = "endpoint-0";
+pub(crate) const ENDPOINT: &str = "endpoint-0";
+
+/// The most that updates may take, as a multiple of the floor.
+const TIMES_MAX: f64 = 2.0;
+const PROCESSOR_TIMES_MAX: f64 = 1.3;
 
 pub(crate) fn figures(cores: Cores) -> Vec<Figure> {
+    if !Etcd::is_installed() {
+        eprintln!("left out: etcd is not installed (on Debian: `etcd-server`)");
+    }
     FLEETS
         .into_iter()
         .flat_map(|proxies| of_fleet(cores, proxies))
         .collect()
 }
 
-fn of_fleet(cores: Cores, proxies: usize) -> [Figure; 2] {
+fn of_fleet(cores: Cores, proxies: usize) -> Vec<Figure> {
     let runtime = machine::runtime();
-    let endpoint = endpoint(ENDPOINT, "https://api.example".into());
-    let control = Server::control(cores.measured, vec![endpoint]);
+    let control = Server::control(cores.measured, endpoints(1));
     let mut ours = runtime.block_on(Fleet::connect(&control, proxies));
-    let mut operator = runtime.block_on(Operator::connect(&control));
+    let mut operator = runtime.block_on(Operator::connect(control.address()));
+    let mut figures = Vec::new();
+    let name = |percent: &str| format!("401 known to the last of {proxies}, {percent}");
 
     let update = runtime.block_on(async {
         let (_, update) = ours.reject().await;
-        operator.restore(&mut ours).await;
+        ours.restore(&mut operator).await;
         update
     });
-    let bare = Server::bare(cores.measured, Some(update));
-    let mut floor = runtime.block_on(Fleet::connect(&bare, proxies));
-
-    let [p50, p99] = compare(
-        || measure(&runtime, &mut ours, Some(&mut operator)),
-        || measure(&runtime, &mut floor, None),
-    );
+    {
+        let bare = Server::bare(cores.measured, vec![update.clone()], Some(update));
+        let mut floor = runtime.block_on(Fleet::connect(&bare, proxies));
+        let [p50, p99, processor] = compare(
+            || measure(&runtime, &mut ours, Some(&mut operator), &control).values(),
+            || measure(&runtime, &mut floor, None, &bare).values(),
+        );
+        let figure = |percent, samples| {
+            let figure = Figure::cost(name(percent), "us", "tonic", samples);
+            figure.goal(Goal::Times(TIMES_MAX))
+        };
+        figures.extend([figure("p50", p50), figure("p99", p99)]);
+        if proxies >= FAN_OUT {
+            let name = format!("server's processor time for one of {proxies} updates");
+            let figure = Figure::cost(name, "us CPU", "tonic", processor);
+            figures.push(figure.goal(Goal::Times(PROCESSOR_TIMES_MAX)));
+        }
+        floor.disconnect(&runtime);
+    }
+    if Etcd::is_installed() {
+        let etcd = Etcd::start(cores.measured);
+        let mut theirs = runtime.block_on(Watchers::connect(etcd.address(), proxies));
+        let [p50, p99] = compare(
+            || measure(&runtime, &mut ours, Some(&mut operator), &control).times(),
+            || theirs.measure(&runtime, puts(proxies)),
+        );
+        for (percent, samples) in [("p50", p50), ("p99", p99)] {
+            let figure = Figure::cost(name(percent), "us", "etcd: put to watch", samples);
+            figures.push(figure.goal(Goal::Times(1.0)));
+        }
+    }
     drop(runtime); // Closes all connections: a server that stops waits for that.
-    let figure = |percent: &str, samples| Figure {
-        name: format!("401 known to the last of {proxies}, {percent}"),
-        unit: "us",
-        is_rate: false,
-        samples,
-        note: String::new(),
-    };
-    [figure("p50", p50), figure("p99", p99)]
+    figures
 }
 
-fn measure(runtime: &Runtime, fleet: &mut Fleet, mut operator: Option<&mut Operator>) -> [f64; 2] {
+/// Returns how many puts are measured: etcd is slower.
+fn puts(watchers: usize) -> usize {
+    rejections(watchers) / 2
+}
+
+fn rejections(proxies: usize) -> usize {
+    if proxies > FAN_OUT {
+        REJECTIONS / 2
+    } else {
+        REJECTIONS
+    }
+}
+
+/// What one measurement came to, in microseconds.
+pub(crate) struct Measured {
+    /// Time until the last data plane knows.
+    p50: f64,
+    p99: f64,
+    /// Processor time of the server for each update that arrived.
+    pub(crate) processor: f64,
+}
+
+impl Measured {
+    pub(crate) fn times(&self) -> [f64; 2] {
+        [self.p50, self.p99]
+    }
+
+    fn values(&self) -> [f64; 3] {
+        [self.p50, self.p99, self.processor]
+    }
+}
+
+pub(crate) fn measure(
+    runtime: &Runtime,
+    fleet: &mut Fleet,
+    mut operator: Option<&mut Operator>,
+    server: &Server,
+) -> Measured {
     runtime.block_on(async {
+        let (arrived, processor) = (fleet.arrived, server.processor_time());
         let mut took = Vec::with_capacity(REJECTIONS);
-        for _ in 0..REJECTIONS {
+        for _ in 0..rejections(fleet.proxies) {
             let (elapsed, _) = fleet.reject().await;
             took.push(elapsed.as_secs_f64() * 1e6);
             if let Some(operator) = &mut operator {
-                operator.restore(fleet).await;
+                fleet.restore(operator).await;
             }
         }
-        [percentile(&mut took, 50), percentile(&mut took, 99)]
+        let processor = server.processor_time() - processor;
+        Measured {
+            p50: percentile(&mut took, 50),
+            p99: percentile(&mut took, 99),
+            processor: processor.as_secs_f64() * 1e6 / (fleet.arrived - arrived) as f64,
+        }
     })
 }
 
 /// Data planes that all watch, of which the first reports.
-struct Fleet {
+pub(crate) struct Fleet {
     proxies: usize,
+    /// Updates that have come to any of them.
+    arrived: u64,
+    listeners: JoinSet<()>,
     reports: Reports,
     arrivals: UnboundedReceiver<Arrival>,
     generation: u64,
@@ -103,17 +191,20 @@ struct Arrival {
 }
 
 impl Fleet {
-    async fn connect(server: &Server, proxies: usize) -> Self {
+    pub(crate) async fn connect(server: &Server, proxies: usize) -> Self {
         let first = StandIn::connect(server.address(), 0).await;
         let (arrived, arrivals) = unbounded_channel();
+        let mut listeners = JoinSet::new();
         for number in 1..proxies {
             let proxy = StandIn::connect(server.address(), number).await;
-            tokio::spawn(listen(begin(&proxy).await, arrived.clone()));
+            listeners.spawn(listen(begin(&proxy).await, arrived.clone()));
         }
-        tokio::spawn(listen(begin(&first).await, arrived));
+        listeners.spawn(listen(begin(&first).await, arrived));
         let snapshot = first.snapshot().await;
         Self {
             proxies,
+            arrived: 0,
+            listeners,
             reports: first.reports().await,
             arrivals,
             generation: snapshot.endpoints.first().map_or(1, |it| it.generation),
@@ -149,11 +240,29 @@ impl Fleet {
                 .expect("updates arrive")
                 .expect("the data planes listen");
             assert_eq!(arrival.state, state);
+            self.arrived += 1;
             if last.as_ref().is_none_or(|last| last.at < arrival.at) {
                 last = Some(arrival);
             }
         }
         last.expect("a fleet is not empty")
+    }
+
+    /// Gives the endpoint another chance, so that its key can be rejected again.
+    pub(crate) async fn restore(&mut self, operator: &mut Operator) {
+        self.generation = operator.restore(ENDPOINT).await;
+        let last = self.all_know(HealthState::Unknown).await;
+        self.reports.view = last.update.view.expect("an update names its view");
+    }
+
+    /// Closes all connections: a server that stops waits for that.
+    fn disconnect(mut self, runtime: &Runtime) {
+        runtime.block_on(async {
+            self.listeners.shutdown().await;
+            drop(self);
+            // Connections end in tasks of their own.
+            tokio::task::yield_now().await;
+        });
     }
 }
 
@@ -182,26 +291,30 @@ async fn listen(mut updates: Streaming<WatchSnapshotsResponse>, arrived: Unbound
     }
 }
 
-/// Whoever gives the endpoint another chance, so that its key can be rejected again.
-struct Operator(EndpointServiceClient<Channel>);
+/// Somebody with an operator's rights.
+pub(crate) struct Operator(EndpointServiceClient<Channel>);
 
 impl Operator {
-    async fn connect(server: &Server) -> Self {
-        Self(EndpointServiceClient::new(connect(server.address()).await))
+    pub(crate) async fn connect(control: SocketAddr) -> Self {
+        Self(EndpointServiceClient::new(connect(control).await))
     }
 
-    async fn restore(&mut self, fleet: &mut Fleet) {
+    /// Restores an endpoint and returns its new generation.
+    pub(crate) async fn restore(&mut self, name: &str) -> u64 {
         let request = RestoreEndpointRequest {
-            name: ENDPOINT.into(),
+            name: name.into(),
             ..RestoreEndpointRequest::default()
         };
         let response = self.0.restore_endpoint(request).await;
         let restored = response.expect("the control plane answers").into_inner();
-        fleet.generation = restored
-            .endpoint
-            .expect("the answer has the endpoint")
-            .generation;
-        let last = fleet.all_know(HealthState::Unknown).await;
-        fleet.reports.view = last.update.view.expect("an update names its view");
+        let endpoint = restored.endpoint.expect("the answer has the endpoint");
+        endpoint.generation
+    }
+
+    /// Reads an endpoint.
+    pub(crate) async fn get(&mut self, name: &str) {
+        let request = GetEndpointRequest { name: name.into() };
+        let response = self.0.get_endpoint(request).await;
+        response.expect("the control plane answers");
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::{
-    figure::{Figure, compare},
+    figure::{Figure, Goal, compare},
     machine::{self, Cores},
     outcomes::{ENDPOINTS, Mix, turn},
     server::{Server, endpoint},
@@ -24,7 +24,7 @@ pub(crate) fn figures(cores: Cores) -> Vec<Figure> {
     for mix in Mix::ALL {
         let endpoints = ENDPOINTS.map(|name| endpoint(name, "https://api.example".into()));
         let control = Server::control(cores.measured, endpoints.into());
-        let bare = Server::bare(cores.measured, None);
+        let bare = Server::bare(cores.measured, Vec::new(), None);
         let runtime = machine::runtime();
         let mut ours = runtime.block_on(reporters(&control, mix));
         let mut floor = runtime.block_on(reporters(&bare, mix));
@@ -33,13 +33,9 @@ pub(crate) fn figures(cores: Cores) -> Vec<Figure> {
                 || [throughput::measure(&runtime, &mut ours, batch)],
                 || [throughput::measure(&runtime, &mut floor, batch)],
             );
-            figures.push(Figure {
-                name: format!("gRPC reports: batches of {batch}, {}", mix.describe()),
-                unit: "outcomes/s",
-                is_rate: true,
-                samples,
-                note: String::new(),
-            });
+            let name = format!("gRPC reports: batches of {batch}, {}", mix.describe());
+            let figure = Figure::rate(name, "outcomes/s", "tonic", samples);
+            figures.push(figure.goal(Goal::AtLeast(100_000.0)));
         }
         drop(runtime); // Closes all connections: a server that stops waits for that.
     }

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use bytes::Buf;
+
 use qcc_proto::v1::{
     GetSnapshotRequest, GetSnapshotResponse, Outcome, ProxyIdentity, ReportBatch,
     StreamReportsRequest, StreamReportsResponse, View, WatchSnapshotsRequest,
@@ -10,9 +12,13 @@ use qcc_proto::v1::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
-    Streaming,
+    Status, Streaming,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder},
+    codegen::http::uri::PathAndQuery,
     transport::{Channel, Endpoint},
 };
+use tonic_prost::{ProstCodec, ProstEncoder};
 
 /// The only cluster.
 pub(crate) const CLUSTER: &str = "default";
@@ -20,6 +26,7 @@ pub(crate) const CLUSTER: &str = "default";
 /// A data plane with a connection of its own.
 pub(crate) struct StandIn {
     identity: ProxyIdentity,
+    channel: Channel,
     client: HealthSyncServiceClient<Channel>,
 }
 
@@ -40,6 +47,7 @@ pub(crate) async fn connect(address: SocketAddr) -> Channel {
 
 impl StandIn {
     pub(crate) async fn connect(address: SocketAddr, number: usize) -> Self {
+        let channel = connect(address).await;
         Self {
             identity: ProxyIdentity {
                 id: format!("proxy-{number}"),
@@ -47,7 +55,8 @@ impl StandIn {
                 version: "0.0.0".into(),
                 ..ProxyIdentity::default()
             },
-            client: HealthSyncServiceClient::new(connect(address).await),
+            client: HealthSyncServiceClient::new(channel.clone()),
+            channel,
         }
     }
 
@@ -60,13 +69,27 @@ impl StandIn {
     }
 
     pub(crate) async fn watch(&self) -> Streaming<WatchSnapshotsResponse> {
-        let request = WatchSnapshotsRequest {
+        let response = self.client.clone().watch_snapshots(self.wish()).await;
+        response.expect("the server answers").into_inner()
+    }
+
+    /// Watches, and reads of each message only how long it is: what a thousand data
+    /// planes have to do is not done by one core.
+    pub(crate) async fn watch_lengths(&self) -> Streaming<usize> {
+        let mut client = Grpc::new(self.channel.clone());
+        client.ready().await.expect("the server listens");
+        let path = PathAndQuery::from_static("/qcc.v1.HealthSyncService/WatchSnapshots");
+        let request = tonic::Request::new(self.wish());
+        let response = client.server_streaming(request, path, Lengths).await;
+        response.expect("the server answers").into_inner()
+    }
+
+    fn wish(&self) -> WatchSnapshotsRequest {
+        WatchSnapshotsRequest {
             proxy: Some(self.identity.clone()),
             cluster: CLUSTER.into(),
             ..WatchSnapshotsRequest::default()
-        };
-        let response = self.client.clone().watch_snapshots(request).await;
-        response.expect("the server answers").into_inner()
+        }
     }
 
     pub(crate) async fn reports(&self) -> Reports {
@@ -86,6 +109,36 @@ impl StandIn {
         };
         reports.answer().await;
         reports
+    }
+}
+
+/// Reads messages as their lengths.
+#[derive(Debug, Clone, Copy)]
+struct Lengths;
+
+impl Codec for Lengths {
+    type Encode = WatchSnapshotsRequest;
+    type Decode = usize;
+    type Encoder = ProstEncoder<WatchSnapshotsRequest>;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<WatchSnapshotsRequest, ()>::default().encoder()
+    }
+
+    fn decoder(&mut self) -> Self {
+        *self
+    }
+}
+
+impl Decoder for Lengths {
+    type Item = usize;
+    type Error = Status;
+
+    fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<usize>, Status> {
+        let length = message.remaining();
+        message.advance(length);
+        Ok(Some(length))
     }
 }
 

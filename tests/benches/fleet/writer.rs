@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    figure::{Figure, compare},
+    figure::{Figure, Goal, compare},
     machine::{self, Cores, SCRATCH, spawn_on},
     outcomes::{ENDPOINTS, Mix, turn},
     throughput::{self, Reporter},
@@ -47,12 +47,12 @@ pub(crate) fn figures(cores: Cores) -> Vec<Figure> {
                 || [throughput::measure(&runtime, &mut ours, batch)],
                 || [throughput::measure(&runtime, &mut bare, batch)],
             );
-            figures.push(Figure {
-                name: format!("writer: batches of {batch}, {}", mix.describe()),
-                unit: "outcomes/s",
-                is_rate: true,
-                samples,
-                note: stale(before, writer.counts()),
+            let name = format!("writer: batches of {batch}, {}", mix.describe());
+            let figure = Figure::rate(name, "outcomes/s", "channel, thread, pointer", samples)
+                .note(stale(before, writer.counts()));
+            figures.push(match batch {
+                1000 => figure.goal(Goal::AtLeast(300_000.0)),
+                _ => figure,
             });
         }
         drop((ours, bare));

@@ -1,7 +1,7 @@
 //! The floor: a hyper server and hyper's pooled client, and nothing between them but
 //! the upstream's address.
 
-use std::{convert::Infallible, io::Write, net::SocketAddr};
+use std::{convert::Infallible, net::SocketAddr};
 
 use hyper::{Request, Response, Uri, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
@@ -10,6 +10,8 @@ use hyper_util::{
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+
+use crate::child::announce;
 
 type Upstream = Client<HttpConnector, Incoming>;
 
@@ -35,13 +37,6 @@ pub(crate) async fn run(upstream: SocketAddr, stop: CancellationToken) {
         () = serve => {}
         () = stop.cancelled() => {}
     }
-}
-
-/// Tells the parent that requests can be served.
-pub(crate) fn announce(address: SocketAddr) {
-    let mut stdout = std::io::stdout();
-    // A parent that has gone needs no address.
-    let _ = writeln!(stdout, "{address}").and_then(|()| stdout.flush());
 }
 
 async fn connection(stream: TcpStream, client: Upstream, upstream: SocketAddr) {
