@@ -55,7 +55,6 @@ impl Page<'_> {
     pub(super) fn of(&self, table: &Table, now: Instant) -> ListProxyEndpointsResponse {
         let mut rest = table
             .by_name()
-            .map(|index| &table.entries()[index])
             .skip_while(|entry| {
                 self.after
                     .is_some_and(|after| &*entry.routed.endpoint.name <= after)

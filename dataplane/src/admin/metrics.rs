@@ -203,7 +203,7 @@ impl Admin {
 }
 
 fn endpoints(page: &mut Page, table: &Table, now: Instant) {
-    let entries = || table.by_name().map(|index| &table.entries()[index]);
+    let entries = || table.by_name();
     let mut counts = REASONS.map(|label| (label, 0_u64));
     for entry in entries() {
         let label = label(entry.selectable(table.policy(), now).err());
@@ -230,7 +230,7 @@ fn endpoints(page: &mut Page, table: &Table, now: Instant) {
     page.gauge(
         "qcc_proxy_endpoints_without_series",
         "Endpoints that have no series of their own in this page: those behind the first 1000.",
-        table.entries().len().saturating_sub(ENDPOINTS_MAX),
+        table.len().saturating_sub(ENDPOINTS_MAX),
     );
     let series: [Series<'_>; 4] = [
         (

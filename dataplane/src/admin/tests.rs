@@ -96,12 +96,9 @@ impl Testbed {
             term: 1,
             revision: 4,
         };
-        self.router.publish(Update {
-            view,
-            policy: Arc::new(Policy::default()),
-            endpoints: endpoints.collect(),
-            reset: false,
-        });
+        let policy = Arc::new(Policy::default());
+        self.router
+            .publish(Update::whole(view, policy, endpoints, false));
         let by = Uri::from_static("http://127.0.0.1:7870");
         self.link.confirmed(&by, Some(view), Instant::now());
     }

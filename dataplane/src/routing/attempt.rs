@@ -244,7 +244,7 @@ impl Attempt {
     }
 
     fn entry(&self) -> &Entry {
-        &self.table.entries()[self.index]
+        self.table.entry(self.index)
     }
 
     /// Gives its place back.

@@ -54,7 +54,7 @@ pub(crate) use endpoint::{Endpoint, Health, Routed};
 pub(crate) use mark::Block;
 pub(crate) use policy::{ATTEMPTS_MAX, CoolDowns, Policy, Timeouts};
 pub(crate) use reason::{Reason, Unavailable};
-pub(crate) use router::{Router, Update};
+pub(crate) use router::{Changes, Router, Update};
 pub(crate) use selection::{Next, Routing};
 pub(crate) use suspicion::{Suspicion, Symptom};
 pub(crate) use table::{Entry, Table};

@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use arc_swap::{ArcSwapOption, Guard};
+use imbl::OrdMap;
 use qcc_proto::v1::{OutcomeClass, View};
 use tokio::sync::{Notify, futures::Notified};
 
@@ -35,11 +36,42 @@ pub(crate) struct Update {
     pub view: View,
     /// The cluster's policy.
     pub policy: Arc<Policy>,
-    /// Its endpoints.
-    pub endpoints: Vec<Arc<Routed>>,
+    /// Its endpoints by name.
+    pub endpoints: OrdMap<Arc<str>, Arc<Routed>>,
+    /// Which of them differ from an earlier view, if that is known.
+    pub changes: Option<Changes>,
     /// The view comes from a registry that has forgotten the one before: its
     /// generations mean something else. What was seen so far is void.
     pub reset: bool,
+}
+
+/// What differs between two views.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    /// The earlier of them.
+    pub from: View,
+    /// Names of new, changed and removed endpoints.
+    pub names: Vec<Arc<str>>,
+}
+
+#[cfg(test)]
+impl Update {
+    /// Describes a view without a word on the one before.
+    pub(crate) fn whole(
+        view: View,
+        policy: Arc<Policy>,
+        endpoints: impl IntoIterator<Item = Arc<Routed>>,
+        reset: bool,
+    ) -> Self {
+        let named = |routed: Arc<Routed>| (Arc::clone(&routed.endpoint.name), routed);
+        Self {
+            view,
+            policy,
+            endpoints: endpoints.into_iter().map(named).collect(),
+            changes: None,
+            reset,
+        }
+    }
 }
 
 impl Router {
@@ -78,13 +110,16 @@ impl Router {
         let previous = self.table();
         let life = previous.as_ref().map_or(0, |table| table.life());
         let life = life + u64::from(update.reset);
-        let table = Table::build(
-            update.view,
-            life,
-            update.policy,
-            update.endpoints,
-            previous.as_deref(),
-        );
+        let (view, policy, endpoints) = (update.view, update.policy, update.endpoints);
+        let changes = update.changes.filter(|_| !update.reset);
+        let base = previous.as_deref().zip(changes);
+        let table = match base.filter(|(previous, changes)| previous.view() == changes.from) {
+            Some((previous, changes)) => {
+                let names = changes.names.iter().map(AsRef::as_ref);
+                previous.change(view, policy, names, |name| endpoints.get(name).cloned())
+            }
+            None => Table::build(view, life, policy, endpoints.values(), previous.as_deref()),
+        };
         self.shared.table.store(Some(Arc::new(table)));
         self.wake();
     }

@@ -1,12 +1,13 @@
 //! One client request's way through the endpoints.
 
-use std::{ops::Range, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use qcc_proto::v1::View;
 
 use super::{
-    ATTEMPTS_MAX, Attempt, Policy, Reason, Router, Table, Unavailable,
+    ATTEMPTS_MAX, Attempt, Entry, Policy, Reason, Router, Table, Unavailable,
     admission::{self, Admission, Party},
+    table::Tier,
 };
 
 /// Weighted draws before the usable endpoints of a tier are gone through one by
@@ -115,12 +116,9 @@ impl Routing {
     /// Returns why each endpoint is not selectable, those left out that are.
     pub(crate) fn unavailable(&self, now: Instant) -> Unavailable {
         let table = &self.table;
-        let reasons = table.by_name().filter_map(|index| {
-            let reason = self.admit(index, now).err()?;
-            Some((
-                Arc::clone(&table.entries()[index].routed.endpoint.name),
-                reason,
-            ))
+        let reasons = table.by_name().filter_map(|entry| {
+            let reason = self.admit_entry(entry, now).err()?;
+            Some((Arc::clone(&entry.routed.endpoint.name), reason))
         });
         Unavailable::new(reasons.collect())
     }
@@ -146,8 +144,8 @@ impl Routing {
     }
 
     /// Picks among a tier by weight.
-    fn pick(&mut self, tier: &Range<usize>, now: Instant) -> Option<Attempt> {
-        for _ in 0..DRAWS.min(tier.len()) {
+    fn pick(&mut self, tier: &Tier, now: Instant) -> Option<Attempt> {
+        for _ in 0..DRAWS.min(tier.positions().len()) {
             let random = self.random();
             let index = self.table.draw(tier, random);
             if let Some(attempt) = self.take(index, now) {
@@ -158,7 +156,7 @@ impl Routing {
         // then there is one less, so this ends.
         loop {
             let usable = |&index: &usize| self.usable(index, now).is_some();
-            let usable: Vec<usize> = tier.clone().filter(usable).collect();
+            let usable: Vec<usize> = tier.positions().filter(usable).collect();
             let random = self.random();
             let index = self.table.draw_among(&usable, random)?;
             if let Some(attempt) = self.take(index, now) {
@@ -180,7 +178,7 @@ impl Routing {
         admission: Admission,
         now: Instant,
     ) -> Option<Attempt> {
-        let entry = &self.table.entries()[index];
+        let entry = self.table.entry(index);
         if !entry.live.enter(admission.limit) {
             return None;
         }
@@ -195,7 +193,7 @@ impl Routing {
         // place may be free *because* its last holder met a 401.
         let mark = entry.live.mark();
         let is_marked = mark.number != admission.number || entry.is_withheld(&mark, self.party);
-        if is_marked || self.standing(index, now).is_err() {
+        if is_marked || self.standing(entry, now).is_err() {
             return None; // Dropping the attempt gives the place back.
         }
         self.tried[self.attempts as usize] = index;
@@ -212,12 +210,15 @@ impl Routing {
     }
 
     fn admit(&self, index: usize, now: Instant) -> Result<Admission, Reason> {
-        self.standing(index, now)?;
-        self.table.entries()[index].admit(self.policy(), now, self.party)
+        self.admit_entry(self.table.entry(index), now)
     }
 
-    fn standing(&self, index: usize, now: Instant) -> Result<(), Reason> {
-        let entry = &self.table.entries()[index];
+    fn admit_entry(&self, entry: &Entry, now: Instant) -> Result<Admission, Reason> {
+        self.standing(entry, now)?;
+        entry.admit(self.policy(), now, self.party)
+    }
+
+    fn standing(&self, entry: &Entry, now: Instant) -> Result<(), Reason> {
         entry.standing(now)?;
         let newest = self.router.newest();
         admission::still_standing(newest.as_deref(), &self.table, entry, now)
@@ -236,7 +237,7 @@ impl Routing {
         let mut selectable = false;
         let mut busy = false;
         let mut until: Option<Instant> = None;
-        for index in 0..self.table.entries().len() {
+        for index in 0..self.table.len() {
             let is_open = !self.has_tried(index) || self.spared == Some(index);
             let usable = self.may_try() && is_open;
             match self.admit(index, now) {

@@ -6,15 +6,16 @@
 //! names another one than we hold begins a new history, whatever its view is. A
 //! control plane that does not name its registry is known by its views alone.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
+use std::{fmt, sync::Arc, time::Instant};
 
+use imbl::OrdMap;
 use qcc_proto::v1::{
     RoutedEndpoint, SnapshotBookmark, SnapshotChunk, SnapshotDelta, View, WatchSnapshotsResponse,
     watch_snapshots_response::Update as Message,
 };
 
 use super::convert::{self, Clocks};
-use crate::routing::{Policy, Routed, Update};
+use crate::routing::{Changes, Policy, Routed, Update};
 
 /// Most endpoints of a cluster. Ten times what the product is sized for: a bound on
 /// what a broken control plane can make us hold, not a limit to plan with.
@@ -39,7 +40,8 @@ struct Contents {
     /// What the views belong to; empty if the control plane does not say.
     registry_id: String,
     policy: Arc<Policy>,
-    endpoints: BTreeMap<Arc<str>, Arc<Routed>>,
+    /// Shares all that is alike with those of the views before.
+    endpoints: OrdMap<Arc<str>, Arc<Routed>>,
 }
 
 /// What a message changed.
@@ -180,12 +182,14 @@ impl Replica {
             Contents {
                 registry_id: chunk.registry_id,
                 policy: Arc::new(policy),
-                endpoints: BTreeMap::new(),
+                endpoints: OrdMap::new(),
             }
         } else {
             (self.incoming.take()).ok_or(OutOfStep::Nonsense("a snapshot without its beginning"))?
         };
-        contents.put(chunk.endpoints, clocks, left_out)?;
+        for endpoint in chunk.endpoints {
+            contents.put(endpoint, clocks, left_out)?;
+        }
         if !chunk.last {
             self.incoming = Some(contents);
             return Ok(Applied::Partial);
@@ -194,7 +198,7 @@ impl Replica {
         let is_other = are_different(&self.contents.registry_id, &contents.registry_id);
         let reset = is_other || self.view.is_some_and(|ours| view < ours);
         self.contents = contents;
-        Ok(self.publish(view, reset))
+        Ok(self.publish(view, reset, None))
     }
 
     fn delta(
@@ -209,11 +213,19 @@ impl Replica {
         if let Some(policy) = &delta.policy {
             self.contents.policy = Arc::new(convert::policy(policy));
         }
-        for name in &delta.removed_endpoints {
+        let mut names: Vec<Arc<str>> = Vec::with_capacity(delta.endpoints.len());
+        for name in delta.removed_endpoints {
             self.contents.endpoints.remove(name.as_str());
+            names.push(name.into());
         }
-        self.contents.put(delta.endpoints, clocks, left_out)?;
-        Ok(self.publish(view, false))
+        for endpoint in delta.endpoints {
+            names.push(self.contents.put(endpoint, clocks, left_out)?);
+        }
+        let changes = Changes {
+            from: theirs,
+            names,
+        };
+        Ok(self.publish(view, false, Some(changes)))
     }
 
     fn bookmark(&mut self, view: View) -> Result<Applied, OutOfStep> {
@@ -241,42 +253,47 @@ impl Replica {
         }
     }
 
-    fn publish(&mut self, view: View, reset: bool) -> Applied {
+    fn publish(&mut self, view: View, reset: bool, changes: Option<Changes>) -> Applied {
         self.view = Some(view);
         self.fresh = false;
         Applied::View(Update {
             view,
             policy: Arc::clone(&self.contents.policy),
-            endpoints: self.contents.endpoints.values().cloned().collect(),
+            endpoints: self.contents.endpoints.clone(),
+            changes,
             reset,
         })
     }
 }
 
 impl Contents {
+    /// Takes an endpoint as it is now, and returns its name.
     fn put(
         &mut self,
-        endpoints: Vec<RoutedEndpoint>,
+        endpoint: RoutedEndpoint,
         clocks: Clocks,
         left_out: &mut Vec<LeftOut>,
-    ) -> Result<(), OutOfStep> {
-        for endpoint in endpoints {
-            let name = endpoint.name.clone();
-            match convert::routed(endpoint, clocks) {
-                Ok(routed) => {
-                    let name = Arc::clone(&routed.endpoint.name);
-                    self.endpoints.insert(name, Arc::new(routed));
-                }
-                Err(error) => {
-                    self.endpoints.remove(name.as_str()); // What it was before is not so any more.
-                    left_out.push(LeftOut { name, error });
-                }
+    ) -> Result<Arc<str>, OutOfStep> {
+        let name = endpoint.name.clone();
+        let name = match convert::routed(endpoint, clocks) {
+            Ok(routed) => {
+                let name = Arc::clone(&routed.endpoint.name);
+                self.endpoints.insert(Arc::clone(&name), Arc::new(routed));
+                name
             }
-        }
+            Err(error) => {
+                self.endpoints.remove(name.as_str()); // What it was before is not so any more.
+                left_out.push(LeftOut {
+                    name: name.clone(),
+                    error,
+                });
+                name.into()
+            }
+        };
         if self.endpoints.len() > ENDPOINTS_MAX {
             return Err(OutOfStep::Nonsense("more than 100,000 endpoints"));
         }
-        Ok(())
+        Ok(name)
     }
 }
 

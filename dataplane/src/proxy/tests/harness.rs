@@ -313,15 +313,13 @@ impl Proxy {
                 weight: 100,
             })
         });
-        self.router.publish(Update {
-            view: View {
-                term: 3,
-                revision: 14,
-            },
-            policy: Arc::new(options.policy.clone()),
-            endpoints: endpoints.collect(),
-            reset: false,
-        });
+        let view = View {
+            term: 3,
+            revision: 14,
+        };
+        let policy = Arc::new(options.policy.clone());
+        self.router
+            .publish(Update::whole(view, policy, endpoints, false));
     }
 
     /// Sends one request on a connection of its own.

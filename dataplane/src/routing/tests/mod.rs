@@ -5,6 +5,7 @@ mod properties;
 mod races;
 mod selection;
 mod suspicion;
+mod table;
 mod unproven;
 mod views;
 
@@ -57,12 +58,10 @@ impl Testbed {
     }
 
     fn publish_as(&mut self, reset: bool) {
-        self.router.publish(Update {
-            view: self.view,
-            policy: Arc::new(self.policy.clone()),
-            endpoints: self.endpoints.iter().cloned().map(Arc::new).collect(),
-            reset,
-        });
+        let policy = Arc::new(self.policy.clone());
+        let endpoints = self.endpoints.iter().cloned().map(Arc::new);
+        self.router
+            .publish(Update::whole(self.view, policy, endpoints, reset));
     }
 
     /// Changes an endpoint, and publishes it.

@@ -96,7 +96,7 @@ impl Follower {
                 assert_eq!(update.view, view);
                 let names = update
                     .endpoints
-                    .iter()
+                    .values()
                     .map(|routed| routed.endpoint.name.to_string());
                 Ok(Some(names.collect()))
             }
