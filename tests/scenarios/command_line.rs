@@ -1,7 +1,7 @@
 //! `qcc-ctl` as people and scripts use it.
 
 use qcc_proto::v1::HealthState;
-use qcc_tests::{Testbed, eventually};
+use qcc_tests::{Answer, Testbed, eventually};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -225,6 +225,78 @@ async fn what_is_exported_can_be_applied_and_changes_nothing() {
         output.stderr.contains("wieght") && output.stderr.contains("weight"),
         "{output:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_precheck_is_set_exported_and_compared_like_any_other_setting() {
+    let testbed = Testbed::start().patient_checks().endpoints(["a"]).await;
+    let check = [
+        "clusters",
+        "update",
+        "default",
+        "--check",
+        "conversation",
+        "--precheck-path",
+        "/v1/models?limit=1",
+    ];
+    testbed.ctl(&check).await.expect_code(0);
+    let shown = testbed.ctl(&["clusters", "get", "default"]).await;
+    let shown = shown.expect_code(0).stdout;
+    assert!(
+        shown.contains(", after http GET /v1/models?limit=1"),
+        "{shown}"
+    );
+    let exported = testbed.ctl(&["export"]).await.expect_code(0).stdout;
+    let diff = ["diff", "-f", "-", "--prune"];
+    testbed.ctl_with(&diff, &[], &exported).await.expect_code(0);
+    let changed = exported.replace("/v1/models?limit=1", "/v1/other");
+    let output = testbed.ctl_with(&diff, &[], &changed).await.expect_code(1);
+    assert!(output.stdout.contains("cluster/default"), "{output:?}");
+    testbed
+        .ctl_with(&["apply", "-f", "-"], &[], &changed)
+        .await
+        .expect_code(0);
+    let wrong = testbed
+        .ctl(&[&check[..], &["--precheck-method", "PUT"]].concat())
+        .await
+        .expect_code(2);
+    assert!(
+        wrong.stderr.contains("policy.check.precheck.method"),
+        "{wrong:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_that_waits_is_shown_until_it_is_proven() {
+    let testbed = Testbed::start().patient_checks().endpoints(["a"]).await;
+    testbed.upstream("a").respond_by(|request| {
+        let is_new = request.header("x-api-key") == Some("new-key");
+        Answer::status(if is_new { 401 } else { 200 })
+    });
+    let rotate = [
+        "endpoints",
+        "update",
+        "a",
+        "--key-stdin",
+        "--overlap",
+        "10m",
+    ];
+    testbed
+        .ctl_with(&rotate, &[], "new-key")
+        .await
+        .expect_code(0);
+    let shown = testbed
+        .ctl(&["endpoints", "get", "a"])
+        .await
+        .expect_code(0)
+        .stdout;
+    assert!(shown.contains("new key "), "{shown}");
+    assert!(
+        shown.contains("takes over when a check has proven it, at the latest in "),
+        "{shown}"
+    );
+    let list = testbed.ctl(&["endpoints", "list", "-o", "wide"]).await;
+    assert!(list.expect_code(0).stdout.contains(" (new: "));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -159,7 +159,10 @@ async fn events_tell_the_story_of_an_incident() {
         &["   created   "][..],
         &["   healthy   "],
         &["   ejected   ", "   auth: 401 ", "seen by proxy-0 at view "],
-        &["   updated   ", "by eva@desk: \"its key has leaked\""],
+        &[
+            "   updated   ",
+            "   disabled, by eva@desk: \"its key has leaked\"",
+        ],
     ]) {
         let told = parts.iter().all(|part| line.contains(part));
         assert!(told, "{parts:?} in {text}");

@@ -101,12 +101,13 @@ fn properties(status: &v1::ProxyStatus) -> Vec<(&'static str, Cell)> {
         (
             "requests",
             format!(
-                "{}: {} relayed, {} own errors, {} cancelled, {} active",
+                "{}: {} relayed, {} own errors, {} cancelled, {} active, {} failed alike at two endpoints",
                 counters.requests,
                 counters.relayed,
                 counters.own_errors,
                 counters.cancelled,
-                status.active_requests
+                status.active_requests,
+                counters.suspect_requests
             )
             .into(),
         ),

@@ -119,9 +119,12 @@ fn details(event: &v1::Event) -> String {
     if event.until_time.is_some() {
         parts.push(format!("until {}", text::moment(event.until_time.as_ref())));
     }
-    if !event.fields.is_empty() {
-        parts.push(text::clean(&event.fields.join(" and ")));
+    if event.admin_state() != v1::AdminState::Unspecified {
+        parts.push(text::admin_state(event.admin_state()));
     }
+    // What it was set to has been said.
+    let fields = event.fields.iter().filter(|field| *field != "admin_state");
+    parts.extend(fields.map(|field| text::clean(field)));
     parts.extend(by(event));
     parts.push(result(event));
     let more = event.count.saturating_sub(1);
@@ -259,7 +262,10 @@ mod tests {
             kind: EventKind::EndpointUpdated.into(),
             cause: 0,
             evidence: None,
-            fields: vec!["weight".to_owned(), "credential".to_owned()],
+            fields: ["admin_state", "credential", "weight"]
+                .map(str::to_owned)
+                .to_vec(),
+            admin_state: v1::AdminState::Draining.into(),
             operator: "eva@desk\u{1b}[2J".to_owned(),
             reason: "a leak".to_owned(),
             ..ejected()
@@ -267,7 +273,7 @@ mod tests {
         assert_eq!(
             lines(&[act]),
             [
-                "1970-01-01T00:00:00.005Z   updated   eu-1   weight and credential, \
+                "1970-01-01T00:00:00.005Z   updated   eu-1   draining, credential, weight, \
               by eva@desk[2J: \"a leak\", in view 1.42, generation 3"
             ]
         );
