@@ -72,12 +72,15 @@ fn span(wire: Option<&prost_types::Duration>) -> Duration {
     wire.and_then(duration::from_proto).unwrap_or_default()
 }
 
-/// Three digits at most before the unit: `850us`, `4.1ms`, `1.25s`.
+/// Three digits before the unit: `850us`, `4.12ms`, `41.2ms`, `1.25s`.
 fn short(span: Duration) -> String {
     let micros = span.as_micros();
+    let millis = span.as_secs_f64() * 1e3;
     match micros {
         0..1_000 => format!("{micros}us"),
-        1_000..1_000_000 => format!("{:.1}ms", span.as_secs_f64() * 1e3),
+        1_000..10_000 => format!("{millis:.2}ms"),
+        10_000..100_000 => format!("{millis:.1}ms"),
+        100_000..1_000_000 => format!("{millis:.0}ms"),
         _ => format!("{:.2}s", span.as_secs_f64()),
     }
 }
@@ -110,7 +113,7 @@ mod tests {
     fn quantiles_are_bounds_that_hold() {
         assert_eq!(
             summary(&histogram()),
-            "100 acknowledgements: p50 within 500us, p99 within 5.0ms, longest 12.3ms"
+            "100 acknowledgements: p50 within 500us, p99 within 5.00ms, longest 12.3ms"
         );
         let mut slower = histogram();
         slower.buckets[4].count = 2;
