@@ -10,11 +10,12 @@ mod file;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use http::Uri;
+use sha2::{Digest, Sha256};
 
 pub(crate) use args::is_of_id;
 pub use args::{Args, LogFormat};
@@ -39,6 +40,10 @@ pub struct Config {
     pub id: Option<String>,
     /// Where to write the bound addresses once there is a view.
     pub ready_file: Option<PathBuf>,
+    /// Where to keep the last view; unset means nowhere.
+    pub view_file: Option<PathBuf>,
+    /// The key that seals it; unset means beside it.
+    pub view_key_file: Option<PathBuf>,
     /// Time for running requests to finish when stopping.
     pub drain_timeout: Duration,
     /// Longest request body that is kept for another try.
@@ -61,6 +66,8 @@ impl Default for Config {
             cluster: "default".into(),
             id: None,
             ready_file: None,
+            view_file: None,
+            view_key_file: None,
             drain_timeout: Duration::from_secs(30),
             replay_max_bytes: 32 << 20,
             replay_total_bytes: 512 << 20,
@@ -107,7 +114,7 @@ impl Args {
             Some(hosts) => read_all("allow_host", hosts.into_vec(), args::host)?,
             None => Vec::new(),
         };
-        let config = Config {
+        let mut config = Config {
             listen: pick(
                 self.listen,
                 read("listen", file.listen, args::address)?,
@@ -133,6 +140,8 @@ impl Args {
             ),
             id: self.id.or(read("id", file.id, args::id)?),
             ready_file: self.ready_file.or(file.ready_file),
+            view_file: self.view_file.or(file.view_file),
+            view_key_file: self.view_key_file.or(file.view_key_file),
             drain_timeout: pick(
                 self.drain_timeout,
                 read("drain_timeout", file.drain_timeout, args::drain_timeout)?,
@@ -151,6 +160,11 @@ impl Args {
             body_max_bytes: self.body_max_bytes.or(file.body_max_bytes),
             reports_max: pick(self.reports_max, file.reports_max, defaults.reports_max),
         };
+        if self.no_view_file || file.no_view_file.unwrap_or(false) {
+            config.view_file = None;
+        } else if config.view_file.is_none() {
+            config.view_file = state_dir().and_then(|dir| default_view_file(&dir, &config));
+        }
         let insecure = self.insecure_listen || file.insecure_listen.unwrap_or(false);
         for (key, address) in [
             ("listen", config.listen),
@@ -174,6 +188,36 @@ impl Args {
             check_only: self.check_config,
         })
     }
+}
+
+/// Returns where a proxy keeps what it wants to find again: what systemd gives a service,
+/// else what a user has.
+fn state_dir() -> Option<PathBuf> {
+    let absolute = |variable| {
+        std::env::var_os(variable)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    absolute("STATE_DIRECTORY").or_else(|| {
+        let home = || absolute("HOME").map(|home| home.join(".local/state"));
+        let state = absolute("XDG_STATE_HOME").or_else(home)?;
+        Some(state.join("qcc/proxy"))
+    })
+}
+
+/// Returns where a proxy keeps its view if nobody says so: a file for each cluster, port
+/// and fleet, so that none meets the view of another. A port that is different each time
+/// would be a file each time.
+fn default_view_file(dir: &Path, config: &Config) -> Option<PathBuf> {
+    let mut fleet = Sha256::new();
+    for url in &config.control_urls {
+        fleet.update(url.to_string());
+        fleet.update("\n");
+    }
+    let fleet = fleet.finalize();
+    let fleet = u32::from_be_bytes([fleet[0], fleet[1], fleet[2], fleet[3]]);
+    let (cluster, port) = (&config.cluster, config.listen.port());
+    (port != 0).then(|| dir.join(format!("{cluster}-{port}-{fleet:08x}.view")))
 }
 
 fn pick<T>(flag: Option<T>, file: Option<T>, default: T) -> T {
@@ -223,6 +267,36 @@ mod tests {
         assert_eq!(config.admin_listen.to_string(), "127.0.0.1:7861");
         assert_eq!(config.control_urls, ["http://127.0.0.1:7870/"]);
         assert_eq!(config.cluster, "default");
+    }
+
+    #[test]
+    fn views_are_kept_apart_by_cluster_port_and_fleet() {
+        let file = |flags: &[&str]| {
+            let config = resolve(flags, "").unwrap().config;
+            default_view_file(Path::new("/state"), &config)
+        };
+        let plain = file(&[]).unwrap();
+        let name = plain.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with("default-7860-"), "{name}");
+        assert_eq!(plain.parent().unwrap(), Path::new("/state"));
+        for other in [
+            ["--cluster", "b"],
+            ["--listen", "127.0.0.1:1"],
+            ["--control", "http://a:1"],
+        ] {
+            assert_ne!(file(&other), Some(plain.clone()), "{other:?}");
+        }
+        assert_eq!(file(&["--listen", "127.0.0.1:0"]), None);
+    }
+
+    #[test]
+    fn a_view_is_kept_where_it_is_said() {
+        let kept = |flags: &[&str], file| resolve(flags, file).unwrap().config.view_file;
+        let here = Some(PathBuf::from("/here"));
+        assert_eq!(kept(&["--view-file", "/here"], ""), here);
+        assert_eq!(kept(&[], "view_file = '/here'"), here);
+        assert_eq!(kept(&["--no-view-file"], "view_file = '/here'"), None);
+        assert_eq!(kept(&[], "no_view_file = true"), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! - `reports`: the other half of the core; what is owed to the control plane.
 //! - `proxy`: the HTTP data path.
 //! - `sync`: in step with the control plane: views in, reports out.
+//! - `view_file`: the last view on disk, to start from when no control plane answers.
 //! - `admin`: what this process says about itself, over gRPC.
 //! - `drain`: the wish to stop. `ready`: the sign that requests can be served.
 //!
@@ -32,6 +33,7 @@ mod ready;
 mod reports;
 mod routing;
 mod sync;
+mod view_file;
 
 use std::{
     fmt, io,
@@ -43,7 +45,11 @@ use std::{
 
 use http::Uri;
 use qcc_proto::v1::ProxyIdentity;
-use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio::{
+    net::TcpListener,
+    task::{JoinSet, spawn_blocking},
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -55,12 +61,15 @@ use proxy::Counters;
 use reports::Outbox;
 use routing::Router;
 use sync::{Address, Link};
+use view_file::{Kept, Saver, ViewFile};
 
 /// How long a stopping proxy tries to get rid of its last reports.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a stopping proxy lets its last admin answers leave. They are under way;
 /// only a health watch would stay longer.
 const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a stopping proxy waits for a disk to take its view.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a data plane did not start, or did not go on.
 #[derive(Debug)]
@@ -168,6 +177,7 @@ impl Proxy {
         let identity = self.identity();
         let counters = Arc::new(Counters::default());
         let drain = Drain::new(self.config.drain_timeout);
+        let (kept, saver) = self.keep_view().await;
         let sync = sync::Client {
             control_urls: self.config.control_urls.clone(),
             identity: identity.clone(),
@@ -175,6 +185,7 @@ impl Proxy {
             router: self.router.clone(),
             outbox: Arc::clone(&self.outbox),
             link: self.link.clone(),
+            kept,
         };
         let admin = Admin {
             identity,
@@ -212,6 +223,12 @@ impl Proxy {
             served.map_err(Error::Admin)
         });
         tasks.spawn(announce);
+        if let Some(saver) = saver.clone() {
+            tasks.spawn(async move {
+                saver.run().await;
+                Ok(())
+            });
+        }
         let asked = drain.clone();
         tasks.spawn(async move {
             stop.cancelled().await;
@@ -225,6 +242,7 @@ impl Proxy {
             self.router,
             settings,
             counters,
+            self.link,
             &drain,
             &self.outbox,
         );
@@ -232,10 +250,51 @@ impl Proxy {
             () = serve => {}
             error = first_failure(&mut tasks) => return Err(error),
         }
+        if let Some(saver) = saver {
+            let _ = timeout(SAVE_TIMEOUT, saver.save()).await; // It has said what is wrong.
+        }
         // Whoever asked for the drain hears the answer before the process ends.
         leave.cancel();
         let _ = timeout(FAREWELL_TIMEOUT, left.cancelled()).await;
         Ok(())
+    }
+
+    /// Reads the view that was kept, and returns what will keep the next ones.
+    async fn keep_view(&self) -> (Option<Kept>, Option<Arc<Saver>>) {
+        let Some(path) = self.config.view_file.clone() else {
+            return (None, None);
+        };
+        let key = self.config.view_key_file.clone();
+        let file = Arc::new(ViewFile::new(path, key, self.config.cluster.clone()));
+        let path = file.path().display();
+        let reading = Arc::clone(&file);
+        let read = spawn_blocking(move || reading.load()).await;
+        let (kept, is_ours) = match read {
+            Ok(Ok(kept)) => (kept, true),
+            Ok(Err(error)) => {
+                let is_ours = file.may_be_replaced_after(&error);
+                let then = match is_ours {
+                    true => "it will be replaced",
+                    false => "no view will be kept",
+                };
+                warn!(%path, %error, then, "the kept view is not used");
+                (None, is_ours)
+            }
+            Err(error) => {
+                warn!(%path, %error, "the kept view is not used");
+                (None, false)
+            }
+        };
+        let saver = || {
+            let (router, outbox) = (self.router.clone(), Arc::clone(&self.outbox));
+            Arc::new(Saver::new(
+                Arc::clone(&file),
+                router,
+                self.link.clone(),
+                outbox,
+            ))
+        };
+        (kept, is_ours.then(saver))
     }
 
     fn identity(&self) -> ProxyIdentity {
@@ -260,6 +319,7 @@ async fn serve(
     router: Router,
     settings: proxy::Settings,
     counters: Arc<Counters>,
+    link: Link,
     drain: &Drain,
     outbox: &Outbox,
 ) {
@@ -270,6 +330,7 @@ async fn serve(
             router,
             settings,
             counters,
+            link,
             stop.clone()
         ));
         tokio::select! {

@@ -10,6 +10,7 @@ mod explanation;
 mod foreign;
 mod harness;
 mod history;
+mod kept_view;
 mod metrics;
 mod outage;
 mod passing;

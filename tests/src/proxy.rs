@@ -35,6 +35,7 @@ pub(crate) struct Settings {
     pub(crate) ready_file: PathBuf,
     pub(crate) log: String,
     pub(crate) place: Place,
+    pub(crate) flags: Vec<String>,
 }
 
 impl Proxy {
@@ -48,6 +49,7 @@ impl Proxy {
             .args(["--cluster", &settings.cluster])
             .args(["--id", &settings.id, "--ready-file"])
             .arg(&settings.ready_file)
+            .args(&settings.flags)
             .env("QCC_LOG", &settings.log);
         let mut process = Process::spawn(&settings.id, &mut command, logs);
         let ready = process.ready(&settings.ready_file).await;

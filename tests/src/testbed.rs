@@ -103,6 +103,11 @@ impl Testbed {
 
     /// Starts one more proxy with these control planes, and returns its index.
     pub async fn add_proxy_of(&mut self, controls: &[&str]) -> usize {
+        self.add_proxy_with(controls, &[]).await
+    }
+
+    /// Starts one more proxy with these control planes and flags, and returns its index.
+    pub async fn add_proxy_with(&mut self, controls: &[&str], flags: &[&str]) -> usize {
         let index = self.proxies.len();
         let id = format!("proxy-{index}");
         let settings = proxy::Settings {
@@ -112,6 +117,7 @@ impl Testbed {
             cluster: "default".to_owned(),
             log: self.log.clone(),
             place: place(self.network.as_ref(), &self.environment),
+            flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
         };
         self.proxies.push(Proxy::start(&settings, &self.logs).await);
         index

@@ -71,9 +71,9 @@ impl Admin {
             ready: link.view.is_some() && !self.drain.has_begun(),
             draining: self.drain.has_begun(),
             applied_view: link.view,
-            view_age: (link.confirmed)
-                .map(|at| duration::to_proto(now.saturating_duration_since(at))),
+            view_age: link.age(now).map(duration::to_proto),
             stale: link.is_stale(now),
+            view_restored: link.restored.is_some(),
             start_time: Some(self.started.into()),
             active_requests: self.active_requests(),
             counters: Some(self.counters()),

@@ -88,6 +88,8 @@ impl Testbed {
                 proven: true,
                 priority: 1,
                 weight: 1,
+                since: None,
+                summary: None,
             };
             change(i, &mut routed);
             Arc::new(routed)

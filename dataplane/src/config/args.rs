@@ -65,6 +65,21 @@ pub struct Args {
     #[arg(long, env = "QCC_PROXY_READY_FILE", value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
 
+    /// Keep the last view in this file, sealed, and start from it when no control plane
+    /// answers [default: `<cluster>-<port>-<fleet>.view` in $STATE_DIRECTORY,
+    /// $XDG_STATE_HOME/qcc/proxy or ~/.local/state/qcc/proxy; none if the port is 0]
+    #[arg(long, env = "QCC_PROXY_VIEW_FILE", value_name = "FILE")]
+    pub view_file: Option<PathBuf>,
+
+    /// Keep no view
+    #[arg(long, env = "QCC_PROXY_NO_VIEW_FILE", value_parser = FalseyValueParser::new())]
+    pub no_view_file: bool,
+
+    /// The key that seals the kept view, made at first use
+    /// [default: beside the view, with `.key`]
+    #[arg(long, env = "QCC_PROXY_VIEW_KEY_FILE", value_name = "FILE")]
+    pub view_key_file: Option<PathBuf>,
+
     /// Time for running requests to finish when stopping [default: 30s]
     #[arg(long, env = "QCC_PROXY_DRAIN_TIMEOUT", value_name = "DURATION", value_parser = drain_timeout)]
     pub drain_timeout: Option<Duration>,

@@ -417,8 +417,12 @@ impl<'a> Exchange<'a> {
 
     fn stamp(&self, headers: &mut HeaderMap) {
         headers.insert(X_QCC_ATTEMPTS, HeaderValue::from(self.routing.attempts()));
-        if let Ok(view) = HeaderValue::try_from(self.routing.view().to_string()) {
-            headers.insert(X_QCC_REVISION, view);
+        let mut revision = self.routing.view().to_string();
+        if let Some(age) = self.service.link.staleness(Instant::now()) {
+            revision.push_str(&format!("; age={}; stale", age.as_secs()));
+        }
+        if let Ok(revision) = HeaderValue::try_from(revision) {
+            headers.insert(X_QCC_REVISION, revision);
         }
     }
 

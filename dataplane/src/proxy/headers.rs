@@ -16,7 +16,9 @@ use http::{
 pub(super) const X_QCC_ENDPOINT: HeaderName = HeaderName::from_static("x-qcc-endpoint");
 /// How many tries it took.
 pub(super) const X_QCC_ATTEMPTS: HeaderName = HeaderName::from_static("x-qcc-attempts");
-/// The view that the choice was made by.
+/// The view that the choice was made by: `3.17`. While that may be out of date, with
+/// parameters in the syntax of structured fields (RFC 9651): `3.17; age=12; stale`, the
+/// seconds since a control plane last confirmed it.
 pub(super) const X_QCC_REVISION: HeaderName = HeaderName::from_static("x-qcc-revision");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");

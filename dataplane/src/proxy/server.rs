@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{Counters, Settings, service::Service, stall::Impatient};
-use crate::routing::Router;
+use crate::{routing::Router, sync::Link};
 
 /// Pause after a failed accept. The usual cause is that file descriptors have run out:
 /// asking again at once would only burn the processor until one is closed.
@@ -48,12 +48,13 @@ pub(crate) async fn serve(
     router: Router,
     settings: Settings,
     counters: Arc<Counters>,
+    link: Link,
     stop: CancellationToken,
 ) {
     let builder = Arc::new(builder(&settings));
     let drain_timeout = settings.drain_timeout;
     let connections_max = settings.connections_max;
-    let service = Arc::new(Service::new(router, settings, counters, stop.clone()));
+    let service = Arc::new(Service::new(router, settings, counters, link, stop.clone()));
     let mut connections = JoinSet::new();
     let mut sweep = interval(SWEEP_INTERVAL);
     loop {

@@ -27,7 +27,7 @@ use super::{
     upload::Fault,
     upstream::Upstreams,
 };
-use crate::routing::Router;
+use crate::{routing::Router, sync::Link};
 
 /// Longest time for a request body while there is no policy that says so.
 const NO_VIEW_TIMEOUT: Duration = Duration::from_secs(60);
@@ -41,6 +41,8 @@ pub(super) struct Service {
     pub(super) waiting: Semaphore,
     budget: Arc<Budget>,
     pub(super) counters: Arc<Counters>,
+    /// How current the view is.
+    pub(super) link: Link,
     stop: CancellationToken,
 }
 
@@ -54,6 +56,7 @@ impl Service {
         router: Router,
         settings: Settings,
         counters: Arc<Counters>,
+        link: Link,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -66,6 +69,7 @@ impl Service {
             ),
             settings,
             counters,
+            link,
             stop,
         }
     }

@@ -42,6 +42,10 @@ pub(crate) struct Routed {
     pub priority: u32,
     /// Share among endpoints of the same priority. At least 1.
     pub weight: u32,
+    /// Since when its health is what it is; `None` if nothing is held against it.
+    pub since: Option<Instant>,
+    /// On whose word it is so, for people; `None` if nothing is held against it.
+    pub summary: Option<Arc<str>>,
 }
 
 /// Observed health, from the view.

@@ -21,6 +21,9 @@ const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The contract's default for [`Endpoint::first_byte_timeout`].
 const FIRST_BYTE_DEFAULT: Duration = Duration::from_secs(30);
 
+/// The contract's bound for `RoutedEndpoint.mark_summary`.
+const SUMMARY_BYTES_MAX: usize = 400;
+
 /// Why an endpoint of a view cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Error {
@@ -67,6 +70,13 @@ impl Clocks {
         let left = Duration::from_millis(until_clock_ms.saturating_sub(self.clock_ms));
         self.received + left.min(DURATION_MAX)
     }
+
+    /// Returns a moment that has passed on the control plane's clock; `None` for 0.
+    fn past(self, since_clock_ms: u64) -> Option<Instant> {
+        let ago = Duration::from_millis(self.clock_ms.saturating_sub(since_clock_ms));
+        let since = self.received.checked_sub(ago); // Longer ago than clocks can tell.
+        (since_clock_ms != 0).then(|| since.unwrap_or(self.received))
+    }
 }
 
 /// Converts an endpoint.
@@ -93,6 +103,8 @@ pub(crate) fn routed(endpoint: v1::RoutedEndpoint, clocks: Clocks) -> Result<Rou
         proven: endpoint.proven,
         priority: endpoint.priority,
         weight: endpoint.weight.max(1),
+        since: clocks.past(endpoint.since_clock_ms),
+        summary: summary(endpoint.mark_summary),
         endpoint: Arc::new(Endpoint {
             base_url: base_url(&endpoint.base_url)?,
             name: endpoint.name.into(),
@@ -145,6 +157,11 @@ fn health(endpoint: &v1::RoutedEndpoint, clocks: Clocks) -> Result<Health, Error
         },
         v1::HealthState::Unhealthy => Health::Unhealthy { cause },
     })
+}
+
+fn summary(mut text: String) -> Option<Arc<str>> {
+    text.truncate(text.floor_char_boundary(SUMMARY_BYTES_MAX));
+    (!text.is_empty()).then(|| text.into())
 }
 
 fn base_url(text: &str) -> Result<Uri, Error> {

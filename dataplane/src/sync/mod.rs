@@ -12,7 +12,7 @@
 //! where it stopped, and whatever was not acknowledged is sent again.
 
 mod backoff;
-mod convert;
+pub(crate) mod convert;
 mod link;
 mod replica;
 mod reporter;
@@ -21,15 +21,20 @@ mod session;
 mod tests;
 mod watch;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::Uri;
 use qcc_proto::v1::ProxyIdentity;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-use crate::{reports::Outbox, routing::Router};
+use crate::{reports::Outbox, routing::Router, view_file::Kept};
 use backoff::Backoff;
+pub(crate) use convert::Clocks;
 pub(crate) use link::{Address, Link};
 use replica::{OutOfStep, Replica};
 use session::Session;
@@ -37,6 +42,10 @@ use session::Session;
 /// A connection that lasted so long worked. One that breaks sooner may break again
 /// and again, and must not be opened anew without a pause.
 const STEADY: Duration = Duration::from_secs(5);
+
+/// How long a control plane has to bring the first view before one that was kept is used
+/// instead. One that is there needs milliseconds; one that hangs must not be waited for.
+const START_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What keeps in step, and what it needs to know.
 #[derive(Debug)]
@@ -53,6 +62,8 @@ pub(crate) struct Client {
     pub outbox: Arc<Outbox>,
     /// Learns how current we are.
     pub link: Link,
+    /// A view that an earlier process kept, for when no control plane answers.
+    pub kept: Option<Kept>,
 }
 
 /// Why a connection ended.
@@ -90,16 +101,32 @@ impl fmt::Display for Error {
 
 impl Client {
     /// Stays connected, for as long as the future is polled.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(mut self) {
         let mut replica = Replica::default();
+        let mut kept = self.kept.take();
+        let mut untried = self.control_urls.len();
+        let patience = sleep(START_PATIENCE);
+        let mut patience = std::pin::pin!(patience);
         let mut backoff = Backoff::new(self.control_urls.len());
         let mut is_known_to_be_away = false;
         for url in self.control_urls.iter().cycle() {
             let mut session = Session::new(&self, url, &mut replica);
-            let error = session.run().await;
+            let error = tokio::select! {
+                error = session.run() => error,
+                () = self.no_view(patience.as_mut()), if kept.is_some() => {
+                    untried = 1;
+                    Error::Silent
+                }
+            };
             let up_since = session.up_since();
             self.link.lost();
             let url = Address(url);
+            untried = untried.saturating_sub(1);
+            if untried == 0
+                && let Some(kept) = kept.take().filter(|_| self.link.state().view.is_none())
+            {
+                self.restore(kept, &mut replica);
+            }
             if up_since.is_some() {
                 let view = self.link.state().view.unwrap_or_default();
                 warn!(%url, %error, %view, "control plane lost; serving from the last view");
@@ -114,6 +141,33 @@ impl Client {
             }
             sleep(backoff.next(rand::random())).await;
         }
+    }
+}
+
+impl Client {
+    /// Completes once there has been enough time for a first view, and there is none.
+    async fn no_view(&self, patience: impl Future<Output = ()>) {
+        patience.await;
+        if self.link.state().view.is_some() {
+            std::future::pending().await
+        }
+    }
+
+    /// Serves from what an earlier process kept.
+    fn restore(&self, kept: Kept, replica: &mut Replica) {
+        let (view, age) = (kept.view, kept.age);
+        let update = replica.restore(kept);
+        let endpoints = update.endpoints.len();
+        self.router.publish(update);
+        let registry_id = replica.registry_id();
+        (self.outbox).settle(|buffer| buffer.belong_to(registry_id));
+        self.link.restored(view, age, Instant::now());
+        warn!(
+            %view,
+            endpoints,
+            age_s = age.as_secs(),
+            "no control plane answers; serving from the view that was kept, which may be out of date"
+        );
     }
 }
 

@@ -15,7 +15,10 @@ use qcc_proto::v1::{
 };
 
 use super::convert::{self, Clocks};
-use crate::routing::{Changes, Policy, Routed, Update};
+use crate::{
+    routing::{Changes, Policy, Routed, Update},
+    view_file::Kept,
+};
 
 /// Most endpoints of a cluster. Ten times what the product is sized for: a bound on
 /// what a broken control plane can make us hold, not a limit to plan with.
@@ -106,6 +109,20 @@ impl fmt::Display for OutOfStep {
 impl std::error::Error for OutOfStep {}
 
 impl Replica {
+    /// Takes over the view that an earlier process kept, and returns it to be routed by.
+    /// The next stream resumes from it.
+    pub(crate) fn restore(&mut self, kept: Kept) -> Update {
+        let by_name = |routed: Arc<Routed>| (Arc::clone(&routed.endpoint.name), routed);
+        *self = Self::default();
+        self.contents = Contents {
+            registry_id: kept.registry_id,
+            policy: Arc::new(kept.policy),
+            endpoints: kept.endpoints.into_iter().map(by_name).collect(),
+        };
+        self.view = Some(kept.view);
+        self.update(kept.view, false, None)
+    }
+
     /// Begins a new stream, and returns the view to resume from.
     pub(crate) fn open(&mut self) -> Option<View> {
         self.incoming = None;
@@ -256,13 +273,17 @@ impl Replica {
     fn publish(&mut self, view: View, reset: bool, changes: Option<Changes>) -> Applied {
         self.view = Some(view);
         self.fresh = false;
-        Applied::View(Update {
+        Applied::View(self.update(view, reset, changes))
+    }
+
+    fn update(&self, view: View, reset: bool, changes: Option<Changes>) -> Update {
+        Update {
             view,
             policy: Arc::clone(&self.contents.policy),
             endpoints: self.contents.endpoints.clone(),
             changes,
             reset,
-        })
+        }
     }
 }
 

@@ -189,6 +189,11 @@ impl Drop for Testbed {
 
 impl Testbed {
     async fn start() -> Self {
+        Self::with(None).await
+    }
+
+    /// Starts with a view that an earlier process kept.
+    async fn with(kept: Option<Kept>) -> Self {
         let (messages, _) = watch::channel(snapshot(1, 1, 1));
         let fake = Fake {
             script: Arc::default(),
@@ -212,6 +217,7 @@ impl Testbed {
             router: router.clone(),
             outbox: Arc::clone(&outbox),
             link: link.clone(),
+            kept,
         };
         let testbed = Self {
             fake,
@@ -560,4 +566,96 @@ fn texts_are_cut_between_characters() {
     assert_eq!(super::reporter::cut("grün", 3), "gr");
     assert_eq!(super::reporter::cut("grün", 4), "grü");
     assert_eq!(super::reporter::cut("grün", 400), "grün");
+}
+
+/// A view that an earlier process kept an hour ago.
+fn kept(registry_id: &str, view: View) -> Kept {
+    let clocks = Clocks {
+        clock_ms: 0,
+        received: Instant::now(),
+    };
+    let endpoint = RoutedEndpoint {
+        name: "kept".into(),
+        base_url: "http://127.0.0.1:1".into(),
+        generation: 1,
+        admin_state: AdminState::Enabled.into(),
+        state: HealthState::Healthy.into(),
+        ..Default::default()
+    };
+    Kept {
+        registry_id: registry_id.into(),
+        view,
+        policy: crate::routing::Policy::default(),
+        endpoints: vec![Arc::new(convert::routed(endpoint, clocks).unwrap())],
+        age: Duration::from_secs(3600),
+    }
+}
+
+/// A client of control planes that bring nothing.
+fn lonely(control_urls: Vec<Uri>, kept: Kept) -> (Client, Link, Router) {
+    let outbox = Arc::new(Outbox::new(100));
+    let router = Router::new(1, Arc::clone(&outbox));
+    let link = Link::new();
+    let client = Client {
+        control_urls,
+        identity: ProxyIdentity::default(),
+        cluster: "default".into(),
+        router: router.clone(),
+        outbox,
+        link: link.clone(),
+        kept: Some(kept),
+    };
+    (client, link, router)
+}
+
+const OLD: View = View {
+    term: 1,
+    revision: 1,
+};
+
+#[tokio::test]
+async fn a_view_that_was_kept_is_used_when_nobody_answers_and_says_that_it_is_old() {
+    let nobody = vec!["http://127.0.0.1:1".parse().unwrap(); 2];
+    let (client, link, router) = lonely(nobody, kept("r", OLD));
+    let outbox = Arc::clone(&client.outbox);
+    let running = tokio::spawn(client.run());
+    link.ready().await;
+    assert!(router.table().unwrap().find("kept").is_some());
+    let (state, now) = (link.state(), Instant::now());
+    assert_eq!((state.view, state.connected.clone()), (Some(OLD), None));
+    assert!(state.is_stale(now) && link.staleness(now).is_some());
+    assert!(state.age(now).unwrap() >= Duration::from_secs(3600));
+    assert_eq!(&**outbox.buffer().registry_id(), "r");
+    running.abort();
+}
+
+#[tokio::test]
+async fn a_control_plane_that_hangs_is_not_waited_for() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let (client, link, _) = lonely(vec![url.parse().unwrap()], kept("r", OLD));
+    let start = Instant::now();
+    let running = tokio::spawn(client.run());
+    link.ready().await; // The connection is there; nothing ever comes of it.
+    assert!(start.elapsed() < link::SILENCE_MAX, "{:?}", start.elapsed());
+    assert!(link.state().is_stale(Instant::now()));
+    running.abort();
+}
+
+#[tokio::test]
+async fn the_control_planes_word_goes_before_what_was_kept() {
+    let later = View {
+        term: 9,
+        revision: 9,
+    };
+    for kept_view in [OLD, later] {
+        let testbed = Testbed::with(Some(kept("", kept_view))).await;
+        let mut states = testbed.link.subscribe();
+        let connected = states.wait_for(|state| state.connected.is_some());
+        drop(connected.await.unwrap());
+        let (state, table) = (testbed.link.state(), testbed.router.table().unwrap());
+        assert_eq!(state.restored, None);
+        assert!(!state.is_stale(Instant::now()));
+        assert!(table.find("kept").is_none(), "{kept_view}");
+    }
 }

@@ -26,6 +26,7 @@ use crate::{
     proxy::{Counters, Settings, serve},
     reports::Outbox,
     routing::{Endpoint, Health, Policy, Routed, Router, Update},
+    sync::Link,
 };
 
 /// How long a test waits for what must happen.
@@ -228,6 +229,7 @@ pub(super) struct Proxy {
     pub(super) address: SocketAddr,
     pub(super) router: Router,
     pub(super) counters: Arc<Counters>,
+    pub(super) link: Link,
     outbox: Arc<Outbox>,
     pub(super) stop: CancellationToken,
     pub(super) serving: JoinHandle<()>,
@@ -269,17 +271,20 @@ impl Proxy {
         let router = Router::new(1, Arc::clone(&outbox));
         let counters = Arc::new(Counters::default());
         let stop = CancellationToken::new();
+        let link = Link::new();
         let serving = serve(
             listener,
             router.clone(),
             settings,
             Arc::clone(&counters),
+            link.clone(),
             stop.clone(),
         );
         Self {
             address,
             router,
             counters,
+            link,
             outbox,
             stop,
             serving: tokio::spawn(serving),
@@ -311,6 +316,8 @@ impl Proxy {
                 proven: options.proven,
                 priority: index as u32,
                 weight: 100,
+                since: None,
+                summary: None,
             })
         });
         let view = View {

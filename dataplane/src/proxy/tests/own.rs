@@ -1,6 +1,12 @@
 //! What we answer ourselves.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
+
+use http::Uri;
+use qcc_proto::v1::View;
 
 use super::harness::*;
 use crate::proxy::Settings;
@@ -98,4 +104,25 @@ async fn clients_that_do_not_get_to_the_point_are_closed() {
         client.write(start).await;
         assert_eq!(client.answer().await.head, "", "{start:?}");
     }
+}
+
+#[tokio::test]
+async fn an_answer_says_by_which_view_and_how_old_it_is_if_that_matters() {
+    let upstream = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::start(&[&upstream]).await;
+    let view = View {
+        term: 3,
+        revision: 14,
+    };
+    let control = Uri::from_static("http://127.0.0.1:1");
+    proxy.link.confirmed(&control, Some(view), Instant::now());
+    assert_eq!(proxy.post().await.header("x-qcc-revision"), Some("3.14"));
+    let hour = Duration::from_secs(3600);
+    proxy.link.restored(view, hour, Instant::now());
+    let got = proxy.post().await;
+    let revision = got.header("x-qcc-revision").unwrap();
+    assert!(revision.starts_with("3.14; age=360"), "{revision}");
+    assert!(revision.ends_with("; stale"), "{revision}");
+    proxy.link.confirmed(&control, None, Instant::now());
+    assert_eq!(proxy.post().await.header("x-qcc-revision"), Some("3.14"));
 }

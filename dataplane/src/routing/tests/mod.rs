@@ -148,6 +148,8 @@ fn endpoint(name: &str) -> Routed {
         proven: true,
         priority: 1,
         weight: 100,
+        since: None,
+        summary: None,
     }
 }
 
