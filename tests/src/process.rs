@@ -7,11 +7,15 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
+    time::Instant,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{network::Host, wait::eventually};
+use crate::{
+    network::Host,
+    wait::{LIMIT, eventually},
+};
 
 /// Everything that the children of one test have ever printed.
 #[derive(Clone, Default)]
@@ -132,10 +136,31 @@ impl Process {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Sends a signal.
+    /// Sends a signal. If it is to stop, waits until every thread has.
     pub fn signal(&self, signal: Signal) {
         // The child may have ended by itself; then there is nobody to tell.
-        let _ = kill_process(self.id(), signal);
+        if kill_process(self.id(), signal).is_err() || signal != Signal::STOP {
+            return;
+        }
+        let start = Instant::now();
+        while !self.stopped() {
+            assert!(start.elapsed() < LIMIT, "{} does not stop", self.name);
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether every thread has stopped, or ended.
+    fn stopped(&self) -> bool {
+        let threads = format!("/proc/{}/task", self.id().as_raw_nonzero());
+        let Ok(threads) = std::fs::read_dir(threads) else {
+            return true;
+        };
+        threads.flatten().all(|thread| {
+            let status = std::fs::read_to_string(thread.path().join("stat"));
+            // The state follows the name, which may hold anything but ends here.
+            let state = status.as_ref().ok().and_then(|it| it.rsplit(") ").next());
+            state.is_none_or(|state| state.starts_with(['T', 'Z', 'X']))
+        })
     }
 
     /// Waits for the child to end by itself.
