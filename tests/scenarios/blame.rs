@@ -537,17 +537,30 @@ async fn server_errors_eject_only_in_a_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broken_stream_ends_visibly_and_counts_against_the_endpoint() {
+async fn a_cut_stream_ends_visibly_and_counts_against_the_endpoint() {
+    a_broken_stream_ends_visibly(Answer::cut).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_stream_ends_visibly_and_counts_against_the_endpoint() {
+    a_broken_stream_ends_visibly(Answer::then_reset).await;
+}
+
+async fn a_broken_stream_ends_visibly(broken: impl Fn(Answer) -> Answer) {
     let testbed = Testbed::start()
         .patient_checks()
         .endpoints(["a", "b"])
         .proxies(1)
         .await;
     let (proxy, upstream) = (testbed.proxy(0), testbed.upstream("a"));
-    upstream.respond(Answer::stream(["data: half\n\n".into()]).cut());
+    // A reset also takes what was sent and not yet read, so each waits until the client has read.
     for _ in 0..3 {
+        let gate = Gate::new();
+        let half = ["data: half\n\n".into(), Piece::Wait(gate.clone())];
+        upstream.respond(broken(Answer::stream(half)));
         let mut stream = proxy.message().open().await.expect("an answer");
         stream.expect("data: half\n\n").await;
+        gate.open();
         match stream.finish().await {
             Err(_) => {}
             Ok(rest) => assert!(

@@ -93,6 +93,18 @@ async fn a_taken_address_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_address_of_another_machine_is_named() {
+    let testbed = Testbed::start().unchecked().await;
+    let elsewhere = "192.0.2.1:7870"; // Of documentation: nobody has it.
+    for name in DAEMONS {
+        let arguments = ["--insecure-listen", "--listen", elsewhere];
+        let (code, output) = refused(&testbed, name, &arguments).await;
+        assert_eq!(code, Some(1), "{name}: {output}");
+        assert!(output.contains(elsewhere), "{name}: {output}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_control_plane_applies_a_file_at_its_start() {
     let mut testbed = Testbed::start().unchecked().await;
     let url = testbed.add_upstream("a").await.url();

@@ -170,6 +170,13 @@ impl Answer {
         self
     }
 
+    /// Resets the connection after the last piece, without the end of the body.
+    pub fn then_reset(mut self) -> Self {
+        self.end = End::Reset;
+        self.chunked = true;
+        self
+    }
+
     /// Falls silent after the last piece.
     pub fn then_hang(mut self) -> Self {
         self.end = End::Hang;
