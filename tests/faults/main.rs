@@ -3,9 +3,12 @@
 //! Most of these stories spend their time waiting: for a pause to end, for a silence
 //! to be noticed. So they are told many at a time, whatever the number of cores.
 
+mod clocks;
 mod crash;
+mod crowd;
 mod links;
 mod pauses;
+mod upstreams;
 
 use std::process::ExitCode;
 
@@ -40,6 +43,16 @@ const STORIES: &[Story] = stories! {
     links::packets_that_are_lost_change_nothing,
     links::a_slow_link_holds_up_nobody_else,
     links::a_long_way_delays_what_is_known_and_nothing_else,
+    upstreams::a_proxy_without_egress_takes_nothing_from_the_others,
+    upstreams::a_name_that_fails_or_moves_concerns_its_endpoint_only,
+    upstreams::no_name_leads_to_an_address_that_no_endpoint_may_have,
+    upstreams::whoever_cannot_prove_who_it_is_gets_no_request,
+    upstreams::an_endless_answer_passes_and_takes_no_memory,
+    upstreams::a_head_that_is_too_long_is_left,
+    upstreams::whoever_flaps_is_left_until_it_is_looked_at_again,
+    upstreams::a_storm_of_overload_is_not_made_worse,
+    clocks::no_jump_of_the_clock_changes_a_decision,
+    crowd::a_thousand_proxies_come_back_at_once_and_all_are_served,
     pauses::a_control_plane_that_freezes_for_10_s_costs_nothing,
     pauses::a_proxy_that_freezes_for_10_s_disturbs_nobody,
     pauses::an_upstream_that_freezes_for_10_s_is_left_and_used_again,

@@ -7,7 +7,7 @@ use qcc_proto::v1::{
 };
 use tonic::{Status, Streaming, transport::Channel};
 
-use crate::control::ControlPlane;
+use crate::control::{ControlPlane, channel};
 
 /// Speaks to the control plane as a proxy does, but sends what the test says.
 pub struct FakeProxy {
@@ -19,6 +19,15 @@ pub struct FakeProxy {
 impl FakeProxy {
     /// Introduces a proxy of this name, in this incarnation.
     pub fn new(control: &ControlPlane, id: &str, incarnation: &str) -> Self {
+        Self::over(control.channel(), id, incarnation)
+    }
+
+    /// Introduces one that has a connection of its own.
+    pub fn apart(control: &ControlPlane, id: &str, incarnation: &str) -> Self {
+        Self::over(channel(control.address()), id, incarnation)
+    }
+
+    fn over(channel: Channel, id: &str, incarnation: &str) -> Self {
         let identity = ProxyIdentity {
             id: id.to_owned(),
             incarnation: incarnation.to_owned(),
@@ -27,7 +36,7 @@ impl FakeProxy {
         };
         Self {
             identity,
-            client: HealthSyncServiceClient::new(control.channel()),
+            client: HealthSyncServiceClient::new(channel),
             sent: 0,
         }
     }

@@ -12,6 +12,8 @@
 //! - [`possible`]: says loudly what this machine does not let a test do.
 //! - [`Load`]: clients that go on and on.
 //! - [`Network`]: machines of a test's own, whose packets it can drop.
+//! - [`Names`], [`Authority`], [`TlsFront`]: the name server, the certificates and
+//!   the TLS of upstreams that need them.
 //! - [`Process`]: a child process whose every output is kept.
 //! - [`eventually`]: waits for a condition, never for a duration.
 //!
@@ -24,6 +26,7 @@ mod control;
 mod fake_proxy;
 mod load;
 pub mod metrics;
+mod names;
 mod needs;
 mod network;
 mod process;
@@ -32,6 +35,7 @@ pub mod python;
 mod relay;
 mod strace;
 mod testbed;
+mod tls;
 mod upstream;
 mod wait;
 
@@ -39,12 +43,14 @@ pub use cli::Output;
 pub use control::ControlPlane;
 pub use fake_proxy::{FakeProxy, outcome};
 pub use load::Load;
+pub use names::{Names, Says};
 pub use needs::possible;
 pub use network::{Host, Network};
 pub use process::{Logs, Process, binary};
 pub use proxy::Proxy;
 pub use relay::Relay;
 pub use strace::{Fault, Injection};
-pub use testbed::{Builder, Testbed, no_check};
+pub use testbed::{Builder, Testbed, no_check, schedule};
+pub use tls::{Authority, TlsFront, Validity};
 pub use upstream::{Answer, Checks, Gate, Piece, Request, Upstream};
 pub use wait::{LIMIT, eventually};

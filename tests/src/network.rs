@@ -25,7 +25,8 @@ use crate::process::lock;
 /// Where named network namespaces are.
 const NAMESPACES: &str = "/run/netns";
 
-/// What `ip netns exec` puts in place of files of `/etc`, by namespace.
+/// What `ip netns exec` puts in place of files of `/etc`, by namespace: machines ask
+/// the test for names, if it has a name server, and nobody else.
 const NAMESPACE_FILES: &str = "/etc/netns";
 
 /// How all namespaces of these tests begin; the process id follows.
@@ -57,19 +58,15 @@ impl Network {
     /// Whether this machine lets a test have networks.
     pub fn possible() -> bool {
         let name = unique();
-        let made = try_run("ip", &["netns", "add", &name], "").is_ok();
+        let inside = format!("ip netns exec {name}");
+        let tools = ["tc qdisc", "ss -t", "nft add table inet t"];
+        let made = try_run(&format!("ip netns add {name}"), "").is_ok();
         let works = made
-            && try_run("ip", &["netns", "exec", &name, "tc", "qdisc"], "").is_ok()
-            && try_run("ip", &["netns", "exec", &name, "ss", "-t"], "").is_ok()
-            && try_run(
-                "ip",
-                &["netns", "exec", &name, "nft", "add table inet t"],
-                "",
-            )
-            .is_ok();
+            && tools
+                .iter()
+                .all(|tool| try_run(&format!("{inside} {tool}"), "").is_ok());
         if made {
-            // A name that stays behind is found by `sweep`.
-            let _ = try_run("ip", &["netns", "del", &name], "");
+            remove(&name);
         }
         works
     }
@@ -102,82 +99,57 @@ impl Network {
 
     fn new() -> Self {
         let name = unique();
-        run("ip", &["netns", "add", &name], "");
+        run(&format!("ip netns add {name}"));
         let network = Self(Arc::new(Shared {
             name: name.clone(),
             hosts: Mutex::default(),
         }));
-        run("ip", &["-n", &name, "link", "set", "lo", "up"], "");
-        run(
-            "ip",
-            &["-n", &name, "link", "add", "switch", "type", "bridge"],
-            "",
-        );
+        run(&format!("ip -n {name} link set lo up"));
+        run(&format!("ip -n {name} link add switch type bridge"));
+        run(&format!("ip -n {name} link set switch up"));
         network.here(Self::HERE);
-        run("ip", &["-n", &name, "link", "set", "switch", "up"], "");
         network
     }
 
     /// Gives the test itself one more address.
     pub fn here(&self, ip: Ipv4Addr) {
-        let address = format!("{ip}/24");
-        let name = &self.0.name;
-        run(
-            "ip",
-            &["-n", name, "addr", "add", &address, "dev", "switch"],
-            "",
-        );
+        run(&format!(
+            "ip -n {} addr add {ip}/24 dev switch",
+            self.0.name
+        ));
     }
 
     /// Adds a machine.
     pub fn host(&self) -> Host {
         let mut hosts = lock(&self.0.hosts);
         let number = u8::try_from(hosts.len() + 10).expect("tests have few machines");
-        let name = &self.0.name;
-        let host = Host {
-            network: name.clone(),
-            namespace: format!("{name}-{number}"),
-            port: format!("port{number}"),
-            ip: Ipv4Addr::new(10, 77, 0, number),
-        };
-        run("ip", &["netns", "add", &host.namespace], "");
-        hosts.push(host.namespace.clone());
+        let network = self.0.name.clone();
+        let namespace = format!("{network}-{number}");
+        run(&format!("ip netns add {namespace}"));
+        hosts.push(namespace.clone());
         drop(hosts);
-        let Host {
+        let (ip, port) = (Ipv4Addr::new(10, 77, 0, number), format!("port{number}"));
+        let gateway = Self::HERE;
+        run(&format!(
+            "ip -n {network} link add {port} type veth peer name eth0 netns {namespace}"
+        ));
+        run(&format!("ip -n {network} link set {port} master switch up"));
+        run(&format!("ip -n {namespace} link set lo up"));
+        run(&format!("ip -n {namespace} addr add {ip}/24 dev eth0"));
+        run(&format!("ip -n {namespace} link set eth0 up"));
+        run(&format!(
+            "ip -n {namespace} route add default via {gateway}"
+        ));
+        let files = Path::new(NAMESPACE_FILES).join(&namespace);
+        fs::create_dir_all(&files).expect("root may make the directory");
+        let resolver = format!("nameserver {gateway}\noptions timeout:1 attempts:1\n");
+        fs::write(files.join("resolv.conf"), resolver).expect("root may write the file");
+        Host {
+            network,
             namespace,
             port,
             ip,
-            ..
-        } = &host;
-        run(
-            "ip",
-            &[
-                "-n", name, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns",
-                namespace,
-            ],
-            "",
-        );
-        run(
-            "ip",
-            &["-n", name, "link", "set", port, "master", "switch", "up"],
-            "",
-        );
-        run(
-            "ip",
-            &[
-                "-n",
-                namespace,
-                "addr",
-                "add",
-                &format!("{ip}/24"),
-                "dev",
-                "eth0",
-            ],
-            "",
-        );
-        run("ip", &["-n", namespace, "link", "set", "eth0", "up"], "");
-        run("ip", &["-n", namespace, "link", "set", "lo", "up"], "");
-        host
+        }
     }
 }
 
@@ -220,80 +192,37 @@ impl Host {
             let _ = writeln!(script, "{rule}");
         }
         script.push_str("}\n}\n");
-        run(
-            "ip",
-            &["netns", "exec", &self.namespace, "nft", "-f", "-"],
-            &script,
-        );
+        let command = format!("ip netns exec {} nft -f -", self.namespace);
+        try_run(&command, &script).unwrap_or_else(|error| panic!("{script}: {error}"));
     }
 
     /// Lets every packet pass.
     pub fn heal(&self) {
-        run(
-            "ip",
-            &["netns", "exec", &self.namespace, "nft", "flush", "ruleset"],
-            "",
-        );
+        run(&format!(
+            "ip netns exec {} nft flush ruleset",
+            self.namespace
+        ));
     }
 
     /// Limits what reaches it to so many kilobits a second.
     pub fn slow_down(&self, kilobits: u32) {
-        let rate = format!("{kilobits}kbit");
-        run(
-            "tc",
-            &[
-                "-n",
-                &self.network,
-                "qdisc",
-                "replace",
-                "dev",
-                &self.port,
-                "root",
-                "tbf",
-                "rate",
-                &rate,
-                "burst",
-                "4kb",
-                "latency",
-                "300ms",
-            ],
-            "",
-        );
+        let Self { network, port, .. } = self;
+        run(&format!(
+            "tc -n {network} qdisc add dev {port} root tbf rate {kilobits}kbit burst 4kb latency 300ms"
+        ));
     }
 
     /// Lifts the limit.
     pub fn speed_up(&self) {
-        run(
-            "tc",
-            &[
-                "-n",
-                &self.network,
-                "qdisc",
-                "del",
-                "dev",
-                &self.port,
-                "root",
-            ],
-            "",
-        );
+        let Self { network, port, .. } = self;
+        run(&format!("tc -n {network} qdisc del dev {port} root"));
     }
 
-    /// Destroys its connections with another machine, at both ends.
+    /// Destroys its connections with another machine.
     pub fn reset_connections_with(&self, other: &Host) {
-        let peer = other.ip.to_string();
+        let command = format!("ip netns exec {} ss -K dst {}", self.namespace, other.ip);
         // Says so if there is none, which is no failure.
-        let _ = try_run(
-            "ip",
-            &["netns", "exec", &self.namespace, "ss", "-K", "dst", &peer],
-            "",
-        );
-    }
-
-    /// Puts a text in place of a file of `/etc` for what is started here from now on.
-    pub fn etc(&self, file: &str, text: &str) {
-        let directory = Path::new(NAMESPACE_FILES).join(&self.namespace);
-        fs::create_dir_all(&directory).expect("root may make the directory");
-        fs::write(directory.join(file), text).expect("root may write the file");
+        let _ = try_run(&command, "");
     }
 }
 
@@ -306,7 +235,7 @@ fn unique() -> String {
 
 fn remove(namespace: &str) {
     // Both fail only for what was not made.
-    let _ = try_run("ip", &["netns", "del", namespace], "");
+    let _ = try_run(&format!("ip netns del {namespace}"), "");
     let _ = fs::remove_dir_all(Path::new(NAMESPACE_FILES).join(namespace));
 }
 
@@ -328,15 +257,15 @@ fn sweep() {
     }
 }
 
-fn run(program: &str, arguments: &[&str], input: &str) {
-    if let Err(error) = try_run(program, arguments, input) {
-        panic!("{program} {}: {error}", arguments.join(" "));
-    }
+fn run(command: &str) {
+    try_run(command, "").unwrap_or_else(|error| panic!("{command}: {error}"));
 }
 
-fn try_run(program: &str, arguments: &[&str], input: &str) -> Result<(), String> {
-    let mut child = Command::new(program)
-        .args(arguments)
+/// Runs a command, written as in a shell without quotes.
+fn try_run(command: &str, input: &str) -> Result<(), String> {
+    let mut words = command.split_whitespace();
+    let mut child = Command::new(words.next().unwrap_or_default())
+        .args(words)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -397,7 +397,8 @@ pub fn no_check() -> Check {
     }
 }
 
-fn schedule(wait: Duration) -> VerificationSchedule {
+/// Looks at failed endpoints again after this long, each time.
+pub fn schedule(wait: Duration) -> VerificationSchedule {
     let wait = prost_types::Duration::try_from(wait).expect("a short duration");
     VerificationSchedule {
         first: Some(wait),
