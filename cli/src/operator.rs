@@ -48,9 +48,20 @@ fn user() -> String {
         .filter_map(|variable| env::var(variable).ok())
         .find(|name| !name.is_empty());
     named.unwrap_or_else(|| match fs::metadata("/proc/self") {
-        Ok(process) => format!("uid-{}", process.uid()),
+        Ok(process) => name_of(process.uid()),
         Err(_) => "somebody".to_owned(),
     })
+}
+
+/// A user's name by number, where the machine itself has a list.
+fn name_of(uid: u32) -> String {
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    name.unwrap_or_else(|| format!("uid-{uid}"))
 }
 
 /// `name` with question marks for what cannot be sent, and without what is too long.
@@ -90,6 +101,8 @@ mod tests {
         Operator::of_this_process().unwrap().sign(&mut request);
         let name = request.metadata().get(METADATA).unwrap().to_str().unwrap();
         assert!(name.contains('@'), "{name}");
+        assert_eq!(name_of(0), "root");
+        assert_eq!(name_of(u32::MAX - 7), "uid-4294967288");
         let odd = written(&format!("\u{e9}va m@{}", "h".repeat(100)));
         assert!(odd.starts_with("?va?m@h"), "{odd}");
         assert!(Operator::new(&odd).is_ok());

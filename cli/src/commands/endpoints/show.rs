@@ -197,7 +197,7 @@ pub(super) fn evidence_rows(health: &v1::Health) -> Vec<(&'static str, Cell)> {
     let mut rows: Vec<(&'static str, Cell)> = Vec::new();
     if let Some(evidence) = &health.evidence {
         rows.push(("evidence", text::evidence(evidence).into()));
-        rows.push(("seen by", reporter(evidence).into()));
+        rows.push(("seen by", reporter(health.cause(), evidence).into()));
         if evidence.retry_after.is_some() {
             rows.push((
                 "asked to wait",
@@ -232,9 +232,11 @@ fn attempts(stats: &v1::EndpointStats) -> String {
     format!("{attempts}: {successes} ok, {failures} failed, {throttled} throttled, {stale} stale")
 }
 
-fn reporter(evidence: &v1::Evidence) -> String {
-    if evidence.proxy.is_empty() {
-        return "control plane".to_owned();
+fn reporter(cause: v1::Cause, evidence: &v1::Evidence) -> String {
+    match (cause, evidence.proxy.as_str()) {
+        (v1::Cause::Operator, _) => return "an operator".to_owned(),
+        (_, "") => return "control plane".to_owned(),
+        (_, _) => {}
     }
     format!(
         "proxy {} at view {}",

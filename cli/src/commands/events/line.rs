@@ -1,6 +1,8 @@
 //! An event as one line.
 
-use qcc_proto::v1::{self, EventKind};
+use std::collections::BTreeSet;
+
+use qcc_proto::v1::{self, Cause, EventKind};
 
 use crate::{
     table::{Cell, Table, Tone},
@@ -9,11 +11,13 @@ use crate::{
 
 const HEADER: [&str; 4] = ["TIME", "EVENT", "ABOUT", "DETAILS"];
 
+/// How many of the last events are remembered as shown: what goes on has begun a short while ago.
+const REMEMBERED_MAX: usize = 1000;
+
 /// Writes events, and remembers which it has written.
 #[derive(Default)]
 pub(crate) struct Lines {
-    /// The first event that was shown; what an event replaces was shown if it is not older.
-    first: Option<u64>,
+    shown: BTreeSet<u64>,
 }
 
 impl Lines {
@@ -29,8 +33,11 @@ impl Lines {
         }
         let mut table = Table::new(&header);
         for event in events {
-            let first = *self.first.get_or_insert(event.id);
-            let goes_on = event.replaces != 0 && event.replaces >= first;
+            let goes_on = self.shown.remove(&event.replaces);
+            self.shown.insert(event.id);
+            if self.shown.len() > REMEMBERED_MAX {
+                self.shown.pop_first();
+            }
             let mut row = cells(event, goes_on);
             if wide {
                 row.insert(0, event.id.to_string().into());
@@ -105,7 +112,9 @@ fn details(event: &v1::Event) -> String {
         parts.push(endpoints(event));
     }
     parts.extend(facts(event));
-    if let Some(evidence) = &event.evidence {
+    // What an operator did rests on his word and reason alone.
+    let evidence = event.evidence.as_ref();
+    if let Some(evidence) = evidence.filter(|_| event.cause() != Cause::Operator) {
         if evidence.retry_after.is_some() {
             let wait = text::wire_span(evidence.retry_after.as_ref());
             parts.push(format!("asked to wait {wait}"));
@@ -139,7 +148,8 @@ fn details(event: &v1::Event) -> String {
 /// Cause and evidence: `auth: 401 authentication_error`.
 fn facts(event: &v1::Event) -> Option<String> {
     let cause = match event.cause() {
-        v1::Cause::Unspecified => None,
+        Cause::Operator => return None,
+        Cause::Unspecified => None,
         cause => Some(text::cause(cause)),
     };
     let evidence = event.evidence.as_ref().map(text::short_evidence);
@@ -221,7 +231,7 @@ mod tests {
             endpoint: "eu-1".to_owned(),
             cluster: "default".to_owned(),
             generation: 3,
-            cause: v1::Cause::Auth.into(),
+            cause: Cause::Auth.into(),
             evidence: Some(v1::Evidence {
                 outcome: v1::OutcomeClass::Auth.into(),
                 http_status: 401,
@@ -270,6 +280,24 @@ mod tests {
             reason: "a leak".to_owned(),
             ..ejected()
         };
+        let ejected_by_hand = v1::Event {
+            kind: EventKind::EndpointEjected.into(),
+            cause: Cause::Operator.into(),
+            evidence: Some(v1::Evidence {
+                detail: "a leak".to_owned(),
+                ..Default::default()
+            }),
+            fields: Vec::new(),
+            admin_state: 0,
+            ..act.clone()
+        };
+        assert_eq!(
+            lines(&[ejected_by_hand]),
+            [
+                "1970-01-01T00:00:00.005Z   ejected   eu-1   by eva@desk[2J: \"a leak\", \
+              in view 1.42, generation 3"
+            ]
+        );
         assert_eq!(
             lines(&[act]),
             [
@@ -313,7 +341,7 @@ mod tests {
             provider: "acme".to_owned(),
             endpoints: vec!["a".to_owned(), "b".to_owned()],
             endpoint_count: 5,
-            cause: v1::Cause::Overloaded.into(),
+            cause: Cause::Overloaded.into(),
             evidence: None,
             until_time: at(10),
             ..ejected()
