@@ -4,7 +4,9 @@ use std::{net::SocketAddr, path::Path, process::Command};
 
 use hyper::Method;
 use qcc_proto::v1::HealthState;
-use qcc_tests::{Testbed, client::Call, eventually, metrics::Metrics, python};
+use qcc_tests::{
+    ControlPlane, Logs, Process, Testbed, client::Call, eventually, metrics::Metrics, python,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -194,4 +196,29 @@ async fn a_web_page_gets_nothing_out_of_a_loopback_port() {
     }
     let status = testbed.proxy(0).status().await.expect("it answers gRPC");
     assert!(!status.draining);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_was_allowed_may_be_asked_for() {
+    let dir = tempfile::tempdir().expect("the system has room");
+    let (mut command, ready_file) = ControlPlane::command_in(dir.path());
+    command.args(["--allow-host", "qcc.internal"]);
+    let mut control = Process::spawn("control", &mut command, &Logs::default());
+    let bound = control.ready(&ready_file).await;
+    let address = bound["grpc"].as_str().expect("it says where").parse();
+    let address = address.expect("it is an address");
+    for (host, expected) in [
+        ("qcc.internal:7870", "HTTP/1.1 200 OK"),
+        ("other.internal:7870", "HTTP/1.1 421 Misdirected Request"),
+    ] {
+        let get = format!("GET /healthz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        assert_eq!(raw(address, &get).await, expected, "{host}");
+    }
+    assert!(control.stop().await.success());
+
+    let (mut command, _) = ControlPlane::command_in(dir.path());
+    command.args(["--allow-host", "qcc.internal:7870"]);
+    let mut control = Process::spawn("control", &mut command, &Logs::default());
+    assert_eq!(control.ended().await.code(), Some(78));
+    assert!(control.output().contains("not a host name without a port"));
 }
