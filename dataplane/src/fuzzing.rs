@@ -4,7 +4,7 @@
 //!
 //! Each function takes the bytes of one case and panics if a promise is broken.
 
-use crate::proxy::Scanner;
+use crate::{proxy::Scanner, view_file};
 
 /// A stream of server-sent events: what is found in it does not depend on how it is cut,
 /// and an error stays found.
@@ -43,6 +43,17 @@ pub fn sse(data: &[u8]) {
             "an error is forgotten"
         );
     }
+}
+
+/// A kept view: bytes that were not sealed with our key are refused, and so is a file in
+/// which a bit has changed. What is sealed in it is refused as well, or a view that is
+/// kept as it was read.
+///
+/// # Panics
+///
+/// If that does not hold.
+pub fn view_file(data: &[u8]) {
+    view_file::fuzzing::check(data);
 }
 
 /// Longest stream that is looked at from each of its boundaries.

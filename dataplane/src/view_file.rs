@@ -18,6 +18,8 @@
 
 mod contents;
 mod disk;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod saver;
 mod seal;
 
@@ -169,9 +171,19 @@ impl ViewFile {
         let Some(bytes) = disk::read(&self.path)? else {
             return Ok(None);
         };
+        self.unpack(&bytes, || Seal::load_or_make(&self.key_path))
+            .map(Some)
+    }
+
+    /// Reads the view in the bytes of the file.
+    fn unpack(
+        &self,
+        bytes: &[u8],
+        seal: impl FnOnce() -> Result<Seal, Error>,
+    ) -> Result<Kept, Error> {
         // Shorter than its beginning: torn, if so far it is right.
         let Some(sealed) = bytes.strip_prefix(MAGIC) else {
-            return Err(match MAGIC.starts_with(&bytes) {
+            return Err(match MAGIC.starts_with(bytes) {
                 true => Error::Damaged,
                 false => Error::Foreign(self.path.clone()),
             });
@@ -180,12 +192,11 @@ impl ViewFile {
         if format != FORMAT {
             return Err(Error::Format(format));
         }
-        let seal = Seal::load_or_make(&self.key_path)?;
-        let contents = Contents::decode(&seal.open(&header(), sealed)?)?;
+        let contents = Contents::decode(&seal()?.open(&header(), sealed)?)?;
         if contents.cluster != self.cluster {
             return Err(Error::OtherCluster(contents.cluster));
         }
-        contents.into_kept().map(Some)
+        contents.into_kept()
     }
 
     /// Writes the view of a table. Blocks. `confirmed`: when a control plane last said

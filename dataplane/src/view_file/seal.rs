@@ -37,17 +37,22 @@ impl Seal {
             None => make(path)?,
         };
         let key = parse(&text).ok_or_else(|| Error::Key(path.to_owned()))?;
+        Ok(Self::new(&key))
+    }
+
+    /// Seals with this key.
+    pub(super) fn new(key: &[u8; KEY_BYTES]) -> Self {
         // One-way, so the view file may hold it.
         let digest = Sha256::new()
             .chain_update("qcc view key id")
-            .chain_update(*key)
+            .chain_update(key)
             .finalize();
         let mut id = [0; KEY_ID_BYTES];
         id.copy_from_slice(&digest[..KEY_ID_BYTES]);
-        Ok(Self {
-            cipher: XChaCha20Poly1305::new((&*key).into()),
+        Self {
+            cipher: XChaCha20Poly1305::new(key.into()),
             id,
-        })
+        }
     }
 
     /// Returns the key's id, a nonce, and what is sealed under both, bound to a header.
