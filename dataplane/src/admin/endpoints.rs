@@ -77,7 +77,8 @@ impl Page<'_> {
     }
 }
 
-fn describe(entry: &Entry, policy: &Policy, now: Instant) -> ProxyEndpoint {
+/// Returns an endpoint as selection sees it.
+pub(super) fn describe(entry: &Entry, policy: &Policy, now: Instant) -> ProxyEndpoint {
     let (routed, live) = (&entry.routed, &entry.live);
     let (state, cause) = match routed.health {
         Health::Unknown => (HealthState::Unknown, Cause::Unspecified),

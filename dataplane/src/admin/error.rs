@@ -18,6 +18,8 @@ pub(super) enum Error {
     },
     /// No service of that name is served here.
     UnknownService(String),
+    /// No endpoint of that name is in the view.
+    UnknownEndpoint(String),
 }
 
 impl fmt::Display for Error {
@@ -25,6 +27,9 @@ impl fmt::Display for Error {
         match self {
             Self::Invalid { field, rule } => write!(f, "`{field}` must be {rule}"),
             Self::UnknownService(name) => write!(f, "unknown service `{name}`"),
+            Self::UnknownEndpoint(name) => {
+                write!(f, "endpoint `{name}` is not in this proxy's view")
+            }
         }
     }
 }
@@ -45,6 +50,7 @@ impl From<Error> for Status {
                 )
             }
             Error::UnknownService(name) => (Code::NotFound, "UNKNOWN_SERVICE", ("service", name)),
+            Error::UnknownEndpoint(name) => (Code::NotFound, "NOT_FOUND", ("endpoint", name)),
         };
         let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1)]);
         details.set_error_info(reason, ERROR_DOMAIN, metadata);

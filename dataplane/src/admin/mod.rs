@@ -1,12 +1,14 @@
 //! What this process says about itself, over gRPC.
 //!
-//! - [`service`]: `ProxyAdminService`. [`endpoints`]: its list of endpoints.
+//! - [`service`]: `ProxyAdminService`. [`endpoints`]: its list of endpoints. [`explain`]: why
+//!   one of them is selected or not.
 //! - [`health`]: `grpc.health.v1`. Reflection is served in v1 and v1alpha.
 //! - [`metrics`]: the pages for Prometheus and for probes, over plain HTTP.
 //! - [`error`]: errors as `tonic::Status`.
 
 mod endpoints;
 mod error;
+mod explain;
 mod health;
 mod metrics;
 mod service;

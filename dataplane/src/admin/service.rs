@@ -8,7 +8,8 @@ use std::{
 use qcc_proto::{
     duration,
     v1::{
-        DrainProxyRequest, DrainProxyResponse, GetProxyStatusRequest, GetProxyStatusResponse,
+        DrainProxyRequest, DrainProxyResponse, ExplainProxyEndpointRequest,
+        ExplainProxyEndpointResponse, GetProxyStatusRequest, GetProxyStatusResponse,
         ListProxyEndpointsRequest, ListProxyEndpointsResponse, ProxyCounters, ProxyIdentity,
         ProxyStatus, proxy_admin_service_server::ProxyAdminService,
     },
@@ -16,7 +17,7 @@ use qcc_proto::{
 use tonic::{Request, Response, Status, async_trait};
 use tracing::info;
 
-use super::{endpoints, error::Error};
+use super::{endpoints, error::Error, explain::Explanation};
 use crate::{
     drain::{DRAIN_MAX, Drain},
     proxy::Counters,
@@ -120,6 +121,27 @@ impl ProxyAdminService for Admin {
         let table = self.router.table();
         let response = table.map(|table| page.of(&table, Instant::now()));
         Ok(Response::new(response.unwrap_or_default()))
+    }
+
+    async fn explain_proxy_endpoint(
+        &self,
+        request: Request<ExplainProxyEndpointRequest>,
+    ) -> Result<Response<ExplainProxyEndpointResponse>, Status> {
+        let name = request.into_inner().name;
+        if name.is_empty() {
+            let (field, rule) = ("name", "the name of an endpoint");
+            return Err(Error::Invalid { field, rule }.into());
+        }
+        let table = self.router.table();
+        let found = (table.as_deref()).and_then(|table| Some((table, table.find(&name)?)));
+        let (table, entry) = found.ok_or(Error::UnknownEndpoint(name))?;
+        let explanation = Explanation {
+            table,
+            entry,
+            link: self.link.state(),
+            now: Instant::now(),
+        };
+        Ok(Response::new(explanation.tell()))
     }
 
     async fn drain_proxy(

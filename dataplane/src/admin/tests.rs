@@ -8,8 +8,9 @@ use std::{
 
 use http::Uri;
 use qcc_proto::v1::{
-    AdminState, Cause, DrainProxyRequest, GetProxyStatusRequest, HealthState,
-    ListProxyEndpointsRequest, OutcomeClass, ProxyEndpoint, ProxyIdentity, View,
+    AdminState, Cause, DrainProxyRequest, ExplainProxyEndpointRequest,
+    ExplainProxyEndpointResponse, GetProxyStatusRequest, HealthState, ListProxyEndpointsRequest,
+    OutcomeClass, ProxyEndpoint, ProxyIdentity, View,
     proxy_admin_service_client::ProxyAdminServiceClient,
 };
 use tonic::{
@@ -111,6 +112,12 @@ impl Testbed {
 
     fn health(&self) -> HealthClient<Channel> {
         HealthClient::new(self.channel.clone())
+    }
+
+    async fn explain(&self, name: &str) -> Result<ExplainProxyEndpointResponse, Status> {
+        let request = ExplainProxyEndpointRequest { name: name.into() };
+        let response = self.admin().explain_proxy_endpoint(request).await?;
+        Ok(response.into_inner())
     }
 
     async fn list(
@@ -230,6 +237,116 @@ async fn an_endpoint_is_shown_as_selection_sees_it() {
     );
     assert_eq!((e1.selectable, e1.reason.as_str()), (false, "draining"));
     assert_eq!((e2.selectable, e2.unproven, e2.in_flight), (true, true, 1));
+}
+
+#[tokio::test]
+async fn an_explanation_names_the_attempt_that_made_the_mark() {
+    let testbed = Testbed::start().await;
+    testbed.publish(1, |_, _| {});
+    let before = testbed.explain("e0").await.unwrap();
+    assert_eq!(before.summary, "`e0` takes new requests");
+    assert_eq!((before.local_evidence, before.next_in), (None, None));
+    let now = Instant::now();
+    for (number, http_status) in [(1, 500), (2, 401)] {
+        let Next::Attempt(attempt) = testbed.router.begin().unwrap().next(now) else {
+            panic!("attempt {number}");
+        };
+        let outcome = Outcome {
+            http_status,
+            error_type: "its_type".into(),
+            upstream_request_id: "req_1".into(),
+            ..Outcome::of(match http_status {
+                401 => OutcomeClass::Auth,
+                _ => OutcomeClass::ServerError,
+            })
+        };
+        attempt.finish(outcome, now);
+        let explained = testbed.explain("e0").await.unwrap();
+        let evidence = explained.local_evidence.unwrap();
+        assert_eq!(
+            (evidence.http_status, evidence.attempt),
+            (http_status.into(), number)
+        );
+        let said = format!(
+            "this proxy's attempt {number} saw http {http_status}, its_type, request id req_1, 0 s ago"
+        );
+        assert!(explained.summary.ends_with(&said), "{}", explained.summary);
+    }
+    let rejected = testbed.explain("e0").await.unwrap();
+    assert!(
+        rejected
+            .summary
+            .starts_with("`e0` takes no new requests: credential rejected here; ")
+    );
+    assert!(
+        rejected.next.contains("newer generation"),
+        "{}",
+        rejected.next
+    );
+    assert_eq!(rejected.view.unwrap().to_string(), "1.4");
+    assert!(!rejected.stale && rejected.view_age.is_some());
+    let evidence = rejected.local_evidence.unwrap();
+    assert_eq!(evidence.outcome(), OutcomeClass::Auth);
+    assert_eq!(evidence.view.unwrap().to_string(), "1.4");
+}
+
+#[tokio::test]
+async fn an_explanation_passes_the_word_of_the_view_on() {
+    let testbed = Testbed::start().await;
+    let now = Instant::now();
+    testbed.publish(3, |i, routed| {
+        routed.summary = Some("auth: http 401, on the word of p1".into());
+        routed.since = now.checked_sub(Duration::from_secs(60));
+        match i {
+            0 => routed.health = State::Unhealthy { cause: Cause::Auth },
+            1 => {
+                let (cause, until) = (Cause::RateLimited, now + Duration::from_secs(90));
+                routed.health = State::Degraded { cause, until };
+            }
+            _ => routed.admin = AdminState::Disabled,
+        }
+    });
+    let unhealthy = testbed.explain("e0").await.unwrap();
+    assert_eq!(
+        unhealthy.summary,
+        "`e0` takes no new requests: unhealthy: auth (auth: http 401, on the word of p1)"
+    );
+    assert_eq!(unhealthy.next, "a check at the control plane has to pass");
+    assert_eq!(unhealthy.view_summary, "auth: http 401, on the word of p1");
+    assert!((60..90).contains(&unhealthy.view_since.unwrap().seconds));
+    assert_eq!((unhealthy.next_in, unhealthy.local_evidence), (None, None));
+
+    testbed
+        .link
+        .restored(unhealthy.view.unwrap(), Duration::from_secs(7), now);
+    let paused = testbed.explain("e1").await.unwrap();
+    assert!((60..=90).contains(&paused.next_in.unwrap().seconds));
+    assert_eq!(
+        paused.view_remaining.map(|it| it.seconds),
+        paused.next_in.map(|it| it.seconds)
+    );
+    let old = "by a view that may be out of date, confirmed 7 s ago";
+    assert!(
+        paused.stale && paused.summary.ends_with(old),
+        "{}",
+        paused.summary
+    );
+
+    let disabled = testbed.explain("e2").await.unwrap();
+    assert_eq!(disabled.next, "an operator has to enable it");
+}
+
+#[tokio::test]
+async fn what_is_not_there_cannot_be_explained() {
+    let testbed = Testbed::start().await;
+    for (name, code, reason) in [
+        ("", Code::InvalidArgument, "INVALID_ARGUMENT"),
+        ("e0", Code::NotFound, "NOT_FOUND"),
+    ] {
+        let status = testbed.explain(name).await.unwrap_err();
+        assert_eq!(status.code(), code);
+        assert_eq!(status.get_details_error_info().unwrap().reason, reason);
+    }
 }
 
 #[tokio::test]

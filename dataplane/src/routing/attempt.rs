@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use qcc_proto::v1::OutcomeClass;
+use qcc_proto::v1::{OutcomeClass, View};
 
 use super::{
     Endpoint, Entry, Router, Table,
@@ -55,6 +55,19 @@ enum Stance {
     Held,
     /// It is its request's own fault: no mark, no report.
     Excused,
+}
+
+/// What was seen of an endpoint by one attempt, for people.
+#[derive(Debug)]
+pub(crate) struct Witness {
+    /// What the attempt came to.
+    pub outcome: Outcome,
+    /// When.
+    pub at: Instant,
+    /// Which of this process's attempts at the endpoint it was, from 1.
+    pub attempt: u64,
+    /// The view under which it was chosen.
+    pub view: View,
 }
 
 /// What an attempt came to.
@@ -193,6 +206,25 @@ impl Attempt {
         }
     }
 
+    /// Keeps what speaks against the endpoint, for people who ask.
+    fn bear_witness(&self, outcome: &Outcome, at: Instant) {
+        if matches!(
+            outcome.class,
+            OutcomeClass::Success
+                | OutcomeClass::Request
+                | OutcomeClass::Cancelled
+                | OutcomeClass::Unspecified
+        ) {
+            return;
+        }
+        self.entry().live.bear(Witness {
+            outcome: outcome.clone(),
+            at,
+            attempt: self.ordinal,
+            view: self.table.view(),
+        });
+    }
+
     /// Reports under the generation and view of the attempt, whatever they are by
     /// now: what they are worth is the control plane's to judge.
     fn report(&self, outcome: Outcome, now: Instant) {
@@ -327,6 +359,7 @@ impl Drop for Judged {
             self.stand();
         }
         if self.stance == Stance::Stands {
+            self.attempt.bear_witness(&self.outcome, self.at);
             let nothing = Outcome::of(OutcomeClass::Unspecified);
             let outcome = std::mem::replace(&mut self.outcome, nothing);
             self.attempt.report(outcome, self.at);

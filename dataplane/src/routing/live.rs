@@ -7,9 +7,9 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
-use super::mark::Mark;
+use super::{attempt::Witness, mark::Mark};
 
 /// Shared by all tables that hold the endpoint in the same generation.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub(crate) struct Live {
     proven: AtomicBool,
     /// Read without a lock, replaced as a whole.
     mark: ArcSwap<Mark>,
+    /// The newest evidence against it, for people: nothing is decided by it.
+    witness: ArcSwapOption<Witness>,
     /// Counts that outlive the generation.
     totals: Arc<Totals>,
 }
@@ -56,6 +58,7 @@ impl Live {
             trial: AtomicBool::new(false),
             proven: AtomicBool::new(false),
             mark: ArcSwap::from_pointee(Mark::CLEAR),
+            witness: ArcSwapOption::empty(),
             totals,
         }
     }
@@ -68,6 +71,16 @@ impl Live {
     /// Returns the mark as it is now.
     pub(crate) fn mark(&self) -> Guard<Arc<Mark>> {
         self.mark.load()
+    }
+
+    /// Returns the newest evidence against the endpoint, whatever has come of it.
+    pub(crate) fn witness(&self) -> Option<Arc<Witness>> {
+        self.witness.load_full()
+    }
+
+    /// Keeps the evidence of an attempt.
+    pub(crate) fn bear(&self, witness: Witness) {
+        self.witness.store(Some(Arc::new(witness)));
     }
 
     /// Replaces the mark by what `change` makes of it, and returns whether it did.

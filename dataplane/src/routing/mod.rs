@@ -49,7 +49,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use attempt::{Attempt, Judged, Outcome};
+pub(crate) use attempt::{Attempt, Judged, Outcome, Witness};
 pub(crate) use endpoint::{Endpoint, Health, Routed};
 pub(crate) use mark::Block;
 pub(crate) use policy::{ATTEMPTS_MAX, CoolDowns, Policy, Timeouts};

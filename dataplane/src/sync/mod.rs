@@ -35,7 +35,7 @@ use tracing::{debug, warn};
 use crate::{reports::Outbox, routing::Router, view_file::Kept};
 use backoff::Backoff;
 pub(crate) use convert::Clocks;
-pub(crate) use link::{Address, Link};
+pub(crate) use link::{Address, Link, LinkState};
 use replica::{OutOfStep, Replica};
 use session::Session;
 
