@@ -2,12 +2,16 @@
 //!
 //! Most of these stories spend their time waiting: for a pause to end, for a silence
 //! to be noticed. So they are told many at a time, whatever the number of cores.
+//!
+//! `FAULTS.md` beside this file says which fault is shown where, here and elsewhere.
 
 mod clocks;
 mod crash;
 mod crowd;
+mod files;
 mod links;
 mod pauses;
+mod table;
 mod upstreams;
 
 use std::process::ExitCode;
@@ -53,12 +57,15 @@ const STORIES: &[Story] = stories! {
     upstreams::a_storm_of_overload_is_not_made_worse,
     clocks::no_jump_of_the_clock_changes_a_decision,
     crowd::a_thousand_proxies_come_back_at_once_and_all_are_served,
+    files::a_proxy_without_files_serves_who_is_there_and_then_others,
+    files::a_control_plane_without_files_serves_who_is_there_and_then_others,
     pauses::a_control_plane_that_freezes_for_10_s_costs_nothing,
     pauses::a_proxy_that_freezes_for_10_s_disturbs_nobody,
     pauses::an_upstream_that_freezes_for_10_s_is_left_and_used_again,
     pauses::a_control_plane_that_freezes_for_1_s_costs_nothing,
     pauses::a_proxy_that_freezes_for_1_s_disturbs_nobody,
     pauses::an_upstream_that_freezes_for_1_s_is_waited_for,
+    table::every_test_in_the_table_exists,
 };
 
 fn main() -> ExitCode {
