@@ -26,7 +26,8 @@ use crate::{
         Mutation, Operator, ProxyKey, Receipt, Registry, ReportBatch, Request, Settlement,
         Snapshot, Verdict, View,
     },
-    store::{self, Store},
+    seeded::{Bug, seeded},
+    store::{self, Keep},
 };
 
 /// Commands that wait at most. Each is small but for report batches, of which a
@@ -60,7 +61,7 @@ pub enum Job {
 }
 
 /// Something for the writer to do.
-enum Command {
+pub(crate) enum Command {
     Mutate {
         operator: Operator,
         mutation: Mutation,
@@ -94,7 +95,7 @@ enum Command {
     },
 }
 
-type Reply<T> = oneshot::Sender<Result<T, Error>>;
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 /// The verbs that the writer understands.
 #[derive(Debug, Clone)]
@@ -106,7 +107,7 @@ pub struct Handle {
 /// The writer, before it runs.
 pub struct Writer {
     registry: Registry,
-    store: Store,
+    store: Box<dyn Keep>,
     clock: RegistryClock,
     mailbox: mpsc::Receiver<Command>,
     feed: Arc<Feed>,
@@ -245,7 +246,7 @@ impl Drop for Lease {
 /// Opens the registry on a store and returns its writer, its handle and its feed, and
 /// where its check orders come out.
 pub fn new(
-    store: Store,
+    store: impl Keep + 'static,
     term: u64,
     saved: registry::Saved,
     seed: registry::Seed,
@@ -266,7 +267,7 @@ pub fn new(
     let commits = Arc::new(Histogram::default());
     let writer = Writer {
         registry,
-        store,
+        store: Box::new(store),
         clock,
         mailbox: commands,
         feed: feed.clone(),
@@ -310,8 +311,14 @@ impl Writer {
         }
     }
 
+    /// Returns when a turn is due although nobody asks for one.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn poll_timeout(&self) -> Option<Clock> {
+        self.registry.poll_timeout()
+    }
+
     /// One turn: apply, settle, commit and publish, answer.
-    fn turn(&mut self, commands: &mut Vec<Command>) -> Result<(), store::Error> {
+    pub(crate) fn turn(&mut self, commands: &mut Vec<Command>) -> Result<(), store::Error> {
         let now = self.clock.now();
         let mut answers = Answers::default();
         for command in commands.drain(..) {
@@ -320,8 +327,12 @@ impl Writer {
         self.registry.advance(now);
         self.dismiss(&mut answers);
         let mut settlement = self.registry.settle();
+        settlement.evidence_only |= seeded(Bug::PromiseBeforeCommit);
         if settlement.evidence_only {
             self.publish(&mut settlement);
+        }
+        if seeded(Bug::AnswerBeforeCommit) {
+            std::mem::take(&mut answers).send(Ok(self.registry.view()));
         }
         if let Err(error) = self.commit(&settlement) {
             error!(%error, "store failed");

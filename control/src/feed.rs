@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::{
     clock::RegistryClock,
     registry::{Events, Moment, Publication, Snapshot, View},
+    seeded::{Bug, seeded},
 };
 
 /// Views whose changes are remembered. A reader that is further behind is served
@@ -142,7 +143,10 @@ impl Feed {
             return Since::TooOld;
         }
         let mut changed = Publication::default();
-        let first = history.entries.partition_point(|entry| entry.view <= from);
+        let mut first = history.entries.partition_point(|entry| entry.view <= from);
+        if seeded(Bug::SlowReaderLosesDelta) {
+            first = first.max(history.entries.len().saturating_sub(1));
+        }
         let after = history.entries.range(first..);
         for entry in after.take_while(|entry| entry.view <= to) {
             let names = &entry.changed;

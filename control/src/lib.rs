@@ -16,6 +16,8 @@
 //! - [`verifier`]: asks an endpoint whether it works. `checker`: does so when told.
 //! - `grpc`: messages in, messages out; metrics. `histogram`: spans of time, counted.
 //! - [`config`]: flags, environment and file.
+//! - `simulation`, with the feature of that name: all of the above by hand. `seeded`:
+//!   mistakes made on purpose, to see that simulations find them.
 
 pub mod actor;
 mod checker;
@@ -27,7 +29,10 @@ mod histogram;
 pub mod propagation;
 pub mod records;
 pub mod registry;
+mod seeded;
 pub mod sessions;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod store;
 pub mod verifier;
 

@@ -33,6 +33,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+#[cfg(feature = "simulation")]
+pub(crate) use batch::Change;
 pub use batch::{Batch, Record, Table};
 pub use error::Error;
 
@@ -149,6 +151,23 @@ impl Store {
         let result = self.engine.commit(batch, &self.seal);
         self.failed = result.is_err();
         result.map_err(|error| Error::write(&self.path, error))
+    }
+}
+
+/// What makes a turn of the writer durable: a [`Store`], or a disk that a simulation
+/// makes up.
+pub trait Keep: Send {
+    /// Applies a batch as a whole, and waits until it is durable; see [`Store::commit`].
+    ///
+    /// # Errors
+    ///
+    /// Whether the batch will be there after a restart is unknown then.
+    fn commit(&mut self, batch: &Batch) -> Result<(), Error>;
+}
+
+impl Keep for Store {
+    fn commit(&mut self, batch: &Batch) -> Result<(), Error> {
+        Self::commit(self, batch)
     }
 }
 

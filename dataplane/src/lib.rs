@@ -8,6 +8,8 @@
 //! - `view_file`: the last view on disk, to start from when no control plane answers.
 //! - `admin`: what this process says about itself, over gRPC.
 //! - `drain`: the wish to stop. `ready`: the sign that requests can be served.
+//! - `simulation`, with the feature of that name: the core and the rules of `sync` by
+//!   hand. `seeded`: mistakes made on purpose, to see that simulations find them.
 //!
 //! ```text
 //!            clients                     control plane
@@ -32,6 +34,9 @@ mod proxy;
 mod ready;
 mod reports;
 mod routing;
+mod seeded;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod sync;
 mod view_file;
 

@@ -27,6 +27,12 @@ mod watch;
 
 pub(crate) use convert::read_outcome_class;
 pub(crate) use resources::declaration;
+#[cfg(feature = "simulation")]
+pub(crate) use {
+    reports::{batch as report_batch, proxy as report_proxy},
+    sync::{Hearing, SharedUpdates, is_sign_of_life},
+    updates::Follower,
+};
 
 use std::{
     sync::Arc,

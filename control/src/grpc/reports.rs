@@ -19,7 +19,7 @@ const OUTCOMES_MAX: usize = 10_000;
 const SEQUENCE_END: u64 = 1 << 63;
 
 /// Reads who is speaking.
-pub(super) fn proxy(identity: Option<&v1::ProxyIdentity>) -> Result<ProxyKey, Status> {
+pub(crate) fn proxy(identity: Option<&v1::ProxyIdentity>) -> Result<ProxyKey, Status> {
     let identity = identity.ok_or_else(|| invalid("proxy", "must be set"))?;
     let id_char = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c);
     let incarnation_char = |c: char| c.is_ascii_alphanumeric() || c == '-';
@@ -43,7 +43,7 @@ pub(super) fn proxy(identity: Option<&v1::ProxyIdentity>) -> Result<ProxyKey, St
 
 /// Reads a batch of outcomes. What a single outcome says is not checked but bounded:
 /// a report is news, and refusing one would stop all behind it.
-pub(super) fn batch(batch: v1::ReportBatch) -> Result<ReportBatch, Status> {
+pub(crate) fn batch(batch: v1::ReportBatch) -> Result<ReportBatch, Status> {
     if batch.outcomes.len() > OUTCOMES_MAX {
         return Err(invalid("batch.outcomes", "must be at most 10,000"));
     }

@@ -14,7 +14,7 @@ use super::{
     Api, convert,
     error::{invalid, status},
     reports,
-    updates::{Updates, members, policy, routed},
+    updates::{Follower, Updates, members, policy, routed},
     validate,
 };
 use crate::registry::{ClusterName, ProxyKey, Receipt, View};
@@ -48,11 +48,7 @@ impl HealthSyncService for Sync {
         let request = request.into_inner();
         let key = reports::proxy(request.proxy.as_ref())?;
         let cluster = validate::cluster_name("cluster", &request.cluster)?;
-        let known = self.api.feed.snapshot().registry_id.clone();
-        let position = request
-            .resume_from
-            .filter(|_| request.registry_id.is_empty() || *request.registry_id == *known)
-            .map(|view| reports::view(Some(view)));
+        let follower = Follower::new(self.updates.clone(), &request, cluster.clone());
         self.introduce(&key, request.proxy, Some(&cluster));
         let (lease, _, _) = self.api.handle.connect(key.clone()).await?;
         let (messages, stream) = tokio::sync::mpsc::channel(1);
@@ -60,7 +56,7 @@ impl HealthSyncService for Sync {
         tokio::spawn(async move {
             let _lease = lease;
             let _stream = OpenStream::new(&sync.api, &key);
-            sync.send_updates(&cluster, position, &messages).await;
+            sync.send_updates(follower, &messages).await;
         });
         Ok(Response::new(Box::pin(
             tokio_stream::wrappers::ReceiverStream::new(stream),
@@ -144,20 +140,17 @@ impl Sync {
     /// Sends the state and every change of it until the stream ends.
     async fn send_updates(
         &self,
-        cluster: &ClusterName,
-        mut position: Option<View>,
+        mut follower: Follower,
         messages: &tokio::sync::mpsc::Sender<Result<Bytes, Status>>,
     ) {
         let mut newest = self.api.feed.subscribe();
         loop {
             newest.mark_unchanged();
-            let snapshot = self.api.feed.snapshot();
-            for message in self.updates.lead(&snapshot, cluster, position).iter() {
+            for message in follower.next().iter() {
                 if messages.send(Ok(message.clone())).await.is_err() {
                     return;
                 }
             }
-            position = Some(snapshot.view);
             tokio::select! {
                 changed = newest.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(BOOKMARK) => {}
@@ -184,32 +177,23 @@ impl Sync {
         let first = first?;
         let key = reports::proxy(first.proxy.as_ref())?;
         self.introduce(&key, first.proxy, None);
-        let (_lease, mut receipt, mut view) = self.api.handle.connect(key.clone()).await?;
+        let (_lease, receipt, view) = self.api.handle.connect(key.clone()).await?;
+        let mut hearing = Hearing::new(receipt, view);
         let _stream = OpenStream::new(&self.api, &key);
         let mut batch = first.batch;
         loop {
             if let Some(batch) = batch {
-                if batch.outcomes.is_empty() && batch.dropped == 0 {
-                    // It only says what was applied: nothing for the writer to do.
-                    let receipt = Receipt {
-                        dropped: 0,
-                        ..receipt
-                    };
+                if is_sign_of_life(&batch) {
+                    let receipt = hearing.sign_of_life(self.api.feed.snapshot().view);
                     self.heard(&key, batch.applied_view, receipt);
-                    view = self.api.feed.snapshot().view;
                 } else {
-                    (receipt, view) = self.apply(&key, batch).await?;
+                    let (receipt, view) = self.apply(&key, batch).await?;
+                    hearing.applied(receipt, view);
                 }
             }
-            let answer = v1::StreamReportsResponse {
-                acknowledged_sequence: receipt.acknowledged,
-                view: Some(convert::view(view)),
-                sequence_gap: receipt.gap,
-            };
-            if answers.send(Ok(answer)).await.is_err() {
+            if answers.send(Ok(hearing.answer())).await.is_err() {
                 return Ok(());
             }
-            receipt.gap = false; // It was said once.
             match requests.next().await {
                 Some(request) => batch = request?.batch,
                 None => return Ok(()),
@@ -262,6 +246,63 @@ impl Sync {
                 session.cluster = cluster.to_string();
             }
         });
+    }
+}
+
+/// What a data plane has been told, or is about to be, of its reports.
+#[derive(Debug)]
+pub(crate) struct Hearing {
+    receipt: Receipt,
+    view: View,
+}
+
+impl Hearing {
+    /// Begins with what was applied before.
+    pub(crate) fn new(receipt: Receipt, view: View) -> Self {
+        Self { receipt, view }
+    }
+
+    /// Takes note of a batch that the writer has applied.
+    pub(crate) fn applied(&mut self, receipt: Receipt, view: View) {
+        (self.receipt, self.view) = (receipt, view);
+    }
+
+    /// Takes note of a batch for which the writer has nothing to do.
+    pub(crate) fn sign_of_life(&mut self, view: View) -> Receipt {
+        self.view = view;
+        self.receipt.dropped = 0;
+        self.receipt
+    }
+
+    /// Returns the answer to the last question.
+    pub(crate) fn answer(&mut self) -> v1::StreamReportsResponse {
+        v1::StreamReportsResponse {
+            acknowledged_sequence: self.receipt.acknowledged,
+            view: Some(convert::view(self.view)),
+            // It is said once.
+            sequence_gap: std::mem::take(&mut self.receipt.gap),
+        }
+    }
+}
+
+/// Whether a batch only says what was applied.
+pub(crate) fn is_sign_of_life(batch: &v1::ReportBatch) -> bool {
+    batch.outcomes.is_empty() && batch.dropped == 0
+}
+
+/// Updates, shared by all streams of a simulation.
+#[cfg(feature = "simulation")]
+pub(crate) struct SharedUpdates(Arc<Updates>);
+
+#[cfg(feature = "simulation")]
+impl SharedUpdates {
+    pub(crate) fn new(feed: Arc<crate::feed::Feed>) -> Self {
+        Self(Arc::new(Updates::new(feed)))
+    }
+
+    pub(crate) fn follow(&self, request: &v1::WatchSnapshotsRequest) -> Result<Follower, Status> {
+        let cluster = validate::cluster_name("cluster", &request.cluster)?;
+        Ok(Follower::new(self.0.clone(), request, cluster))
     }
 }
 

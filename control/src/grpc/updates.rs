@@ -6,13 +6,13 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use qcc_proto::{encoded::encode, v1};
 
-use super::convert;
+use super::{convert, reports};
 use crate::{
     feed::{Feed, Since},
     registry::{Clock, ClusterName, Endpoint, EndpointName, Publication, Snapshot, View},
@@ -33,14 +33,58 @@ const DELTAS_MAX: usize = 32;
 pub(super) struct Updates {
     feed: Arc<Feed>,
     snapshots: Mutex<BTreeMap<ClusterName, EncodedSnapshot>>,
-    deltas: Mutex<BTreeMap<Way, (Instant, Bytes)>>,
+    deltas: Mutex<BTreeMap<Way, (Clock, Bytes)>>,
 }
 
 /// Where a delta leads to and comes from, and of which cluster it is.
 type Way = (View, View, ClusterName);
 
 /// The chunks of a cluster's snapshot, of which view, and made when.
-type EncodedSnapshot = (View, Instant, Arc<[Bytes]>);
+type EncodedSnapshot = (View, Clock, Arc<[Bytes]>);
+
+/// Where one stream of updates stands.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    updates: Arc<Updates>,
+    cluster: ClusterName,
+    position: Option<View>,
+}
+
+impl Follower {
+    /// Begins a stream: with what is new to a data plane that resumes, else with a
+    /// snapshot.
+    pub(super) fn new(
+        updates: Arc<Updates>,
+        request: &v1::WatchSnapshotsRequest,
+        cluster: ClusterName,
+    ) -> Self {
+        let known = updates.feed.snapshot().registry_id.clone();
+        let position = request
+            .resume_from
+            .filter(|_| request.registry_id.is_empty() || *request.registry_id == *known)
+            .map(|view| reports::view(Some(view)));
+        Self {
+            updates,
+            cluster,
+            position,
+        }
+    }
+
+    /// Returns the messages that lead to the present state; a bookmark if it is known
+    /// already.
+    pub(crate) fn next(&mut self) -> Arc<[Bytes]> {
+        let snapshot = self.updates.feed.snapshot();
+        let messages = self.updates.lead(&snapshot, &self.cluster, self.position);
+        self.position = Some(snapshot.view);
+        messages
+    }
+
+    /// Whether there is more to say than a bookmark.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn is_behind(&self) -> bool {
+        self.position != Some(self.updates.feed.snapshot().view)
+    }
+}
 
 impl Updates {
     pub(super) fn new(feed: Arc<Feed>) -> Self {
@@ -52,7 +96,7 @@ impl Updates {
     }
 
     /// Returns the messages that lead from `position` to `snapshot`.
-    pub(super) fn lead(
+    fn lead(
         &self,
         snapshot: &Snapshot,
         cluster: &ClusterName,
@@ -78,17 +122,15 @@ impl Updates {
             .snapshots
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        cache.retain(|_, (_, made, _)| made.elapsed() < REUSE);
+        let now = self.now();
+        cache.retain(|_, (_, made, _)| now.since(*made) < REUSE);
         if let Some((view, _, chunks)) = cache.get(cluster)
             && *view == snapshot.view
         {
             return chunks.clone();
         }
-        let chunks = encode_snapshot(snapshot, cluster, self.now());
-        cache.insert(
-            cluster.clone(),
-            (snapshot.view, Instant::now(), chunks.clone()),
-        );
+        let chunks = encode_snapshot(snapshot, cluster, now);
+        cache.insert(cluster.clone(), (snapshot.view, now, chunks.clone()));
         chunks
     }
 
@@ -101,16 +143,17 @@ impl Updates {
     ) -> Bytes {
         let key = (snapshot.view, from, cluster.clone());
         let mut cache = self.deltas.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.now();
         if let Some((made, bytes)) = cache.get(&key)
-            && made.elapsed() < REUSE
+            && now.since(*made) < REUSE
         {
             return bytes.clone();
         }
-        let bytes = encode_delta(from, snapshot, cluster, changed, self.now());
+        let bytes = encode_delta(from, snapshot, cluster, changed, now);
         while cache.len() >= DELTAS_MAX {
             cache.pop_first();
         }
-        cache.insert(key, (Instant::now(), bytes.clone()));
+        cache.insert(key, (now, bytes.clone()));
         bytes
     }
 

@@ -10,6 +10,7 @@ use super::{
     endpoint::{AdminState, Endpoint, Turn},
     policy::{LONG_PAUSE, VerificationSchedule},
 };
+use crate::seeded::{Bug, seeded};
 
 /// Names one check in one life of the control plane.
 pub type CheckId = u64;
@@ -157,7 +158,7 @@ impl Endpoint {
 
     /// Plans the next check, given that something relevant happened just now.
     pub(super) fn plan_check(&mut self, policy: &Policy, now: Clock) {
-        if self.checks.running.is_some() {
+        if self.checks.running.is_some() && !seeded(Bug::SecondCheck) {
             return; // Its verdict plans the next.
         }
         self.forget_old_doubts(policy, now);
@@ -177,6 +178,7 @@ impl Endpoint {
         let backoff = self.backoff(&policy.verification);
         let due = match (&self.health, self.spec.admin_state) {
             (_, AdminState::Disabled) => None,
+            (Health::Unhealthy(_), _) if seeded(Bug::NoCheckPlanned) => None,
             (Health::Unhealthy(_), _) => Some(now.after(backoff)),
             (Health::Unknown { .. }, _) if asks && self.checks.failed == 0 => Some(now),
             (Health::Unknown { .. }, _) if asks => Some(now.after(backoff)),
@@ -303,7 +305,11 @@ impl Endpoint {
         recovered: Generation,
         turn: Turn,
     ) -> Option<Conclusion> {
-        let running = self.checks.running.take_if(|running| running.id == id)?;
+        let any = seeded(Bug::OldVerdictCounts);
+        let running = self
+            .checks
+            .running
+            .take_if(|running| running.id == id || any)?;
         self.stats.checks += 1;
         let evidence = Evidence {
             facts: verdict.facts.bounded(),

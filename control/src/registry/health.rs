@@ -24,6 +24,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Cause, Clock, Moment};
+use crate::seeded::{Bug, seeded};
 
 /// An endpoint's observed health.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +85,9 @@ impl Health {
             Self::Unknown { .. } | Self::Healthy { .. } | Self::Degraded { .. } => {
                 Self::Healthy { failures: 0 }
             }
+            Self::Unhealthy(_) if seeded(Bug::SuccessLiftsUnhealthy) => {
+                Self::Healthy { failures: 0 }
+            }
             // Traffic proves nothing here: it was chosen before the fall.
             Self::Unhealthy(incident) => Self::Unhealthy(incident),
         }
@@ -138,11 +142,13 @@ impl Health {
                 until,
                 failures,
             },
-            Self::Degraded { failures, .. } if newer => Self::Degraded {
-                cause,
-                until,
-                failures,
-            },
+            Self::Degraded { failures, .. } if newer || seeded(Bug::PauseShortened) => {
+                Self::Degraded {
+                    cause,
+                    until,
+                    failures,
+                }
+            }
             Self::Degraded {
                 cause: present,
                 until: end,

@@ -81,6 +81,7 @@ pub use state::{
 };
 pub use time::{Clock, Moment};
 
+use crate::seeded::{Bug, seeded};
 use endpoint::Turn;
 use events::{Before, EventLog};
 use requests::Requests;
@@ -140,7 +141,7 @@ impl Registry {
             registry_id: seed.registry_id,
             salt: seed.salt,
         });
-        if !fresh {
+        if !fresh && !seeded(Bug::RevisionFalls) {
             meta.revision += 1;
         }
         let mut registry = Self {
@@ -502,7 +503,8 @@ impl Registry {
         {
             self.effects.push(Effect::GiveUp(id));
         }
-        if !queued && endpoint.health.incident().is_some() {
+        let recounted = seeded(Bug::IncidentCountedAgain);
+        if (!queued || recounted) && endpoint.health.incident().is_some() {
             self.meta.totals.failed += 1;
         }
         if before.has_moved(endpoint) {

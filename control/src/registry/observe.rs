@@ -9,6 +9,7 @@ use super::{
     Blame, Clock, Evidence, Facts, Health, Moment, Policy, View, Witness,
     endpoint::{Endpoint, Turn},
 };
+use crate::seeded::{Bug, seeded};
 
 /// One attempt's outcome, or that of several alike which succeeded.
 #[derive(Debug, Clone)]
@@ -64,7 +65,10 @@ impl Endpoint {
         turn: Turn,
     ) -> Observation {
         let count = u64::from(outcome.count);
-        if outcome.generation != self.generation {
+        let void = outcome.generation != self.generation;
+        if void
+            && !(seeded(Bug::StaleFailureCounts) && outcome.facts.outcome.blame() != Blame::Success)
+        {
             self.stats.stale += count;
             return Observation::Stale;
         }
@@ -106,7 +110,11 @@ impl Endpoint {
             }
             Blame::Reporter(cause) => {
                 // With nobody to disagree, the reporter's word is all there is.
-                if was.incident().is_some() || self.doubted(evidence, policy, turn) || alone {
+                if was.incident().is_some()
+                    || self.doubted(evidence, policy, turn)
+                    || alone
+                    || seeded(Bug::OneReporterEjects)
+                {
                     health.eject(cause, turn.now)
                 } else {
                     self.checks.hasten(turn.now.clock);

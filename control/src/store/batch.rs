@@ -77,12 +77,12 @@ impl fmt::Debug for Record {
 /// Changes that are committed together. They apply in the order of the calls.
 #[derive(Debug, Default)]
 pub struct Batch {
-    pub(super) changes: Vec<Change>,
+    pub(crate) changes: Vec<Change>,
 }
 
 /// One change of a batch.
 #[derive(Debug)]
-pub(super) enum Change {
+pub(crate) enum Change {
     Put(Record),
     Delete(Table, String),
 }

@@ -26,6 +26,7 @@ use std::{
 use qcc_proto::v1::View;
 
 use super::Report;
+use crate::seeded::{Bug, seeded};
 
 /// Most reports in a batch: about 500 bytes each at worst, so that a message stays
 /// below 1 MiB.
@@ -100,7 +101,9 @@ impl ReportBuffer {
                 .get(&key)
                 .and_then(|at| self.pending.get_mut(at));
             if let Some(earlier) = merged {
-                earlier.count = earlier.count.saturating_add(report.count);
+                if !seeded(Bug::MergedNotCounted) {
+                    earlier.count = earlier.count.saturating_add(report.count);
+                }
                 earlier.at = report.at;
                 return;
             }
@@ -169,6 +172,9 @@ impl ReportBuffer {
     /// has acknowledged. If it has forgotten something, that is gone for good.
     pub(crate) fn resume(&mut self, acknowledged: u64) {
         self.acknowledge(acknowledged);
+        if seeded(Bug::UnansweredForgotten) {
+            self.in_flight = None;
+        }
         let sent = match &self.in_flight {
             Some(batch) => batch.first_sequence - 1,
             None => self.next_sequence - 1,

@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 use qcc_proto::v1::{Cause, OutcomeClass};
 
 use super::CoolDowns;
+use crate::seeded::{Bug, seeded};
 
 /// First suspension. Long enough for the control plane's own check (first due
 /// after 5 s) to have a say.
@@ -154,6 +155,7 @@ impl Mark {
         }
         match seen.class {
             C::Success => self.succeeded(seen.chosen_at, known),
+            C::Auth if seeded(Bug::RejectionIgnored) => None,
             C::Auth => Some(self.blocked(Block::Rejected)),
             C::RateLimited => {
                 let wait = wait(seen.retry_after, known.cool_downs.rate_limited, known);
@@ -300,7 +302,7 @@ impl Mark {
         self.blocked(match self.block {
             Block::Clear => Block::Suspended {
                 cause,
-                until: now + SUSPENSION_FIRST,
+                until: now + first_suspension(),
                 step: 0,
             },
             Block::Paused { until, .. } => Block::Suspended {
@@ -370,6 +372,13 @@ impl Suspects {
 /// for is capped: the cool-downs are the operator's own words.
 fn wait(asked: Option<Duration>, default: Duration, known: Known<'_>) -> Duration {
     asked.map_or(default, |asked| asked.min(known.cool_downs.max))
+}
+
+fn first_suspension() -> Duration {
+    if seeded(Bug::MarkNeverExpires) {
+        return Duration::from_secs(1 << 30);
+    }
+    SUSPENSION_FIRST
 }
 
 fn suspension(step: u32) -> Duration {

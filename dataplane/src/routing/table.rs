@@ -20,6 +20,7 @@ use super::{
     live::{Live, Totals},
     mark::Mark,
 };
+use crate::seeded::{Bug, seeded};
 
 /// Endpoints in one block. About the square root of what a proxy is sized for: an
 /// update goes over the entries of one block, and over all blocks.
@@ -354,6 +355,9 @@ fn live(routed: &Routed, life: u64, previous: Option<&Table>) -> Arc<Live> {
         {
             if entry.routed.failures != routed.failures {
                 entry.live.change(Mark::recounted);
+            }
+            if seeded(Bug::ViewForgetsMarks) {
+                entry.live.change(|_| Some(Mark::CLEAR));
             }
             Arc::clone(&entry.live)
         }

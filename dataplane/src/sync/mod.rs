@@ -36,8 +36,11 @@ use crate::{reports::Outbox, routing::Router, view_file::Kept};
 use backoff::Backoff;
 pub(crate) use convert::Clocks;
 pub(crate) use link::{Address, Link, LinkState};
-use replica::{OutOfStep, Replica};
+use replica::OutOfStep;
+pub(crate) use replica::Replica;
 use session::Session;
+#[cfg(feature = "simulation")]
+pub(crate) use {backoff::Backoff as Waits, reporter::Conversation, watch::Watch};
 
 /// A connection that lasted so long worked. One that breaks sooner may break again
 /// and again, and must not be opened anew without a pause.
@@ -68,7 +71,7 @@ pub(crate) struct Client {
 
 /// Why a connection ended.
 #[derive(Debug)]
-enum Error {
+pub(crate) enum Error {
     /// It could not be opened.
     Connect(tonic::transport::Error),
     /// A call failed.

@@ -72,13 +72,9 @@ async fn report(
 ) -> Result<Infallible, Error> {
     let mut views = link.subscribe();
     let mut told = views.borrow_and_update().view;
-    let hello = StreamReportsRequest {
-        proxy: Some(identity.clone()),
-        batch: Some(empty(&outbox.buffer(), told)),
-    };
+    let hello = Conversation::hello(identity, outbox, told);
     let (mut stream, answer) = Stream::open(client, hello).await?;
-    outbox.settle(|buffer| buffer.resume(answer.acknowledged_sequence));
-    let mut gaps = 0;
+    let mut conversation = Conversation::begin(&answer, outbox);
     loop {
         if !outbox.buffer().has_backlog() {
             tokio::select! {
@@ -88,24 +84,70 @@ async fn report(
             }
         }
         told = views.borrow_and_update().view;
-        let batch = next(&mut outbox.buffer(), told);
-        let answer = stream.ask(StreamReportsRequest {
+        let question = Conversation::question(outbox, told, Instant::now());
+        let answer = stream.ask(question).await?;
+        conversation.answered(&answer, outbox)?;
+    }
+}
+
+/// What is said on one stream, and what the answers do: all but the waiting.
+#[derive(Debug, Default)]
+pub(crate) struct Conversation {
+    /// Answers in a row that reports are missing.
+    gaps: u32,
+}
+
+impl Conversation {
+    /// Returns the first message. It brings no outcomes: what has to be sent, the
+    /// answer tells.
+    pub(crate) fn hello(
+        identity: &ProxyIdentity,
+        outbox: &Outbox,
+        applied: Option<View>,
+    ) -> StreamReportsRequest {
+        StreamReportsRequest {
+            proxy: Some(identity.clone()),
+            batch: Some(empty(&outbox.buffer(), applied)),
+        }
+    }
+
+    /// Takes the answer to the first message.
+    pub(crate) fn begin(answer: &StreamReportsResponse, outbox: &Outbox) -> Self {
+        outbox.settle(|buffer| buffer.resume(answer.acknowledged_sequence));
+        Self::default()
+    }
+
+    /// Returns the next message: what is not acknowledged, or else what is pending.
+    pub(crate) fn question(
+        outbox: &Outbox,
+        applied: Option<View>,
+        now: Instant,
+    ) -> StreamReportsRequest {
+        StreamReportsRequest {
             proxy: None,
-            batch: Some(batch),
-        });
-        let answer = answer.await?;
+            batch: Some(next(&mut outbox.buffer(), applied, now)),
+        }
+    }
+
+    /// Takes the answer to it.
+    pub(crate) fn answered(
+        &mut self,
+        answer: &StreamReportsResponse,
+        outbox: &Outbox,
+    ) -> Result<(), Error> {
         let acknowledged = answer.acknowledged_sequence;
         if answer.sequence_gap {
             warn!(acknowledged, "the control plane misses reports");
             outbox.settle(|buffer| buffer.resume(acknowledged));
-            gaps += 1;
+            self.gaps += 1;
         } else {
             outbox.settle(|buffer| buffer.acknowledge(acknowledged));
-            gaps = 0;
+            self.gaps = 0;
         }
-        if gaps > 1 {
+        if self.gaps > 1 {
             return Err(Error::SequenceGap);
         }
+        Ok(())
     }
 }
 
@@ -150,9 +192,9 @@ impl Stream {
     }
 }
 
-fn next(buffer: &mut ReportBuffer, applied_view: Option<View>) -> ReportBatch {
+fn next(buffer: &mut ReportBuffer, applied_view: Option<View>, now: Instant) -> ReportBatch {
     match buffer.next_batch() {
-        Some(batch) => encode(batch, applied_view),
+        Some(batch) => encode(batch, applied_view, now),
         None => empty(buffer, applied_view),
     }
 }
@@ -167,8 +209,7 @@ fn empty(buffer: &ReportBuffer, applied_view: Option<View>) -> ReportBatch {
     }
 }
 
-fn encode(batch: &Batch, applied_view: Option<View>) -> ReportBatch {
-    let now = Instant::now();
+fn encode(batch: &Batch, applied_view: Option<View>, now: Instant) -> ReportBatch {
     ReportBatch {
         first_sequence: batch.first_sequence,
         dropped: batch.dropped,

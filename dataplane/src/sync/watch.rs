@@ -18,7 +18,7 @@ use super::{
 };
 
 /// One stream of views.
-pub(super) struct Watch<'a> {
+pub(crate) struct Watch<'a> {
     client: &'a Client,
     url: &'a Uri,
     replica: &'a mut Replica,
@@ -26,7 +26,7 @@ pub(super) struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    pub(super) fn new(client: &'a Client, url: &'a Uri, replica: &'a mut Replica) -> Self {
+    pub(crate) fn new(client: &'a Client, url: &'a Uri, replica: &'a mut Replica) -> Self {
         Self {
             client,
             url,
@@ -52,13 +52,7 @@ impl<'a> Watch<'a> {
         &mut self,
         mut rpc: HealthSyncServiceClient<Channel>,
     ) -> Result<std::convert::Infallible, Error> {
-        let resume_from = self.replica.open();
-        let request = WatchSnapshotsRequest {
-            proxy: Some(self.client.identity.clone()),
-            cluster: self.client.cluster.clone(),
-            resume_from,
-            registry_id: self.replica.registry_id().to_owned(),
-        };
+        let request = self.request();
         let opened = timeout(SILENCE_MAX, rpc.watch_snapshots(request)).await;
         let opened = opened.map_err(|_| Error::Silent)?;
         let mut stream = opened.map_err(|status| self.refused(status))?.into_inner();
@@ -66,12 +60,27 @@ impl<'a> Watch<'a> {
             let message = timeout(SILENCE_MAX, stream.message()).await;
             let message = message.map_err(|_| Error::Silent)?;
             let message = message.map_err(|status| self.refused(status))?;
-            self.apply(message.ok_or(Error::Ended)?)?;
+            self.apply(message.ok_or(Error::Ended)?, Instant::now())?;
         }
     }
 
-    fn apply(&mut self, message: WatchSnapshotsResponse) -> Result<(), Error> {
-        let now = Instant::now();
+    /// Begins a new stream, and returns what to open it with.
+    pub(crate) fn request(&mut self) -> WatchSnapshotsRequest {
+        let resume_from = self.replica.open();
+        WatchSnapshotsRequest {
+            proxy: Some(self.client.identity.clone()),
+            cluster: self.client.cluster.clone(),
+            resume_from,
+            registry_id: self.replica.registry_id().to_owned(),
+        }
+    }
+
+    /// Applies a message that came at `now`.
+    pub(crate) fn apply(
+        &mut self,
+        message: WatchSnapshotsResponse,
+        now: Instant,
+    ) -> Result<(), Error> {
         let mut left_out = Vec::new();
         let applied = self.replica.apply(message, now, &mut left_out);
         for endpoint in left_out {

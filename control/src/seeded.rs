@@ -1,0 +1,66 @@
+//! Mistakes that can be made on purpose, so that a simulation can show that it finds
+//! them. Without the feature `simulation` the question whether one is made is the
+//! constant "no", and nothing of it is left in the program.
+
+/// A mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "simulation"), allow(dead_code, unreachable_pub))]
+pub enum Bug {
+    /// A success lifts *unhealthy*.
+    SuccessLiftsUnhealthy,
+    /// A failure of an older generation counts.
+    StaleFailureCounts,
+    /// A batch that is sent again counts again.
+    DuplicateCounts,
+    /// Answers go out before the commit.
+    AnswerBeforeCommit,
+    /// The revision is not moved on at a start.
+    RevisionFalls,
+    /// A reader that is behind by several views learns of the last one only.
+    SlowReaderLosesDelta,
+    /// One proxy's word about what only it may see takes an endpoint from all.
+    OneReporterEjects,
+    /// Any evidence brings the end of a pause forward.
+    PauseShortened,
+    /// A check begins although one is under way.
+    SecondCheck,
+    /// A verdict counts, whatever has become of its check.
+    OldVerdictCounts,
+    /// Each observation of an incident counts as another one.
+    IncidentCountedAgain,
+    /// Generations are shown before they are stored.
+    PromiseBeforeCommit,
+    /// An unhealthy endpoint has no check planned.
+    NoCheckPlanned,
+}
+
+#[cfg(feature = "simulation")]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Bug;
+
+    thread_local! {
+        static BUG: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Switches a mistake on for this thread, or all of them off.
+    pub fn seed_bug(bug: Option<Bug>) {
+        BUG.set(bug);
+    }
+
+    pub(crate) fn seeded(bug: Bug) -> bool {
+        BUG.get() == Some(bug)
+    }
+}
+
+#[cfg(feature = "simulation")]
+pub use switch::seed_bug;
+#[cfg(feature = "simulation")]
+pub(crate) use switch::seeded;
+
+/// Whether a mistake is to be made: never.
+#[cfg(not(feature = "simulation"))]
+pub(crate) const fn seeded(_: Bug) -> bool {
+    false
+}

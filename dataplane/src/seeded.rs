@@ -1,0 +1,56 @@
+//! Mistakes that can be made on purpose, so that a simulation can show that it finds
+//! them. Without the feature `simulation` the question whether one is made is the
+//! constant "no", and nothing of it is left in the program.
+
+/// A mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "simulation"), allow(dead_code, unreachable_pub))]
+pub enum Bug {
+    /// A 401 leaves no mark.
+    RejectionIgnored,
+    /// A suspension has no end.
+    MarkNeverExpires,
+    /// A new view voids what this process has seen itself.
+    ViewForgetsMarks,
+    /// A request goes by the table that it began with, whatever the newest says.
+    PinnedTableRules,
+    /// A view older than ours is taken.
+    ViewGoesBack,
+    /// A change of another view than ours is taken.
+    GapIgnored,
+    /// What was sent and not answered is not sent again after a break.
+    UnansweredForgotten,
+    /// A success that is merged into another is not counted.
+    MergedNotCounted,
+}
+
+#[cfg(feature = "simulation")]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Bug;
+
+    thread_local! {
+        static BUG: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Switches a mistake on for this thread, or all of them off.
+    pub fn seed_bug(bug: Option<Bug>) {
+        BUG.set(bug);
+    }
+
+    pub(crate) fn seeded(bug: Bug) -> bool {
+        BUG.get() == Some(bug)
+    }
+}
+
+#[cfg(feature = "simulation")]
+pub use switch::seed_bug;
+#[cfg(feature = "simulation")]
+pub(crate) use switch::seeded;
+
+/// Whether a mistake is to be made: never.
+#[cfg(not(feature = "simulation"))]
+pub(crate) const fn seeded(_: Bug) -> bool {
+    false
+}

@@ -1,0 +1,299 @@
+//! A door for simulations, and for nothing else: the routing core, the report buffer
+//! and the rules by which views come in and reports go out, driven by hand in made-up
+//! time. What production does between them (waiting, connecting, HTTP) is the
+//! simulation's.
+//!
+//! [`Bug`] names mistakes that can be switched on for a thread, to see that a
+//! simulation finds them. Without the feature there is no such switch.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use http::{HeaderMap, StatusCode, Uri};
+use qcc_proto::{
+    upstream::classify,
+    v1::{
+        AdminState, HealthState, OutcomeClass, ProxyIdentity, StreamReportsRequest,
+        StreamReportsResponse, View, WatchSnapshotsRequest, WatchSnapshotsResponse,
+    },
+};
+
+pub use crate::seeded::{Bug, seed_bug};
+
+use crate::{
+    reports::Outbox,
+    routing::{self, Health, Outcome, Router, Routing},
+    sync::{Client, Conversation, Link, Replica, Waits, Watch},
+};
+
+/// A data plane without its HTTP half and without a network.
+pub struct Proxy {
+    client: Client,
+    replica: Replica,
+    url: Uri,
+    waits: Waits,
+    conversation: Option<Conversation>,
+}
+
+/// What an upstream answered, or that it did not.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// A response head, and a body that ended well.
+    Head(StatusCode, HeaderMap),
+    /// A 2xx head, and a body that broke off.
+    Broken,
+    /// Nothing in time.
+    Timeout,
+    /// No connection.
+    Refused,
+}
+
+/// What to do next for a client request.
+#[derive(Debug)]
+pub enum Next {
+    /// Try this endpoint.
+    Attempt(Attempt),
+    /// Ask again when something has changed, or then.
+    Wait(Option<Instant>),
+    /// There are endpoints that work, but not for this request.
+    Exhausted,
+    /// No endpoint is selectable.
+    Unavailable,
+}
+
+/// One client request.
+#[derive(Debug)]
+pub struct Request(Routing);
+
+/// One try at one endpoint. Dropped, its client has gone away.
+#[derive(Debug)]
+pub struct Attempt {
+    attempt: routing::Attempt,
+    /// The endpoint's name.
+    pub endpoint: String,
+    /// Its generation.
+    pub generation: u64,
+    /// The credential that was sent.
+    pub key: String,
+    /// How long the head may take.
+    pub timeout: Duration,
+}
+
+/// An endpoint as a data plane sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Its name.
+    pub name: String,
+    /// Its generation.
+    pub generation: u64,
+    /// The operator's wish.
+    pub admin: AdminState,
+    /// Observed health, by the view.
+    pub state: HealthState,
+    /// End of a pause, by the view.
+    pub until: Option<Instant>,
+    /// Failures in a row, by the view.
+    pub failures: u32,
+    /// Whether it has answered well in this generation, by the view.
+    pub proven: bool,
+    /// The credential.
+    pub key: String,
+    /// Why it is not selected now; empty if it is.
+    pub reason: String,
+}
+
+impl Proxy {
+    /// Returns one run of a data plane, without a view.
+    pub fn new(id: &str, incarnation: &str, reports_max: usize, seed: u64) -> Self {
+        let outbox = Arc::new(Outbox::new(reports_max));
+        Self {
+            client: Client {
+                control_urls: Vec::new(),
+                identity: ProxyIdentity {
+                    id: id.to_owned(),
+                    incarnation: incarnation.to_owned(),
+                    ..ProxyIdentity::default()
+                },
+                cluster: "default".to_owned(),
+                router: Router::new(seed, Arc::clone(&outbox)),
+                outbox,
+                link: Link::new(),
+            },
+            replica: Replica::default(),
+            url: Uri::from_static("http://control"),
+            waits: Waits::new(1),
+            conversation: None,
+        }
+    }
+
+    /// Returns how long to wait before the next connection.
+    pub fn wait(&mut self, random: f64) -> Duration {
+        self.waits.next(random)
+    }
+
+    /// Notes that a connection has lasted.
+    pub fn steady(&mut self) {
+        self.waits.reset();
+    }
+
+    /// Notes that the connection is gone.
+    pub fn lost(&mut self) {
+        self.conversation = None;
+    }
+
+    /// Begins a stream of views.
+    pub fn watch(&mut self) -> WatchSnapshotsRequest {
+        Watch::new(&self.client, &self.url, &mut self.replica).request()
+    }
+
+    /// Applies one message of it.
+    ///
+    /// # Errors
+    ///
+    /// Says why the stream must be opened anew.
+    pub fn apply(&mut self, message: WatchSnapshotsResponse, now: Instant) -> Result<(), String> {
+        let mut watch = Watch::new(&self.client, &self.url, &mut self.replica);
+        watch.apply(message, now).map_err(|error| error.to_string())
+    }
+
+    /// Returns the view that new requests are routed by.
+    pub fn view(&self) -> Option<View> {
+        self.client.router.table().map(|table| table.view())
+    }
+
+    /// Returns the first message of a stream of reports.
+    pub fn hello(&self) -> StreamReportsRequest {
+        Conversation::hello(&self.client.identity, &self.client.outbox, self.view())
+    }
+
+    /// Returns the next message of it.
+    pub fn question(&self, now: Instant) -> StreamReportsRequest {
+        Conversation::question(&self.client.outbox, self.view(), now)
+    }
+
+    /// Takes the answer to the last message.
+    ///
+    /// # Errors
+    ///
+    /// Says why the stream must be opened anew.
+    pub fn answered(&mut self, answer: &StreamReportsResponse) -> Result<(), String> {
+        let outbox = &self.client.outbox;
+        match &mut self.conversation {
+            None => {
+                self.conversation = Some(Conversation::begin(answer, outbox));
+                Ok(())
+            }
+            Some(conversation) => {
+                let answered = conversation.answered(answer, outbox);
+                answered.map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    /// Whether another message should follow at once.
+    pub fn has_backlog(&self) -> bool {
+        self.client.outbox.buffer().has_backlog()
+    }
+
+    /// Returns the number of reports that are not acknowledged.
+    pub fn unacknowledged(&self) -> usize {
+        self.client.outbox.buffer().len()
+    }
+
+    /// Returns how many attempts were never reported.
+    pub fn dropped(&self) -> u64 {
+        self.client.outbox.buffer().dropped_total()
+    }
+
+    /// Begins a client request. `None`: there is no view yet.
+    pub fn begin(&self) -> Option<Request> {
+        self.client.router.begin().map(Request)
+    }
+
+    /// Returns all endpoints of the newest table, by name.
+    pub fn endpoints(&self, now: Instant) -> Vec<Seen> {
+        let Some(table) = self.client.router.table() else {
+            return Vec::new();
+        };
+        let seen = table.by_name().map(|index| {
+            let entry = &table.entries()[index];
+            let routed = &entry.routed;
+            let (state, until) = match routed.health {
+                Health::Unknown => (HealthState::Unknown, None),
+                Health::Healthy => (HealthState::Healthy, None),
+                Health::Degraded { until, .. } => (HealthState::Degraded, Some(until)),
+                Health::Unhealthy { .. } => (HealthState::Unhealthy, None),
+            };
+            let reason = entry.selectable(table.policy(), now).err();
+            Seen {
+                name: routed.endpoint.name.to_string(),
+                generation: routed.endpoint.generation,
+                admin: routed.admin,
+                state,
+                until,
+                failures: routed.failures,
+                proven: routed.proven,
+                key: key_of(&routed.endpoint),
+                reason: reason.map_or_else(String::new, |reason| reason.to_string()),
+            }
+        });
+        seen.collect()
+    }
+}
+
+impl Request {
+    /// Chooses the next endpoint.
+    pub fn next(&mut self, now: Instant) -> Next {
+        match self.0.next(now) {
+            routing::Next::Attempt(attempt) => {
+                let endpoint = Arc::clone(attempt.endpoint());
+                Next::Attempt(Attempt {
+                    attempt,
+                    endpoint: endpoint.name.to_string(),
+                    generation: endpoint.generation,
+                    key: key_of(&endpoint),
+                    timeout: endpoint.first_byte_timeout,
+                })
+            }
+            routing::Next::Wait { until } => Next::Wait(until),
+            routing::Next::Exhausted => Next::Exhausted,
+            routing::Next::Unavailable(_) => Next::Unavailable,
+        }
+    }
+}
+
+impl Attempt {
+    /// Says that a 2xx head has come, and that the body is under way.
+    pub fn answered(&self) {
+        self.attempt.answered();
+    }
+
+    /// Judges the attempt by what the upstream replied, and returns the judgement.
+    pub fn finish(self, reply: &Reply, now: Instant, wall: SystemTime) -> OutcomeClass {
+        let outcome = match reply {
+            Reply::Head(status, headers) => {
+                let verdict = classify(*status, headers, wall);
+                Outcome {
+                    http_status: status.as_u16(),
+                    retry_after: verdict.retry_after,
+                    ..Outcome::of(verdict.class)
+                }
+            }
+            Reply::Broken => Outcome::of(OutcomeClass::StreamBroken),
+            Reply::Timeout => Outcome::of(OutcomeClass::Timeout),
+            Reply::Refused => Outcome::of(OutcomeClass::Connect),
+        };
+        let class = outcome.class;
+        self.attempt.finish(outcome, now);
+        class
+    }
+}
+
+/// Returns the key that requests to an endpoint carry; empty for none.
+fn key_of(endpoint: &routing::Endpoint) -> String {
+    let credential = endpoint.credential.as_ref();
+    let value = credential.and_then(|credential| credential.value.to_str().ok());
+    value.unwrap_or_default().to_owned()
+}
