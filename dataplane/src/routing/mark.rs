@@ -260,6 +260,15 @@ impl Mark {
         })
     }
 
+    /// Returns the mark after the view has lifted a pause, or `None` if it stays as it
+    /// is: what was seen here was seen under an older view than that success.
+    pub(crate) fn relented(&self) -> Option<Self> {
+        matches!(self.block, Block::Paused { .. }).then_some(Self {
+            block: Block::Clear,
+            ..*self
+        })
+    }
+
     fn succeeded(&self, chosen_at: u64, known: Known<'_>) -> Option<Self> {
         let newest = chosen_at == self.number;
         // Of attempts that run side by side, failures must not count more than successes.

@@ -356,6 +356,10 @@ fn live(routed: &Routed, life: u64, previous: Option<&Table>) -> Arc<Live> {
             if entry.routed.failures != routed.failures {
                 entry.live.change(Mark::recounted);
             }
+            let was_paused = matches!(entry.routed.health, Health::Degraded { .. });
+            if was_paused && routed.health == Health::Healthy {
+                entry.live.change(Mark::relented);
+            }
             if seeded(Bug::ViewForgetsMarks) {
                 entry.live.change(|_| Some(Mark::CLEAR));
             }

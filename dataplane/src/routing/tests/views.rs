@@ -1,6 +1,6 @@
 //! What changes of the view do to requests under way.
 
-use OutcomeClass::{Auth, ServerError, Success};
+use OutcomeClass::{Auth, RateLimited, ServerError, Success};
 use qcc_proto::v1::Cause;
 
 use super::*;
@@ -118,4 +118,21 @@ fn successes_are_urgent_only_while_the_view_holds_something_against_the_endpoint
     let table = testbed.router.table().unwrap();
     assert!(table.find("a").unwrap().routed.is_clean());
     assert!(!table.find("b").unwrap().routed.is_clean());
+}
+
+#[test]
+fn a_pause_that_the_fleet_has_lifted_is_over_here_too() {
+    let mut testbed = Testbed::new([endpoint("a")]);
+    testbed.throttle(testbed.attempt(), RateLimited, 400.0);
+    testbed.publish();
+    assert_eq!(testbed.reason("a"), "rate limited for 400s"); // It was not about that.
+    let until = testbed.now + Duration::from_secs(400);
+    testbed.change("a", |a| {
+        a.health = Health::Degraded {
+            cause: Cause::RateLimited,
+            until,
+        };
+    });
+    testbed.change("a", |a| a.health = Health::Healthy);
+    assert_eq!(testbed.reason("a"), "");
 }
