@@ -192,6 +192,11 @@ impl Endpoint {
             (Health::Degraded { until, .. }, _) if asks && until.since(now) > LONG_PAUSE => {
                 Some(now.after(LONG_PAUSE.max(policy.verification.max)))
             }
+            // Requests find out at no cost, but none may come: those who work take the
+            // load of one that is paused.
+            (Health::Degraded { until, .. }, _) if asks => {
+                Some(now.max(*until).after(policy.verification.max))
+            }
             (Health::Unknown { .. } | Health::Healthy { .. } | Health::Degraded { .. }, _) => None,
         };
         due.map(|due| due.max(self.checks.held))

@@ -125,13 +125,14 @@ impl Endpoint {
         };
         let known = was.incident().is_some();
         let ejected = !known && health.incident().is_some();
-        let paused = matches!(health, Health::Degraded { .. }) && !health.acts_like(&was);
+        let pause = |health: &Health| matches!(health, Health::Degraded { .. });
+        let pause_changed = (pause(&health) || pause(&was)) && !health.acts_like(&was);
         self.set_health(health, Some(evidence), turn);
         if ejected {
             self.doubts.clear();
             self.checks.failed = 0;
         }
-        if ejected || paused {
+        if ejected || pause_changed {
             self.plan_check(policy, turn.now.clock);
         }
         if known && blame != Blame::Success {

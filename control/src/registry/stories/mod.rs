@@ -317,6 +317,31 @@ fn checks_back_off_and_never_overlap() {
 }
 
 #[test]
+fn a_paused_endpoint_that_nobody_tries_is_checked_after_its_pause() {
+    let mut story = Story::healthy(&["a", "b"], &["p"]);
+    story.see("p", "a", OutcomeClass::Overloaded);
+    story.wait(Duration::from_secs(11));
+    assert!(story.orders.is_empty(), "requests may find out");
+    let order = story.next_check();
+    assert!(story.now.clock.since(Clock(0)) <= Duration::from_secs(80));
+    story.answer(&order, true, OutcomeClass::Success);
+    assert_eq!(
+        story.endpoint("a").health,
+        Health::Healthy { failures: 0 },
+        "all of its load went to the other one"
+    );
+}
+
+#[test]
+fn a_success_after_a_pause_saves_the_check() {
+    let mut story = Story::healthy(&["a"], &["p"]);
+    story.see("p", "a", OutcomeClass::Overloaded);
+    story.wait(Duration::from_secs(11));
+    story.see("p", "a", OutcomeClass::Success);
+    assert_eq!(story.endpoint("a").checks.due, None);
+}
+
+#[test]
 fn a_pause_ends_when_the_provider_said() {
     let mut story = Story::healthy(&["a"], &["p"]);
     let chosen = story.choose("a");
