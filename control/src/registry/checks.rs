@@ -362,8 +362,13 @@ impl Endpoint {
                 self.regenerate(recovered, Health::Healthy { failures: 0 }, turn);
             }
             Health::Unknown { .. } | Health::Healthy { .. } | Health::Degraded { .. } => {
-                self.set_health(Health::Healthy { failures: 0 }, None, turn);
-                self.mark.cleared = turn.view;
+                let proven = Health::Healthy { failures: 0 };
+                // What lifts nothing makes no view: evidence chosen under the present one
+                // would be called older than it.
+                if self.health != proven {
+                    self.mark.cleared = turn.view;
+                }
+                self.set_health(proven, None, turn);
             }
         }
     }

@@ -333,6 +333,17 @@ fn a_paused_endpoint_that_nobody_tries_is_checked_after_its_pause() {
 }
 
 #[test]
+fn a_check_that_lifts_nothing_makes_nobodys_evidence_old() {
+    let mut story = Story::healthy(&["a"], &["p"]);
+    let verify = Mutation::Verify { name: name("a") };
+    story.mutate(verify).expect("it exists");
+    let order = story.next_check();
+    story.answer(&order, true, OutcomeClass::Success);
+    story.see("p", "a", OutcomeClass::Overloaded);
+    assert_eq!(story.cause("a"), Some(Cause::Overloaded));
+}
+
+#[test]
 fn a_success_after_a_pause_saves_the_check() {
     let mut story = Story::healthy(&["a"], &["p"]);
     story.see("p", "a", OutcomeClass::Overloaded);
