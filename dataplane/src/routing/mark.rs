@@ -29,6 +29,7 @@
 //! earlier than they were; a parked success that arrives late changes nothing. Bad
 //! evidence always counts, for it is news about now; but only the trial itself
 //! prolongs a suspension, because whatever else fails belongs to the same incident.
+//! Of a pause and a suspension that meet, the one that lasts longer stands.
 
 use std::time::{Duration, Instant};
 
@@ -293,15 +294,9 @@ impl Mark {
                 cause,
                 until: until.max(old),
             },
-            Block::Suspended {
-                cause,
-                until: old,
-                step,
-            } => Block::Suspended {
-                cause,
-                until: until.max(old),
-                step,
-            },
+            // The longer of both, as what it is: the fleet may lift a pause early.
+            Block::Suspended { until: old, .. } if old >= until => self.block,
+            Block::Suspended { .. } => Block::Paused { cause, until },
             Block::Clear | Block::Paused { .. } => Block::Paused { cause, until },
             Block::Rejected => Block::Rejected,
         })
@@ -314,9 +309,10 @@ impl Mark {
                 until: now + first_suspension(),
                 step: 0,
             },
-            Block::Paused { until, .. } => Block::Suspended {
+            Block::Paused { until, .. } if until >= now + SUSPENSION_FIRST => self.block,
+            Block::Paused { .. } => Block::Suspended {
                 cause,
-                until: until.max(now + SUSPENSION_FIRST),
+                until: now + SUSPENSION_FIRST,
                 step: 0,
             },
             Block::Suspended { until, step, .. } if chosen_at == self.number => {

@@ -1,6 +1,6 @@
 //! What changes of the view do to requests under way.
 
-use OutcomeClass::{Auth, RateLimited, ServerError, Success};
+use OutcomeClass::{Auth, Connect, RateLimited, ServerError, Success};
 use qcc_proto::v1::Cause;
 
 use super::*;
@@ -135,4 +135,30 @@ fn a_pause_that_the_fleet_has_lifted_is_over_here_too() {
     });
     testbed.change("a", |a| a.health = Health::Healthy);
     assert_eq!(testbed.reason("a"), "");
+}
+
+#[test]
+fn a_lifted_pause_is_over_whatever_failed_beside_it() {
+    for class in [RateLimited, Connect] {
+        let other = if class == Connect {
+            RateLimited
+        } else {
+            Connect
+        };
+        let mut testbed = Testbed::new([endpoint("a")]);
+        let (one, two) = (testbed.attempt(), testbed.attempt());
+        for (attempt, class) in [(one, class), (two, other)] {
+            testbed.throttle(attempt, class, 400.0);
+        }
+        let until = testbed.now + Duration::from_secs(400);
+        testbed.change("a", |a| {
+            a.health = Health::Degraded {
+                cause: Cause::RateLimited,
+                until,
+            };
+        });
+        testbed.change("a", |a| a.health = Health::Healthy);
+        testbed.pass(5.0);
+        assert_eq!(testbed.reason("a"), "", "{class:?} first");
+    }
 }
