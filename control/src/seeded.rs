@@ -6,7 +6,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(feature = "simulation"), allow(dead_code, unreachable_pub))]
 pub enum Bug {
-    /// A success lifts *unhealthy*.
+    /// A success lifts *unhealthy*, whenever it was chosen.
     SuccessLiftsUnhealthy,
     /// A failure of an older generation counts.
     StaleFailureCounts,
@@ -22,7 +22,7 @@ pub enum Bug {
     OneReporterEjects,
     /// Any evidence brings the end of a pause forward.
     PauseShortened,
-    /// A check begins although one is under way.
+    /// A check begins although one is under way, which is not given up.
     SecondCheck,
     /// A verdict counts, whatever has become of its check.
     OldVerdictCounts,

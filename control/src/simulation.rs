@@ -77,7 +77,7 @@ pub struct Control {
 #[derive(Debug)]
 pub enum Ask {
     /// An operator's wish.
-    Mutate(Mutation, Option<Request>),
+    Mutate(Box<Mutation>, Option<Request>),
     /// An operator's wish to see an endpoint checked, and the verdict.
     Verify(EndpointName),
     /// A batch of a data plane.
@@ -205,7 +205,7 @@ pub struct Watcher {
 impl Watcher {
     /// Returns the messages that lead to the present state; a bookmark if the data
     /// plane has been told of it.
-    pub fn next(&mut self) -> Vec<Bytes> {
+    pub fn messages(&mut self) -> Vec<Bytes> {
         self.follower.next().to_vec()
     }
 
@@ -271,7 +271,7 @@ fn command(ask: Ask) -> (Command, Waiting) {
             let (reply, answer) = oneshot::channel();
             let command = Command::Mutate {
                 operator: Operator::default(),
-                mutation,
+                mutation: *mutation,
                 request,
                 reply,
             };

@@ -120,6 +120,7 @@ impl Proxy {
                 router: Router::new(seed, Arc::clone(&outbox)),
                 outbox,
                 link: Link::new(),
+                kept: None,
             },
             replica: Replica::default(),
             url: Uri::from_static("http://control"),
@@ -217,8 +218,7 @@ impl Proxy {
         let Some(table) = self.client.router.table() else {
             return Vec::new();
         };
-        let seen = table.by_name().map(|index| {
-            let entry = &table.entries()[index];
+        let seen = table.by_name().map(|entry| {
             let routed = &entry.routed;
             let (state, until) = match routed.health {
                 Health::Unknown => (HealthState::Unknown, None),

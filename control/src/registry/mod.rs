@@ -496,6 +496,7 @@ impl Registry {
             }
         }
         if let Some(id) = running
+            && !seeded(Bug::SecondCheck)
             && endpoint
                 .checks
                 .running

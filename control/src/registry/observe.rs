@@ -87,7 +87,11 @@ impl Endpoint {
         let health = was.clone();
         let older_than_success = outcome.view < self.mark.cleared;
         let health = match blame {
-            Blame::Success if !self.answers(outcome.view) => return Observation::Stale,
+            Blame::Success
+                if !self.answers(outcome.view) && !seeded(Bug::SuccessLiftsUnhealthy) =>
+            {
+                return Observation::Stale;
+            }
             Blame::Success => {
                 self.prove(turn);
                 self.absolve(|doubt| doubt.witness == evidence.witness, turn);

@@ -1,0 +1,332 @@
+//! What must hold, and who sees to it.
+//!
+//! The judge knows what everybody has done, asked and been told, and nothing of how
+//! the system decides. Numbers are those of the design's rules (`R-`) and of the
+//! reference's invariants (`I-`).
+//!
+//! | module | judges |
+//! | --- | --- |
+//! | `turns` | what a turn of the writer has changed, by what it was asked |
+//! | `views` | what proxies are told, and whom they choose |
+//! | `counts` | that each attempt counts once |
+//! | `end` | that everything becomes good when faults stop |
+
+mod counts;
+mod end;
+mod turns;
+mod views;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+
+use qcc_control::{
+    actor,
+    registry::{
+        Answer, CheckId, Clock, EndpointName, Mutation, OutcomeClass, ProxyKey, ReportBatch,
+        Snapshot, Verdict, View,
+    },
+    simulation::{Ask, Said, Turned},
+};
+
+use crate::{control::Check, time::Time, trace::Trace};
+use counts::Ledger;
+use turns::Doubts;
+use views::Chosen;
+
+/// A broken invariant.
+#[derive(Debug, Clone)]
+pub(crate) struct Violation {
+    /// Its number and its words.
+    pub(crate) invariant: &'static str,
+    /// How it was broken.
+    pub(crate) how: String,
+}
+
+impl Violation {
+    pub(crate) fn new(invariant: &'static str, how: impl Into<String>) -> Self {
+        Self {
+            invariant,
+            how: how.into(),
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.how)
+    }
+}
+
+/// Something that the writer was asked in a turn.
+#[derive(Debug, Clone)]
+pub(crate) enum Asked {
+    /// By an operator: of these endpoints; of all if there are none.
+    Operator {
+        names: Vec<EndpointName>,
+        request: Option<Arc<str>>,
+    },
+    /// To check an endpoint.
+    Verify,
+    /// To apply a batch.
+    Report(ProxyKey, ReportBatch),
+    /// That a stream begins or ends.
+    Connect(ProxyKey),
+    /// That a stream has ended.
+    Disconnect(ProxyKey),
+    /// To apply a verdict.
+    Verdict {
+        id: CheckId,
+        check: Option<Check>,
+        endpoint: EndpointName,
+        verdict: Verdict,
+    },
+}
+
+impl Asked {
+    pub(crate) fn of(ask: &Ask, checks: &BTreeMap<CheckId, Check>) -> Self {
+        match ask {
+            Ask::Mutate(mutation, request) => Self::Operator {
+                names: names_of(mutation),
+                request: request.as_ref().map(|request| request.id.clone()),
+            },
+            Ask::Verify(_) => Self::Verify,
+            Ask::Report(proxy, batch) => Self::Report(proxy.clone(), batch.clone()),
+            Ask::Connect(proxy) => Self::Connect(proxy.clone()),
+            Ask::Disconnect(proxy) => Self::Disconnect(proxy.clone()),
+            Ask::Verdict(endpoint, id, verdict) => Self::Verdict {
+                id: *id,
+                check: checks.get(id).cloned(),
+                endpoint: endpoint.clone(),
+                verdict: verdict.clone(),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |proxy: &ProxyKey| format!("{}/{}", proxy.id, proxy.incarnation);
+        match self {
+            Self::Operator { names, request } => write!(f, "by an operator {names:?} {request:?}"),
+            Self::Verify => f.write_str("to verify"),
+            Self::Report(proxy, batch) => {
+                write!(f, "to apply {} of {}:", batch.first_sequence, of(proxy))?;
+                for outcome in &batch.outcomes {
+                    let facts = &outcome.facts;
+                    write!(
+                        f,
+                        " {}/{} {:?} x{} at {};",
+                        outcome.endpoint,
+                        outcome.generation.0,
+                        facts.outcome,
+                        outcome.count,
+                        outcome.view
+                    )?;
+                }
+                Ok(())
+            }
+            Self::Connect(proxy) => write!(f, "to connect {}", of(proxy)),
+            Self::Disconnect(proxy) => write!(f, "to disconnect {}", of(proxy)),
+            Self::Verdict {
+                id,
+                endpoint,
+                verdict,
+                ..
+            } => {
+                let class = verdict.facts.outcome;
+                write!(f, "to conclude check {id} of {endpoint}: {class:?}")
+            }
+        }
+    }
+}
+
+/// Whoever sees to it that invariants hold.
+#[derive(Debug, Default)]
+pub(crate) struct Judge {
+    /// The state after the last turn of this life.
+    now: Option<Arc<Snapshot>>,
+    /// The state after the last turn that is on disk, if that is known.
+    durable: Option<Arc<Snapshot>>,
+    /// Everything that was ever published.
+    history: BTreeMap<View, Arc<Snapshot>>,
+    /// Names and credentials of all generations that were ever published.
+    generations: BTreeMap<u64, (EndpointName, String)>,
+    /// What was counted.
+    ledger: Ledger,
+    /// Local-origin evidence, and failures, by endpoint and generation.
+    doubts: Doubts,
+    /// Whom proxies chose, and what they know of them.
+    chosen: Chosen,
+    /// Open streams of each data plane, by its name.
+    streams: BTreeMap<String, u32>,
+    /// Operators' requests that were answered well, and how.
+    answers: BTreeMap<usize, Answer>,
+    /// Requests whose effect is on disk.
+    done: BTreeSet<Arc<str>>,
+    commits: u64,
+    calm_at: Option<Time>,
+}
+
+impl Judge {
+    /// Notes that the control plane has started; its first turn is still to come.
+    pub(crate) fn started(&mut self, found: &Arc<Snapshot>, term: u64) -> Result<(), Violation> {
+        self.streams.clear();
+        self.doubts.restarted();
+        self.recovered(found, term)
+    }
+
+    /// Judges a turn.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn turned(
+        &mut self,
+        after: &Arc<Snapshot>,
+        asked: &[Asked],
+        turned: &Turned,
+        commits: u64,
+        clock: Clock,
+        trace: &mut Trace,
+        now: Time,
+    ) -> Result<(), Violation> {
+        if turned.failed {
+            return self.died_in_turn(after, asked, turned, commits);
+        }
+        self.count(asked);
+        self.doubts
+            .note(asked, self.now.as_deref(), clock, &self.ledger);
+        let before = self.now.clone();
+        if let Some(before) = &before {
+            self.moved(before, after, asked, clock, trace, now)?;
+        }
+        self.counted(after)?;
+        self.ledger.keep();
+        self.publish(after)?;
+        self.connect(asked);
+        for asked in asked {
+            if let Asked::Operator {
+                request: Some(request),
+                ..
+            } = asked
+            {
+                self.done.insert(request.clone());
+            }
+        }
+        self.commits = commits;
+        self.durable = Some(after.clone());
+        self.now = Some(after.clone());
+        Ok(())
+    }
+
+    /// Judges a turn in which the disk failed. What was published before may have been
+    /// seen.
+    fn died_in_turn(
+        &mut self,
+        seen: &Arc<Snapshot>,
+        asked: &[Asked],
+        turned: &Turned,
+        commits: u64,
+    ) -> Result<(), Violation> {
+        for said in &turned.said {
+            let answered = match said {
+                Said::Mutated(answer) => answer.is_ok(),
+                Said::Received(answer) => answer.is_ok(),
+                Said::Nothing => false,
+            };
+            if answered {
+                return Err(Violation::new(
+                    "I-5 an answer means that the change is durable",
+                    format!("answered {said:?}, but the commit has failed"),
+                ));
+            }
+        }
+        self.count(asked);
+        if commits > self.commits {
+            self.ledger.keep();
+            self.durable = None;
+        } else {
+            self.ledger.take_back();
+        }
+        self.commits = commits;
+        self.publish(seen)
+    }
+
+    /// Judges an answer to an operator.
+    pub(crate) fn operator_answered(
+        &mut self,
+        number: usize,
+        answer: &Result<Answer, actor::Error>,
+    ) -> Result<(), Violation> {
+        let Ok(answer) = answer else { return Ok(()) };
+        let before = self.answers.entry(number).or_insert_with(|| answer.clone());
+        if before != answer {
+            return Err(Violation::new(
+                "I-9 a request that is repeated is answered alike",
+                format!("request {number}: {before:?}, then {answer:?}"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Notes that faults have stopped.
+    pub(crate) fn calm(&mut self, now: Time) {
+        self.calm_at = Some(now);
+    }
+
+    fn connect(&mut self, asked: &[Asked]) {
+        for asked in asked {
+            match asked {
+                Asked::Connect(proxy) => {
+                    *self.streams.entry(proxy.id.to_string()).or_default() += 1;
+                }
+                Asked::Disconnect(proxy) => {
+                    if let Some(count) = self.streams.get_mut(proxy.id.as_str()) {
+                        *count -= 1;
+                        if *count == 0 {
+                            self.streams.remove(proxy.id.as_str());
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Returns whether an outcome of this class counts as a failure.
+fn is_failure(class: OutcomeClass) -> bool {
+    use OutcomeClass as C;
+    match class {
+        C::Auth | C::Forbidden | C::ServerError | C::StreamBroken | C::Timeout | C::Connect => true,
+        C::Success | C::RateLimited | C::Overloaded | C::Request | C::Cancelled => false,
+    }
+}
+
+fn is_local(class: OutcomeClass) -> bool {
+    matches!(class, OutcomeClass::Timeout | OutcomeClass::Connect)
+}
+
+fn is_pause(class: OutcomeClass) -> bool {
+    matches!(class, OutcomeClass::RateLimited | OutcomeClass::Overloaded)
+}
+
+fn names_of(mutation: &Mutation) -> Vec<EndpointName> {
+    match mutation {
+        Mutation::CreateEndpoint(spec) | Mutation::UpdateEndpoint { spec, .. } => {
+            vec![spec.name.clone()]
+        }
+        Mutation::DeleteEndpoint { name, .. }
+        | Mutation::SetAdminState { name, .. }
+        | Mutation::Eject { name, .. }
+        | Mutation::Restore { name }
+        | Mutation::Verify { name }
+        | Mutation::RemoveFailure { name } => vec![name.clone()],
+        Mutation::CreateCluster { .. }
+        | Mutation::UpdateCluster { .. }
+        | Mutation::DeleteCluster { .. }
+        | Mutation::VerifyFailures { .. }
+        | Mutation::ClearFailures { .. }
+        | Mutation::Apply(_) => Vec::new(),
+    }
+}

@@ -1,0 +1,228 @@
+//! Each attempt counts once: from its end in a proxy, over every message that says so,
+//! to the numbers of the registry.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use qcc_control::registry::{OutcomeClass, ProxyKey, Snapshot};
+use qcc_proto::v1;
+
+use super::{Asked, Judge, Violation, is_pause};
+
+/// What was counted, by somebody who counts slowly.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    /// What the present life has applied.
+    applied: Applied,
+    /// What of that is on disk.
+    durable: Applied,
+    /// Outcomes by the number under which they were sent.
+    sent: BTreeMap<(ProxyKey, u64), Sent>,
+    /// Attempts that ended and have to be reported.
+    finished: BTreeMap<ProxyKey, u64>,
+    /// Outcomes that the last turn applied for the first time.
+    pub(super) news: Vec<News>,
+}
+
+/// What was applied.
+#[derive(Debug, Clone, Default)]
+struct Applied {
+    up_to: BTreeMap<ProxyKey, u64>,
+    /// Attempts of a run of a proxy.
+    of_run: BTreeMap<ProxyKey, u64>,
+    /// Attempts at an endpoint.
+    attempts: BTreeMap<String, u64>,
+}
+
+/// What a number stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Sent {
+    endpoint: String,
+    generation: u64,
+    view: Option<v1::View>,
+    class: i32,
+    count: u32,
+}
+
+/// An outcome that was applied for the first time.
+#[derive(Debug, Clone)]
+pub(super) struct News {
+    pub(super) proxy: ProxyKey,
+    pub(super) outcome: qcc_control::registry::Outcome,
+}
+
+impl Ledger {
+    /// Notes that what was applied is on disk.
+    pub(super) fn keep(&mut self) {
+        self.durable = self.applied.clone();
+    }
+
+    /// Notes that what was applied and is not on disk is lost.
+    pub(super) fn take_back(&mut self) {
+        self.applied = self.durable.clone();
+    }
+}
+
+impl Judge {
+    /// Notes that an attempt has ended.
+    pub(crate) fn finished(
+        &mut self,
+        proxy: &ProxyKey,
+        endpoint: &str,
+        generation: u64,
+        class: OutcomeClass,
+    ) {
+        if !matches!(class, OutcomeClass::Request | OutcomeClass::Cancelled) {
+            *self.ledger.finished.entry(proxy.clone()).or_default() += 1;
+        }
+        if class == OutcomeClass::Auth {
+            self.chosen.rejected(proxy, endpoint, generation);
+        }
+        if is_pause(class) {
+            self.chosen.asked_to_wait(proxy, endpoint, generation);
+        }
+    }
+
+    /// Judges a batch that a proxy sends.
+    pub(crate) fn sent(
+        &mut self,
+        proxy: &ProxyKey,
+        batch: &v1::ReportBatch,
+    ) -> Result<(), Violation> {
+        for (number, outcome) in (batch.first_sequence..).zip(&batch.outcomes) {
+            let sent = Sent {
+                endpoint: outcome.endpoint.clone(),
+                generation: outcome.generation,
+                view: outcome.view,
+                class: outcome.class,
+                count: outcome.count,
+            };
+            let key = (proxy.clone(), number);
+            let before = self.ledger.sent.entry(key).or_insert_with(|| sent.clone());
+            if *before != sent {
+                return Err(Violation::new(
+                    "I-20 a number stands for the same outcome for ever",
+                    format!("number {number} of {}: {before:?}, then {sent:?}", proxy.id),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a run of a proxy has ended: what it has not delivered is lost.
+    pub(crate) fn died(&mut self, proxy: &ProxyKey) {
+        self.ledger.finished.remove(proxy);
+    }
+
+    /// Counts what a turn was asked to apply, each number once.
+    pub(super) fn count(&mut self, asked: &[Asked]) {
+        self.ledger.news.clear();
+        for asked in asked {
+            let Asked::Report(proxy, batch) = asked else {
+                continue;
+            };
+            let ledger = &mut self.ledger;
+            let up_to = ledger.applied.up_to.entry(proxy.clone()).or_default();
+            let missing = batch.first_sequence.saturating_sub(*up_to + 1);
+            if missing > batch.dropped && *up_to > 0 {
+                continue; // Refused whole.
+            }
+            for (number, outcome) in (batch.first_sequence..).zip(&batch.outcomes) {
+                if number <= *up_to {
+                    continue;
+                }
+                *up_to = number;
+                let of_run = ledger.applied.of_run.entry(proxy.clone()).or_default();
+                *of_run += u64::from(outcome.count);
+                let attempts = &mut ledger.applied.attempts;
+                *attempts.entry(outcome.endpoint.clone()).or_default() += u64::from(outcome.count);
+                ledger.news.push(News {
+                    proxy: proxy.clone(),
+                    outcome: outcome.clone(),
+                });
+            }
+        }
+    }
+
+    /// Compares the registry's numbers with those that were counted.
+    pub(super) fn counted(&mut self, after: &Arc<Snapshot>) -> Result<(), Violation> {
+        let before = self.now.clone();
+        let created = |name: &str| {
+            let was = before
+                .as_ref()
+                .and_then(|before| before.endpoints.get(name));
+            was.is_none()
+        };
+        let attempts = &mut self.ledger.applied.attempts;
+        attempts.retain(|name, _| after.endpoints.contains_key(name.as_str()));
+        if before.is_none() {
+            return Ok(()); // A life begins: judged by what was found.
+        }
+        for (name, endpoint) in &after.endpoints {
+            let counted = attempts.entry(name.to_string()).or_default();
+            if created(name.as_str()) {
+                *counted = 0;
+            }
+            let told = endpoint.stats.attempts + endpoint.stats.stale;
+            if told != *counted {
+                return Err(Violation::new(
+                    "I-20 each report takes effect once",
+                    format!("`{name}` shows {told} attempts, {counted} were reported"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges an acknowledgement.
+    pub(crate) fn acknowledged(&self, proxy: &ProxyKey, number: u64) -> Result<(), Violation> {
+        let durable = self.ledger.durable.up_to.get(proxy).copied();
+        let durable = durable.unwrap_or_default();
+        if number > durable {
+            return Err(Violation::new(
+                "I-21 what is acknowledged is durable",
+                format!("{number} of {} is, but only {durable} is on disk", proxy.id),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Judges at the end that nothing is missing: every attempt of a run has been
+    /// delivered, dropped and said so, or is still there.
+    pub(crate) fn delivered(
+        &self,
+        proxy: &ProxyKey,
+        unacknowledged: usize,
+        dropped: u64,
+    ) -> Result<(), Violation> {
+        if unacknowledged > 0 {
+            return Err(Violation::new(
+                "I-30 all reports are acknowledged in the end",
+                format!("{unacknowledged} of {} are not", proxy.id),
+            ));
+        }
+        let sent: u64 = self
+            .ledger
+            .sent
+            .range((proxy.clone(), 0)..=(proxy.clone(), u64::MAX))
+            .map(|(_, sent)| u64::from(sent.count))
+            .sum();
+        let finished = self.ledger.finished.get(proxy).copied().unwrap_or_default();
+        if sent + dropped != finished {
+            return Err(Violation::new(
+                "I-23 each attempt is reported once, or counted as dropped",
+                format!(
+                    "{finished} of {} have ended, {sent} were sent and {dropped} dropped",
+                    proxy.id
+                ),
+            ));
+        }
+        let applied = self.ledger.durable.of_run.get(proxy).copied();
+        if applied.unwrap_or_default() != sent {
+            return Err(Violation::new(
+                "I-20 each report takes effect once",
+                format!("{sent} were sent by {}, {applied:?} took effect", proxy.id),
+            ));
+        }
+        Ok(())
+    }
+}

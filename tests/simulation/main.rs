@@ -1,0 +1,113 @@
+//! The simulation: the real cores of both sides in a made-up world, one thread and one
+//! seed for each run, faults of every kind, and invariants after each step.
+//!
+//! - [`world`], [`event`]: what there is, and what can happen. [`plan`]: the mixture of a
+//!   run. [`random`], [`time`]: chance and clocks.
+//! - [`control`], [`proxy`]: the shells, in place of gRPC, HTTP and tasks.
+//! - [`network`], [`disk`], [`upstream`]: what they stand on. [`operator`], [`faults`]:
+//!   what happens to them.
+//! - [`invariants`]: what must hold. [`trace`]: what happened. [`bugs`]: mistakes made on
+//!   purpose, which have to be found.
+//!
+//! `QCC_SIM_SEEDS=100000` runs so many seeds, `QCC_SIM_SEED=7` replays one and tells all
+//! of it.
+
+mod bugs;
+mod control;
+mod disk;
+mod event;
+mod faults;
+mod invariants;
+mod network;
+mod operator;
+mod plan;
+mod proxy;
+mod random;
+mod time;
+mod trace;
+mod upstream;
+mod world;
+
+use std::{
+    env,
+    fmt::Write,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
+
+use world::{End, World};
+
+/// Seeds that are run if nobody says how many.
+const SEEDS: u64 = 1_000;
+
+#[test]
+fn whatever_happens_the_rules_hold() {
+    if let Some(seed) = number("QCC_SIM_SEED") {
+        let mut world = World::new(seed);
+        world.trace.keep_all();
+        let end = world.run();
+        if let Some(report) = report(seed, &end) {
+            panic!("{report}");
+        }
+        return;
+    }
+    let first = number("QCC_SIM_FIRST").unwrap_or_default();
+    let seeds = number("QCC_SIM_SEEDS").unwrap_or(SEEDS);
+    let next = AtomicU64::new(first);
+    let failures: Vec<String> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads())
+            .map(|_| {
+                scope.spawn(|| {
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= first + seeds {
+                            return None;
+                        }
+                        let end = World::new(seed).run();
+                        if let Some(report) = report(seed, &end) {
+                            next.store(u64::MAX / 2, Ordering::Relaxed);
+                            return Some(report);
+                        }
+                    }
+                })
+            })
+            .collect();
+        workers
+            .into_iter()
+            .filter_map(|worker| worker.join().expect("a run does not panic"))
+            .collect()
+    });
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in 0..5 {
+        let (one, two) = (World::new(seed).run(), World::new(seed).run());
+        assert_eq!(one.digest, two.digest, "seed {seed}");
+        assert_eq!(one.events, two.events, "seed {seed}");
+    }
+}
+
+/// Returns how many runs there may be at a time.
+fn threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Returns what to tell of a run that has broken an invariant.
+fn report(seed: u64, end: &End) -> Option<String> {
+    let violation = end.violation.as_ref()?;
+    let mut text = String::new();
+    let _ = write!(
+        text,
+        "seed {seed} breaks {violation}\n\nthe last of {} events:\n{}\n\nreplay it with\n    \
+         QCC_SIM_SEED={seed} cargo test -p qcc-tests --test simulation whatever",
+        end.events, end.trace
+    );
+    Some(text)
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = env::var(variable).ok()?;
+    Some(text.parse().expect("it is a number"))
+}

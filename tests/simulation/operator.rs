@@ -1,0 +1,220 @@
+//! Operators: what they ask, and that they ask again when they hear nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use qcc_control::{
+    actor,
+    registry::{
+        AdminState, Answer, ApiFlavor, ApiKey, ClusterName, Declaration, DeclaredEndpoint,
+        EndpointName, KeyChange, Mutation, Policy, Request, Spec, VerificationSchedule,
+    },
+    simulation::Ask,
+};
+
+use crate::{
+    event::Event,
+    invariants::Violation,
+    time::{MS, S},
+    world::World,
+};
+
+/// All operators.
+#[derive(Debug, Default)]
+pub(crate) struct Operator {
+    requests: Vec<Pending>,
+    /// Names of all endpoints that were ever asked for.
+    names: BTreeSet<String>,
+    keys_drawn: u64,
+}
+
+/// A request, until it is answered.
+#[derive(Debug)]
+struct Pending {
+    id: Arc<str>,
+    mutation: Mutation,
+    answer: Option<Result<Answer, actor::Error>>,
+}
+
+impl World {
+    /// Creates what a run begins with.
+    pub(crate) fn set_up(&mut self) -> Result<(), Violation> {
+        let policy = Policy {
+            verification: VerificationSchedule {
+                auth_max: Duration::from_secs(120),
+                per_hour_max: 10_000,
+                ..Policy::of(ApiFlavor::Anthropic).verification
+            },
+            ..Policy::of(ApiFlavor::Anthropic)
+        };
+        self.request(Mutation::UpdateCluster {
+            name: ClusterName::default_cluster(),
+            policy,
+            etag: None,
+        });
+        for index in 0..self.plan.endpoints {
+            let spec = self.spec(&format!("e{index}"));
+            self.request(Mutation::CreateEndpoint(spec));
+        }
+        Ok(())
+    }
+
+    /// Plans the next act.
+    pub(crate) fn plan_operator(&mut self) {
+        if let Some(pace) = self.plan.operator_pace {
+            let wait = self.random.within(pace / 4..pace * 2);
+            self.after(wait, Event::Operate);
+        }
+    }
+
+    /// Acts.
+    pub(crate) fn operate(&mut self) {
+        if self.calm {
+            return;
+        }
+        let name = format!("e{}", self.random.within(0..self.plan.endpoints as u64 + 1));
+        let endpoint = endpoint_name(&name);
+        let mutation = match self.random.within(0..18) {
+            0 => Mutation::CreateEndpoint(self.spec(&name)),
+            1 => Mutation::DeleteEndpoint {
+                name: endpoint,
+                etag: None,
+                allow_missing: self.random.percent(50),
+            },
+            2 | 3 => {
+                let spec = self.spec(&name);
+                let key = KeyChange::Set(spec.api_key.clone());
+                Mutation::UpdateEndpoint {
+                    spec,
+                    key,
+                    etag: None,
+                }
+            }
+            4 | 5 => Mutation::Eject {
+                name: endpoint,
+                reason: "maintenance".into(),
+                hold: Duration::from_secs(self.random.within(0..40)),
+            },
+            6 | 7 => Mutation::Restore { name: endpoint },
+            8 => Mutation::RemoveFailure { name: endpoint },
+            9 => Mutation::ClearFailures { cluster: None },
+            10 => Mutation::VerifyFailures { names: Vec::new() },
+            11 => Mutation::SetAdminState {
+                name: endpoint,
+                state: AdminState::Disabled,
+            },
+            12 => Mutation::SetAdminState {
+                name: endpoint,
+                state: AdminState::Draining,
+            },
+            13 | 14 => Mutation::SetAdminState {
+                name: endpoint,
+                state: AdminState::Enabled,
+            },
+            15 => {
+                let names = ["e0", "e1", &name].map(String::from);
+                let mut specs: Vec<Spec> = Vec::new();
+                for name in names {
+                    if specs.iter().all(|spec| spec.name.as_str() != name) {
+                        specs.push(self.spec(&name));
+                    }
+                }
+                Mutation::Apply(Declaration {
+                    clusters: Vec::new(),
+                    endpoints: specs
+                        .into_iter()
+                        .map(|spec| DeclaredEndpoint {
+                            key: KeyChange::Set(spec.api_key.clone()),
+                            spec,
+                            admin_state: None,
+                        })
+                        .collect(),
+                    prune: self.random.percent(20),
+                })
+            }
+            _ => {
+                self.ask(Ask::Verify(endpoint), None);
+                return self.plan_operator();
+            }
+        };
+        self.request(mutation);
+        self.plan_operator();
+    }
+
+    fn request(&mut self, mutation: Mutation) {
+        let number = self.operator.requests.len();
+        self.operator.requests.push(Pending {
+            id: format!("request-{number}").into(),
+            mutation,
+            answer: None,
+        });
+        self.repeat(number);
+    }
+
+    /// Asks, or asks again what may or may not have been heard.
+    pub(crate) fn repeat(&mut self, number: usize) {
+        let pending = &self.operator.requests[number];
+        if self.calm || matches!(&pending.answer, Some(Ok(_) | Err(actor::Error::Refused(_)))) {
+            return;
+        }
+        let request = Request {
+            id: pending.id.clone(),
+            digest: number as u64,
+        };
+        let ask = Ask::Mutate(Box::new(pending.mutation.clone()), Some(request));
+        self.ask(ask, Some(number));
+        let again = self.random.span(500 * MS, 5 * S);
+        self.after(again, Event::Repeat { request: number });
+    }
+
+    /// Takes an answer; it may be lost on the way, and then the request is repeated.
+    pub(crate) fn answered(
+        &mut self,
+        number: usize,
+        answer: Result<Answer, actor::Error>,
+    ) -> Result<(), Violation> {
+        self.turn_to(format_args!("request {number} is answered {answer:?}"));
+        self.judge.operator_answered(number, &answer)?;
+        if !self.random.percent(20) {
+            self.operator.requests[number].answer = Some(answer);
+        }
+        Ok(())
+    }
+
+    /// Returns a configuration with a new key, which the endpoint accepts sooner or
+    /// later: sometimes the operator is too early, or mistyped it.
+    fn spec(&mut self, name: &str) -> Spec {
+        self.operator.keys_drawn += 1;
+        let key = format!("key-{}", self.operator.keys_drawn);
+        if self.random.percent(80) {
+            self.upstreams.accept(name, &key);
+        }
+        self.operator.names.insert(name.to_owned());
+        Spec {
+            name: endpoint_name(name),
+            cluster: ClusterName::default_cluster(),
+            base_url: format!("https://{name}.example"),
+            api_key: Some(ApiKey::new(key)),
+            priority: self.random.within(1..3) as u32,
+            weight: 100,
+            max_failures: None,
+            timeout: Some(Duration::from_secs(self.random.within(2..8))),
+            admin_state: AdminState::Enabled,
+            check: None,
+            labels: BTreeMap::new(),
+            allow_plaintext: false,
+        }
+    }
+
+    /// Returns the names of all endpoints that there have been.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.operator.names.iter().cloned().collect()
+    }
+}
+
+fn endpoint_name(name: &str) -> EndpointName {
+    EndpointName::try_from(name).expect("they are simple")
+}

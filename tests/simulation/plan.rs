@@ -1,0 +1,111 @@
+//! What a run is made of, drawn from its seed.
+//!
+//! Every run has its own mixture: a run with all faults at once hides as much as it
+//! shows, since whatever one of them has spoilt the next one covers up.
+
+use crate::{
+    random::Random,
+    time::{S, Time},
+};
+
+/// One run's mixture.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// Data planes.
+    pub proxies: usize,
+    /// Endpoints at the beginning.
+    pub endpoints: usize,
+    /// When faults and operators stop.
+    pub calm_at: Time,
+    /// Longest way of a message.
+    pub delay_max: Time,
+    /// In a hundred messages, so many are lost, and as many doubled or overtaken.
+    pub hostile: u64,
+    /// Messages of a connection that has broken may still arrive.
+    pub ghosts: bool,
+    /// Reports that a proxy keeps.
+    pub reports_max: usize,
+    /// Time between client requests of one proxy.
+    pub pace: Time,
+    /// Faults that may happen.
+    pub faults: Vec<Fault>,
+    /// Time between faults.
+    pub fault_pace: Time,
+    /// Whether operators act, and the time between two acts.
+    pub operator_pace: Option<Time>,
+    /// Time between changes of an endpoint's mood.
+    pub mood_pace: Time,
+    /// Whether checks reach the endpoints.
+    pub checks_reach: bool,
+}
+
+/// What can go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A proxy and the control plane cannot reach each other.
+    Partition,
+    /// Only one of them reaches the other.
+    HalfPartition,
+    /// A proxy's connection breaks.
+    Break,
+    /// All connections break at once.
+    Flood,
+    /// The control plane dies between two turns.
+    ControlDies,
+    /// The control plane dies while it commits.
+    ControlDiesCommitting,
+    /// A proxy dies.
+    ProxyDies,
+    /// A proxy reaches no endpoint for a time.
+    NoEgress,
+    /// The clock on the wall jumps.
+    WallJumps,
+    /// A proxy's view stream is read slowly for a time.
+    SlowReader,
+    /// Many client requests come at once.
+    Burst,
+}
+
+const FAULTS: [Fault; 11] = [
+    Fault::Partition,
+    Fault::HalfPartition,
+    Fault::Break,
+    Fault::Flood,
+    Fault::ControlDies,
+    Fault::ControlDiesCommitting,
+    Fault::ProxyDies,
+    Fault::NoEgress,
+    Fault::WallJumps,
+    Fault::SlowReader,
+    Fault::Burst,
+];
+
+impl Plan {
+    /// Draws a mixture.
+    pub(crate) fn draw(random: &mut Random) -> Self {
+        let faults = FAULTS.into_iter().filter(|_| random.percent(45)).collect();
+        Self {
+            proxies: random.within(1..5) as usize,
+            endpoints: random.within(1..5) as usize,
+            calm_at: random.within(40..180) * S,
+            delay_max: random.span(1_000, 2 * S),
+            hostile: if random.percent(30) {
+                random.within(1..10)
+            } else {
+                0
+            },
+            ghosts: random.percent(50),
+            reports_max: if random.percent(20) {
+                random.within(4..40) as usize
+            } else {
+                10_000
+            },
+            pace: random.span(S / 5, 4 * S),
+            faults,
+            fault_pace: random.span(2 * S, 30 * S),
+            operator_pace: random.percent(70).then(|| random.span(S, 20 * S)),
+            mood_pace: random.span(2 * S, 40 * S),
+            checks_reach: random.percent(90),
+        }
+    }
+}

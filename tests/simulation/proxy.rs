@@ -1,0 +1,683 @@
+//! A proxy's shell, as the simulation has it: connections, timers and client requests.
+//! What is decided is decided by the real one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use prost::Message;
+use qcc_control::registry::{ProxyId, ProxyKey};
+use qcc_dataplane::simulation::{Attempt, Next, Proxy, Reply, Request};
+use qcc_proto::v1;
+
+use crate::{
+    event::Event,
+    invariants::Violation,
+    network::{Frame, Way, Wire},
+    time::{MS, Monotonic, S, Time},
+    trace::Trace,
+    upstream::{class, poisoned},
+    world::{SETTLING, SILENCE, World},
+};
+
+/// A stream that is silent for so long is given up.
+const SILENCE_MAX: Time = 15 * S;
+
+/// A success waits so long for company.
+const FLUSH: Time = 100 * MS;
+
+/// Without anything to report, a sign of life goes out this often.
+const HEARTBEAT: Time = 5 * S;
+
+/// How long a request waits for an endpoint.
+const PATIENCE: Time = 2 * S;
+
+/// A machine with a proxy on it.
+pub(crate) struct Node {
+    pub(crate) id: String,
+    pub(crate) clock: Monotonic,
+    /// The proxy while it lives.
+    pub(crate) run: Option<Run>,
+    runs: u64,
+    /// Whether it reaches endpoints.
+    pub(crate) egress: bool,
+    /// Whether it reads its views slowly.
+    pub(crate) slow: bool,
+}
+
+/// One run of a proxy.
+pub(crate) struct Run {
+    pub(crate) number: u64,
+    pub(crate) key: ProxyKey,
+    pub(crate) proxy: Proxy,
+    session: Option<Session>,
+    /// When the session began, of one that is being opened too.
+    serial: u64,
+    requests: BTreeMap<u64, Asking>,
+    pub(crate) attempts: BTreeMap<u64, Trying>,
+}
+
+/// One connection, as the proxy has it.
+#[derive(Debug)]
+struct Session {
+    wire: Wire,
+    opened: Time,
+    heard: Time,
+    heard_at_all: bool,
+    /// When the question was asked that has no answer yet.
+    asked: Option<Time>,
+    report_at: Option<Time>,
+    told: Option<v1::View>,
+}
+
+/// A client request under way.
+struct Asking {
+    request: Request,
+    poisoned: bool,
+    tried: BTreeSet<String>,
+    since: Time,
+}
+
+/// An attempt under way.
+pub(crate) struct Trying {
+    attempt: Attempt,
+    pub(crate) endpoint: String,
+    pub(crate) generation: u64,
+    request: u64,
+    /// What will come of it, if that is settled already.
+    reply: Option<Reply>,
+    key: String,
+}
+
+impl Node {
+    pub(crate) fn new(index: usize, clock: Monotonic) -> Self {
+        Self {
+            id: format!("p{index}"),
+            clock,
+            run: None,
+            runs: 0,
+            egress: true,
+            slow: false,
+        }
+    }
+
+    /// Returns the connection that the proxy has.
+    pub(crate) fn wire(&self) -> Option<Wire> {
+        Some(self.run.as_ref()?.session.as_ref()?.wire)
+    }
+}
+
+impl World {
+    /// Starts a proxy.
+    pub(crate) fn start_proxy(&mut self, proxy: usize) {
+        let seed = self.random.next();
+        let node = &mut self.nodes[proxy];
+        if node.run.is_some() {
+            return;
+        }
+        node.runs += 1;
+        let number = node.runs;
+        let incarnation = number.to_string();
+        let key = ProxyKey {
+            id: ProxyId::new(&node.id),
+            incarnation: incarnation.as_str().into(),
+        };
+        node.run = Some(Run {
+            number,
+            key,
+            proxy: Proxy::new(&node.id, &incarnation, self.plan.reports_max, seed),
+            session: None,
+            serial: 0,
+            requests: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+        });
+        self.turn_to(format_args!("p{proxy} starts, run {number}"));
+        self.after(MS, Event::Connect { proxy, run: number });
+    }
+
+    /// Ends a proxy as a kill does.
+    pub(crate) fn kill_proxy(&mut self, proxy: usize) {
+        let node = &mut self.nodes[proxy];
+        let Some(run) = node.run.take() else { return };
+        self.judge.died(&run.key);
+        self.turn_to(format_args!("p{proxy} dies"));
+        if let Some(session) = run.session {
+            let later = self.random.span(MS, 20 * S);
+            let wire = session.wire;
+            self.after(later, Event::Gone { wire });
+        }
+        let later = self.random.span(100 * MS, 20 * S);
+        self.after(
+            if self.calm { S } else { later },
+            Event::StartProxy { proxy },
+        );
+    }
+
+    /// Opens a connection and both streams.
+    pub(crate) fn connect(&mut self, proxy: usize, run: u64) {
+        let wire = self.network.open();
+        let now = self.now;
+        let Some(run) = self.alive(proxy, run) else {
+            return;
+        };
+        if run.session.is_some() {
+            return;
+        }
+        run.session = Some(Session {
+            wire,
+            opened: now,
+            heard: now,
+            heard_at_all: false,
+            asked: Some(now),
+            report_at: None,
+            told: run.proxy.view(),
+        });
+        let watch = run.proxy.watch();
+        let hello = run.proxy.hello();
+        self.turn_to(format_args!(
+            "p{proxy} connects by {wire}, resumes from {}",
+            shown(watch.resume_from)
+        ));
+        self.send(proxy, wire, Way::Up, Frame::Watch(encode(&watch)));
+        self.send(proxy, wire, Way::Up, Frame::Report(encode(&hello)));
+        self.after(SILENCE_MAX, Event::Listen { proxy, wire });
+    }
+
+    /// Gives a connection up.
+    pub(crate) fn lose(&mut self, proxy: usize, wire: Wire) {
+        let Some(run) = self.nodes[proxy].run.as_mut() else {
+            return;
+        };
+        let Some(session) = run.session.take_if(|session| session.wire == wire) else {
+            return;
+        };
+        run.proxy.lost();
+        if session.heard_at_all && self.now - session.opened >= 5 * S {
+            run.proxy.steady();
+        }
+        let number = run.number;
+        let wait = run.proxy.wait(self.random.fraction()).as_micros() as Time;
+        self.turn_to(format_args!("p{proxy} has lost {wire}"));
+        if self.plan.ghosts && self.random.percent(70) {
+            let later = self.random.span(MS, 20 * S);
+            self.after(later, Event::Gone { wire });
+        } else {
+            self.send(proxy, wire, Way::Up, Frame::Close);
+        }
+        self.after(wait, Event::Connect { proxy, run: number });
+    }
+
+    /// Gives a connection up that has been silent for too long.
+    pub(crate) fn listen(&mut self, proxy: usize, wire: Wire) {
+        let now = self.now;
+        let Some(session) = self.session(proxy, wire) else {
+            return;
+        };
+        let quiet_since = session
+            .asked
+            .map_or(session.heard, |at| at.min(session.heard));
+        if now - quiet_since >= SILENCE_MAX {
+            self.turn_to(format_args!("p{proxy} hears nothing"));
+            self.lose(proxy, wire);
+        } else {
+            self.at(quiet_since + SILENCE_MAX, Event::Listen { proxy, wire });
+        }
+    }
+
+    /// Takes a frame from the control plane.
+    pub(crate) fn hear_control(
+        &mut self,
+        proxy: usize,
+        wire: Wire,
+        frame: Frame,
+    ) -> Result<(), Violation> {
+        let now = self.now;
+        let instant = self.nodes[proxy].clock.at(now);
+        let Some(session) = self.session(proxy, wire) else {
+            return Ok(());
+        };
+        match frame {
+            Frame::Update(bytes) => {
+                session.heard = now;
+                session.heard_at_all = true;
+                let message = v1::WatchSnapshotsResponse::decode(bytes).map_err(|error| {
+                    Violation::new("wire: a frame can be read", error.to_string())
+                })?;
+                let Some(run) = self.nodes[proxy].run.as_mut() else {
+                    return Ok(());
+                };
+                let before = run.proxy.view();
+                match run.proxy.apply(message, instant) {
+                    Ok(()) => self.applied(proxy, wire, before),
+                    Err(error) => {
+                        self.turn_to(format_args!("p{proxy} is out of step: {error}"));
+                        self.lose(proxy, wire);
+                        Ok(())
+                    }
+                }
+            }
+            Frame::Answer(bytes) => {
+                session.asked = None;
+                let answer = v1::StreamReportsResponse::decode(bytes).map_err(|error| {
+                    Violation::new("wire: a frame can be read", error.to_string())
+                })?;
+                self.note(format_args!(
+                    "p{proxy} is answered {}",
+                    answer.acknowledged_sequence
+                ));
+                let Some(run) = self.nodes[proxy].run.as_mut() else {
+                    return Ok(());
+                };
+                if let Err(error) = run.proxy.answered(&answer) {
+                    self.turn_to(format_args!("p{proxy} gives up: {error}"));
+                    self.lose(proxy, wire);
+                    return Ok(());
+                }
+                let backlog = run.proxy.has_backlog();
+                let waiting = run.proxy.unacknowledged() > 0;
+                let wait = match (backlog, waiting) {
+                    (true, _) => 0,
+                    (false, true) => self.random.within(0..FLUSH),
+                    (false, false) => HEARTBEAT,
+                };
+                self.plan_report(proxy, wait);
+                Ok(())
+            }
+            Frame::Close => {
+                self.lose(proxy, wire);
+                Ok(())
+            }
+            Frame::Watch(_) | Frame::Report(_) => Ok(()),
+        }
+    }
+
+    /// Notes that a proxy has taken an update.
+    fn applied(
+        &mut self,
+        proxy: usize,
+        wire: Wire,
+        before: Option<v1::View>,
+    ) -> Result<(), Violation> {
+        let node = &self.nodes[proxy];
+        let Some(run) = &node.run else { return Ok(()) };
+        let view = run.proxy.view();
+        if view != before {
+            let instant = node.clock.at(self.now);
+            let seen = run.proxy.endpoints(instant);
+            self.judge.applied(&run.key, before, view, &seen)?;
+            self.turn_to(format_args!("p{proxy} applies {}", shown(view)));
+            let asked = self.session(proxy, wire).is_some_and(|s| s.asked.is_some());
+            if !asked {
+                self.plan_report(proxy, MS);
+            }
+            self.wake(proxy);
+        }
+        Ok(())
+    }
+
+    /// Lets the reporter wake after a span, unless it wakes before.
+    fn plan_report(&mut self, proxy: usize, wait: Time) {
+        let at = self.now + wait;
+        let Some(run) = self.nodes[proxy].run.as_mut() else {
+            return;
+        };
+        let Some(session) = run.session.as_mut() else {
+            return;
+        };
+        if session.asked.is_some() || session.report_at.is_some_and(|planned| planned <= at) {
+            return;
+        }
+        session.report_at = Some(at);
+        let wire = session.wire;
+        self.at(at, Event::Report { proxy, wire });
+    }
+
+    /// Sends the next batch.
+    pub(crate) fn report(&mut self, proxy: usize, wire: Wire) -> Result<(), Violation> {
+        let now = self.now;
+        let instant = self.nodes[proxy].clock.at(now);
+        let Some(session) = self.session(proxy, wire) else {
+            return Ok(());
+        };
+        if session.report_at.is_none_or(|at| at > now) || session.asked.is_some() {
+            return Ok(());
+        }
+        session.report_at = None;
+        session.asked = Some(now);
+        let Some(run) = self.nodes[proxy].run.as_mut() else {
+            return Ok(());
+        };
+        if let Some(session) = run.session.as_mut() {
+            session.told = run.proxy.view();
+        }
+        let question = run.proxy.question(instant);
+        if let Some(batch) = &question.batch {
+            let key = run.key.clone();
+            self.judge.sent(&key, batch)?;
+            if !batch.outcomes.is_empty() {
+                self.trace.note(
+                    now,
+                    format_args!(
+                        "p{proxy} reports {} from {}",
+                        batch.outcomes.len(),
+                        batch.first_sequence
+                    ),
+                );
+            }
+        }
+        self.send(proxy, wire, Way::Up, Frame::Report(encode(&question)));
+        Ok(())
+    }
+
+    /// Begins a client request, and plans the next one.
+    pub(crate) fn client(&mut self, proxy: usize) -> Result<(), Violation> {
+        let end = self.plan.calm_at + SETTLING;
+        if self.now + SILENCE > end {
+            return Ok(());
+        }
+        let pace = self.plan.pace * if self.calm { 4 } else { 1 };
+        let next = self.random.within(pace / 2..pace * 2);
+        self.after(next, Event::Client { proxy });
+        self.begin(proxy)
+    }
+
+    /// Begins a client request.
+    pub(crate) fn begin(&mut self, proxy: usize) -> Result<(), Violation> {
+        let poisoned = self.random.percent(3);
+        let now = self.now;
+        let Some(run) = self.nodes[proxy].run.as_mut() else {
+            return Ok(());
+        };
+        let number = run.number;
+        let Some(request) = run.proxy.begin() else {
+            return Ok(());
+        };
+        run.serial += 1;
+        let serial = run.serial;
+        let asking = Asking {
+            request,
+            poisoned,
+            tried: BTreeSet::new(),
+            since: now,
+        };
+        run.requests.insert(serial, asking);
+        self.proceed(proxy, number, serial)
+    }
+
+    /// Lets a client request choose its next endpoint.
+    pub(crate) fn proceed(
+        &mut self,
+        proxy: usize,
+        run: u64,
+        request: u64,
+    ) -> Result<(), Violation> {
+        let now = self.now;
+        let instant = self.nodes[proxy].clock.at(now);
+        let Some(run) = self.alive(proxy, run) else {
+            return Ok(());
+        };
+        let number = run.number;
+        let Some(asking) = run.requests.get_mut(&request) else {
+            return Ok(());
+        };
+        match asking.request.next(instant) {
+            Next::Attempt(attempt) => {
+                let again = !asking.tried.insert(attempt.endpoint.clone());
+                let poison = asking.poisoned;
+                run.serial += 1;
+                let serial = run.serial;
+                let chosen = (attempt.endpoint.clone(), attempt.generation);
+                let (key, timeout) = (attempt.key.clone(), attempt.timeout);
+                let view = run.proxy.view();
+                let incarnation = run.key.clone();
+                self.note(format_args!(
+                    "p{proxy} tries {} in generation {} at {}",
+                    chosen.0,
+                    chosen.1,
+                    shown(view)
+                ));
+                self.judge
+                    .chosen(&incarnation, &chosen, &key, view, again)?;
+                let reply = self.settle(proxy, &chosen.0, &key, poison);
+                let lasts = match &reply {
+                    Some(Reply::Timeout) => timeout.as_micros() as Time,
+                    Some(Reply::Refused) => self.random.span(MS, 5 * S),
+                    _ => self.random.span(10 * MS, 4 * S),
+                };
+                let long = self.random.percent(5);
+                let lasts = if long {
+                    lasts + self.random.span(S, 40 * S)
+                } else {
+                    lasts
+                };
+                let trying = Trying {
+                    attempt,
+                    endpoint: chosen.0,
+                    generation: chosen.1,
+                    request,
+                    reply: reply.clone(),
+                    key,
+                };
+                if let Some(run) = self.alive(proxy, number) {
+                    run.attempts.insert(serial, trying);
+                }
+                let (run, attempt) = (number, serial);
+                if matches!(&reply, Some(Reply::Head(status, _)) if status.is_success())
+                    || matches!(reply, Some(Reply::Broken))
+                {
+                    self.after(
+                        lasts / 3,
+                        Event::Head {
+                            proxy,
+                            run,
+                            attempt,
+                        },
+                    );
+                }
+                self.after(
+                    lasts,
+                    Event::Finish {
+                        proxy,
+                        run,
+                        attempt,
+                    },
+                );
+            }
+            Next::Wait(until) => {
+                if now - asking.since > PATIENCE {
+                    run.requests.remove(&request);
+                    return Ok(());
+                }
+                let until = until.map(|until| self.nodes[proxy].clock.when(until, now) + MS);
+                let at = until.unwrap_or(now + 500 * MS).max(now + MS);
+                let run = number;
+                self.at(
+                    at,
+                    Event::Proceed {
+                        proxy,
+                        run,
+                        request,
+                    },
+                );
+            }
+            Next::Exhausted | Next::Unavailable => {
+                run.requests.remove(&request);
+            }
+        }
+        Ok(())
+    }
+
+    /// Settles what comes of an attempt; `None` if that is decided at its end.
+    fn settle(&mut self, proxy: usize, name: &str, key: &str, poison: bool) -> Option<Reply> {
+        if !self.nodes[proxy].egress {
+            let refused = self.random.percent(70);
+            return Some(if refused {
+                Reply::Refused
+            } else {
+                Reply::Timeout
+            });
+        }
+        if poison {
+            return Some(poisoned());
+        }
+        if self.random.percent(40) {
+            return None;
+        }
+        Some(self.upstreams.reply(name, key, &mut self.random))
+    }
+
+    /// Lets requests that wait for an endpoint look again.
+    fn wake(&mut self, proxy: usize) {
+        let Some(run) = &self.nodes[proxy].run else {
+            return;
+        };
+        let number = run.number;
+        let busy: BTreeSet<u64> = run.attempts.values().map(|t| t.request).collect();
+        let waiting = run
+            .requests
+            .keys()
+            .filter(|request| !busy.contains(request));
+        for request in waiting.copied().collect::<Vec<_>>() {
+            let run = number;
+            self.after(
+                0,
+                Event::Proceed {
+                    proxy,
+                    run,
+                    request,
+                },
+            );
+        }
+    }
+
+    /// Lets an attempt have its head.
+    pub(crate) fn head(&mut self, proxy: usize, run: u64, attempt: u64) {
+        if let Some(run) = self.alive(proxy, run)
+            && let Some(trying) = run.attempts.get(&attempt)
+        {
+            trying.attempt.answered();
+        }
+    }
+
+    /// Ends an attempt.
+    pub(crate) fn finish(&mut self, proxy: usize, run: u64, attempt: u64) -> Result<(), Violation> {
+        let instant = self.nodes[proxy].clock.at(self.now);
+        let wall = self.wall();
+        let client_gone = self.random.percent(4);
+        let Some(alive) = self.alive(proxy, run) else {
+            return Ok(());
+        };
+        let Some(trying) = alive.attempts.remove(&attempt) else {
+            return Ok(());
+        };
+        let key = alive.key.clone();
+        if client_gone {
+            alive.requests.remove(&trying.request);
+            return Ok(()); // Dropped: nobody is blamed.
+        }
+        let reply = match trying.reply {
+            Some(reply) => reply,
+            None => self
+                .upstreams
+                .reply(&trying.endpoint, &trying.key, &mut self.random),
+        };
+        let outcome = trying.attempt.finish(&reply, instant, wall);
+        let bad = outcome != v1::OutcomeClass::Success;
+        let note = if bad { Trace::turn } else { Trace::note };
+        let now = self.now;
+        note(
+            &mut self.trace,
+            now,
+            format_args!(
+                "p{proxy} sees {outcome:?} of {} in generation {}",
+                trying.endpoint, trying.generation
+            ),
+        );
+        self.judge
+            .finished(&key, &trying.endpoint, trying.generation, class(outcome));
+        let ok = matches!(
+            outcome,
+            v1::OutcomeClass::Success | v1::OutcomeClass::Request | v1::OutcomeClass::StreamBroken
+        );
+        let request = trying.request;
+        if ok && let Some(alive) = self.alive(proxy, run) {
+            alive.requests.remove(&request);
+        }
+        let wait = if outcome == v1::OutcomeClass::Success {
+            self.random.within(0..FLUSH)
+        } else {
+            self.random.within(0..2 * MS)
+        };
+        self.plan_report(proxy, wait);
+        if !ok {
+            self.proceed(proxy, run, request)?;
+        }
+        self.wake(proxy);
+        Ok(())
+    }
+
+    fn alive(&mut self, proxy: usize, number: u64) -> Option<&mut Run> {
+        let run = self.nodes[proxy].run.as_mut();
+        run.filter(|run| run.number == number)
+    }
+
+    fn session(&mut self, proxy: usize, wire: Wire) -> Option<&mut Session> {
+        let run = self.nodes[proxy].run.as_mut()?;
+        run.session.as_mut().filter(|session| session.wire == wire)
+    }
+
+    /// Sends a frame.
+    pub(crate) fn send(&mut self, proxy: usize, wire: Wire, way: Way, frame: Frame) {
+        let arrivals =
+            self.network
+                .arrivals(wire, way, self.now, &self.plan, self.calm, &mut self.random);
+        for at in arrivals {
+            let frame = frame.clone();
+            self.at(
+                at,
+                Event::Arrive {
+                    proxy,
+                    wire,
+                    way,
+                    frame,
+                },
+            );
+        }
+    }
+
+    /// Lets a frame arrive, or holds it up while its way is cut.
+    pub(crate) fn arrive(
+        &mut self,
+        proxy: usize,
+        wire: Wire,
+        way: Way,
+        frame: Frame,
+    ) -> Result<(), Violation> {
+        if self.network.is_cut(proxy, way) {
+            // The sender's kernel tries again.
+            let later = self.now + self.random.within(200 * MS..S);
+            let at = self.network.no_overtaking(wire, way, later);
+            self.at(
+                at,
+                Event::Arrive {
+                    proxy,
+                    wire,
+                    way,
+                    frame,
+                },
+            );
+            return Ok(());
+        }
+        match way {
+            Way::Up => self.hear_proxy(proxy, wire, frame),
+            Way::Down => self.hear_control(proxy, wire, frame),
+        }
+    }
+}
+
+fn encode(message: &impl Message) -> Bytes {
+    Bytes::from(message.encode_to_vec())
+}
+
+fn shown(view: Option<v1::View>) -> String {
+    view.map_or_else(|| "nothing".to_owned(), |view| view.to_string())
+}
