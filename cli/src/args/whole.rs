@@ -168,7 +168,7 @@ pub(crate) const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// `qcc-ctl import`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Import {
-    /// Profiles and endpoint lists of QCC (`~/.fastcc/cache.json`).
+    /// Profiles, endpoint lists and groups of QCC (`~/.fastcc/cache.json`, `endpoint_groups.json`).
     Qcc(ImportQcc),
 }
 
@@ -177,6 +177,10 @@ pub(crate) enum Import {
 pub(crate) struct ImportQcc {
     /// The cache.json; `-` reads standard input.
     pub(crate) file: PathBuf,
+    /// Also make a cluster of each group in this endpoint_groups.json: its primary profiles, and the
+    /// secondary ones behind them.
+    #[arg(long, value_name = "FILE", conflicts_with = "cluster")]
+    pub(crate) groups: Option<PathBuf>,
     /// Put all endpoints into this cluster. Without it, a profile with an endpoint list becomes
     /// a cluster of its own, and single profiles go to `default`.
     #[arg(long, value_name = "NAME")]

@@ -28,14 +28,15 @@ pub(super) async fn run(command: Import, context: &Context) -> Result<Answer, Er
 }
 
 async fn import_qcc(args: &ImportQcc, context: &Context) -> Result<Answer, Error> {
-    let text = read(&args.file)?;
-    let found =
-        qcc::convert(&text, args.cluster.as_deref(), args.allow_plaintext).map_err(|reason| {
-            Error::usage(format!(
-                "`{}` is not a cache.json of QCC: {reason}",
-                args.file.display()
-            ))
-        })?;
+    let cache = read(&args.file)?;
+    let groups = args.groups.as_deref().map(read).transpose()?;
+    let found = qcc::convert(qcc::Source {
+        cache: &cache,
+        groups: groups.as_deref(),
+        cluster: args.cluster.as_deref(),
+        allow_plaintext: args.allow_plaintext,
+    })
+    .map_err(Error::usage)?;
     for note in &found.notes {
         context.output.note(&format!("note: {}", text::clean(note)));
     }

@@ -1,8 +1,11 @@
 //! QCC's `cache.json` as clusters and endpoints.
 //!
 //! A profile of QCC is either one base URL with a key, or a list of endpoints that it fails over
-//! between. The first kind becomes an endpoint of `default`; the second a cluster. QCC identifies an
+//! between. The first kind becomes an endpoint of `default`; the second a cluster, as does a group of
+//! profiles. QCC identifies an
 //! endpoint by the first hex digits of a hash over URL and key; we by name. The id stays as a label.
+
+mod groups;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,7 +32,7 @@ struct Cache {
     profiles: BTreeMap<String, Profile>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 struct Profile {
     #[serde(default)]
     base_url: Option<String>,
@@ -44,7 +47,7 @@ struct Profile {
     enabled: Option<bool>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 struct Endpoint {
     #[serde(default)]
     id: Option<String>,
@@ -73,31 +76,78 @@ pub(super) struct Found {
     pub(super) notes: Vec<String>,
 }
 
-/// Reads a cache.json. With `cluster`, everything goes there. The error names no content: keys are
-/// all over the file.
-pub(super) fn convert(
-    text: &str,
-    cluster: Option<&str>,
-    allow_plaintext: bool,
-) -> Result<Found, String> {
-    let cache: Cache = serde_json::from_str(text).map_err(|error| match error.classify() {
-        serde_json::error::Category::Data => {
-            format!(
-                "line {}, column {}: not what QCC writes there",
-                error.line(),
-                error.column()
-            )
-        }
-        _ => format!("line {}, column {}: not JSON", error.line(), error.column()),
-    })?;
+/// What to read, and how.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Source<'a> {
+    /// A cache.json.
+    pub(super) cache: &'a str,
+    /// An endpoint_groups.json.
+    pub(super) groups: Option<&'a str>,
+    /// Puts everything into this cluster.
+    pub(super) cluster: Option<&'a str>,
+    /// Takes http:// URLs of other hosts too.
+    pub(super) allow_plaintext: bool,
+}
+
+/// Reads QCC's files. The error names the file and no content: keys are all over it.
+pub(super) fn convert(source: Source<'_>) -> Result<Found, String> {
+    let not = |file: &str, reason: String| format!("not a {file} of QCC: {reason}");
+    let cache: Cache =
+        serde_json::from_str(source.cache).map_err(|error| not("cache.json", reason(&error)))?;
     let mut import = Importer {
-        allow_plaintext,
+        allow_plaintext: source.allow_plaintext,
         ..Default::default()
     };
+    if let Some(text) = source.groups {
+        let (groups, notes) = groups::read(text, &cache.profiles)
+            .map_err(|reason| not("endpoint_groups.json", reason))?;
+        import.found.notes.extend(notes);
+        for (name, members) in groups
+            .into_iter()
+            .filter(|(_, members)| !members.is_empty())
+        {
+            let cluster = import.cluster_of(&name);
+            for (profile, endpoint) in members {
+                import.endpoint(&profile, &profile, &cluster, endpoint, true);
+            }
+        }
+    }
     for (name, profile) in cache.profiles {
-        import.profile(&name, profile, cluster);
+        import.profile(&name, profile, source.cluster);
     }
     Ok(import.found)
+}
+
+/// Where a file is not as expected.
+fn reason(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Data => "not what QCC writes there",
+        _ => "not JSON",
+    };
+    format!("line {}, column {}: {what}", error.line(), error.column())
+}
+
+impl Profile {
+    /// Its endpoints: a list, or the one that it is itself.
+    fn endpoints(&self) -> Vec<Endpoint> {
+        if let Some(endpoints) = self.endpoints.clone().filter(|list| !list.is_empty()) {
+            return endpoints;
+        }
+        let (Some(base_url), Some(api_key)) = (self.base_url.clone(), self.api_key.clone()) else {
+            return Vec::new();
+        };
+        let priority = match self.priority.as_deref() {
+            Some("secondary") => 2.0,
+            Some("fallback") => 3.0,
+            _ => 1.0,
+        };
+        vec![Endpoint {
+            base_url,
+            api_key,
+            priority: Some(priority),
+            ..Default::default()
+        }]
+    }
 }
 
 #[derive(Default)]
@@ -113,46 +163,33 @@ struct Importer {
 impl Importer {
     fn profile(&mut self, name: &str, profile: Profile, cluster: Option<&str>) {
         let enabled = profile.enabled.unwrap_or(true);
-        match profile.endpoints {
-            Some(endpoints) if !endpoints.is_empty() => {
-                let cluster = match cluster {
-                    Some(cluster) => self.cluster(cluster.to_owned()),
-                    None => {
-                        let wanted = slug(name).unwrap_or_else(|| "cluster".to_owned());
-                        let unique = unique(&wanted, &self.cluster_names);
-                        self.cluster(unique)
-                    }
-                };
-                for endpoint in endpoints {
-                    let wanted = endpoint
-                        .source_profile
-                        .clone()
-                        .unwrap_or_else(|| name.to_owned());
-                    self.endpoint(name, &wanted, &cluster, endpoint, enabled);
-                }
-            }
-            _ => {
-                let (Some(base_url), Some(api_key)) = (profile.base_url, profile.api_key) else {
-                    self.found
-                        .notes
-                        .push(format!("profile `{name}` has no endpoints; left out"));
-                    return;
-                };
-                let cluster = self.cluster(cluster.unwrap_or("default").to_owned());
-                let priority = match profile.priority.as_deref() {
-                    Some("secondary") => 2.0,
-                    Some("fallback") => 3.0,
-                    _ => 1.0,
-                };
-                let endpoint = Endpoint {
-                    base_url,
-                    api_key,
-                    priority: Some(priority),
-                    ..Default::default()
-                };
-                self.endpoint(name, name, &cluster, endpoint, enabled);
-            }
+        let is_list = profile
+            .endpoints
+            .as_ref()
+            .is_some_and(|list| !list.is_empty());
+        let endpoints = profile.endpoints();
+        if endpoints.is_empty() {
+            let note = format!("profile `{name}` has no endpoints; left out");
+            self.found.notes.push(note);
+            return;
         }
+        let cluster = match cluster {
+            Some(cluster) => self.cluster(cluster.to_owned()),
+            None if is_list => self.cluster_of(name),
+            None => self.cluster("default".to_owned()),
+        };
+        for endpoint in endpoints {
+            let source = endpoint.source_profile.clone();
+            let wanted = source.unwrap_or_else(|| name.to_owned());
+            self.endpoint(name, &wanted, &cluster, endpoint, enabled);
+        }
+    }
+
+    /// Notes a cluster of its own for a profile or a group.
+    fn cluster_of(&mut self, name: &str) -> String {
+        let wanted = slug(name).unwrap_or_else(|| "cluster".to_owned());
+        let unique = unique(&wanted, &self.cluster_names);
+        self.cluster(unique)
     }
 
     /// Notes a cluster; `default` exists already.
@@ -307,126 +344,4 @@ fn seconds(seconds: f64) -> prost_types::Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SAMPLE: &str = r#"{
-      "user_id": "local:me",
-      "settings": { "auto_sync": true },
-      "profiles": {
-        "Work (EU)": { "name": "Work (EU)", "description": "", "priority": "secondary", "enabled": true,
-          "base_url": "https://eu.example.com", "api_key": "canary-1", "created_at": "2025-11-01", "last_used": null },
-        "工作": { "name": "工作", "base_url": "https://api.cn.example.com/v1", "api_key": "canary-2" },
-        "pool": { "name": "pool", "base_url": "https://a.example.com", "api_key": "canary-3", "endpoints": [
-          { "id": "1a2b3c4d", "base_url": "https://a.example.com", "api_key": "canary-3", "weight": 50, "priority": 1,
-            "enabled": true, "max_failures": 5, "timeout": 60, "source_profile": "Work (EU)", "metadata": {} },
-          { "id": "99999999", "base_url": "https://a.example.com", "api_key": "canary-3" },
-          { "id": "5e6f7a8b", "base_url": "https://b.example.com", "api_key": "canary-4", "weight": 0, "priority": 2,
-            "enabled": false, "max_failures": 3, "timeout": 30, "source_profile": null },
-          { "id": "00000000", "base_url": "http://c.example.com", "api_key": "canary-5" } ] },
-        "empty": { "name": "empty", "base_url": "", "api_key": "" }
-      }
-    }"#;
-
-    fn by_name(found: &Found) -> BTreeMap<&str, &v1::Endpoint> {
-        found
-            .endpoints
-            .iter()
-            .map(|endpoint| (endpoint.name.as_str(), endpoint))
-            .collect()
-    }
-
-    #[test]
-    fn profiles_become_endpoints_and_lists_become_clusters() {
-        let found = convert(SAMPLE, None, false).unwrap();
-        let endpoints = by_name(&found);
-        assert_eq!(
-            endpoints.keys().copied().collect::<Vec<_>>(),
-            ["api-cn-example-com", "pool", "work-eu", "work-eu-2"]
-        );
-        assert_eq!(
-            found
-                .clusters
-                .iter()
-                .map(|cluster| cluster.name.as_str())
-                .collect::<Vec<_>>(),
-            ["pool"]
-        );
-
-        let single = endpoints["work-eu"];
-        assert_eq!(
-            (single.cluster.as_str(), single.priority, single.weight),
-            ("default", Some(2), Some(100))
-        );
-        assert_eq!((single.max_failures, single.timeout), (None, None));
-
-        let first = endpoints["work-eu-2"];
-        assert_eq!(
-            (first.cluster.as_str(), first.weight, first.max_failures),
-            ("pool", Some(50), Some(5))
-        );
-        assert_eq!(first.timeout.unwrap().seconds, 60);
-        assert_eq!(first.labels[ID_LABEL], "1a2b3c4d");
-        assert_eq!(first.labels[PROFILE_LABEL], "pool");
-        assert_eq!(first.credential.as_ref().unwrap().api_key, "canary-3");
-
-        let second = endpoints["pool"];
-        assert_eq!(second.admin_state(), v1::AdminState::Disabled);
-        assert_eq!(
-            (second.weight, second.max_failures, second.timeout),
-            (Some(1), None, None)
-        );
-    }
-
-    #[test]
-    fn what_is_left_out_is_told_without_keys() {
-        let found = convert(SAMPLE, None, false).unwrap();
-        let notes = found.notes.join("\n");
-        for part in ["`empty`", "in the clear", "in this cluster already"] {
-            assert!(notes.contains(part), "{part} in {notes}");
-        }
-        assert!(!notes.contains("canary"), "{notes}");
-        let found = convert(SAMPLE, Some("team"), true).unwrap();
-        assert!(
-            found
-                .endpoints
-                .iter()
-                .all(|endpoint| endpoint.cluster == "team")
-        );
-        assert!(
-            found
-                .endpoints
-                .iter()
-                .any(|endpoint| endpoint.allow_plaintext)
-        );
-        assert_eq!(found.clusters.len(), 1);
-    }
-
-    #[test]
-    fn damaged_files_are_refused_without_showing_them() {
-        for text in [
-            "",
-            "[]",
-            "{\"profiles\": {\"a\": \"canary\"}}",
-            "{\"profiles\": {\"canary\": ",
-            "{\"canary\": 1}",
-        ] {
-            let reason = convert(text, None, false).expect_err(text);
-            assert!(
-                reason.starts_with("line ") && !reason.contains("canary"),
-                "{reason}"
-            );
-        }
-    }
-
-    #[test]
-    fn names_are_valid_and_unique() {
-        assert_eq!(slug("--Ä b__C. "), Some("b-c".to_owned()));
-        assert_eq!(slug("工作"), None);
-        let long = "a".repeat(80);
-        let name = slug(&long).unwrap();
-        assert_eq!(name.len(), 63);
-        let second = unique(&name, &BTreeSet::from([name.clone()]));
-        assert_eq!((second.len(), &second[61..]), (63, "-2"));
-    }
-}
+mod tests;
