@@ -7,7 +7,7 @@ use std::{
 };
 
 use qcc_proto::v1::{Cause, DisableEndpointRequest, HealthState};
-use qcc_tests::{Testbed, client::Response, eventually};
+use qcc_tests::{Testbed, client::Response, eventually, metrics::Metrics};
 
 /// Flags for a proxy that keeps its view in the test's directory.
 fn keeping(testbed: &Testbed) -> (PathBuf, [String; 2]) {
@@ -70,6 +70,16 @@ async fn a_killed_proxy_serves_again_while_the_control_plane_is_away() {
         "{status:?}"
     );
     assert_eq!(status.connected_control_url, "");
+    let admin = proxy.admin_url().replace("http://", "");
+    let metrics = Metrics::of(admin.parse().expect("an address")).await;
+    for (series, expected) in [
+        ("qcc_proxy_ready", 1.0),
+        ("qcc_proxy_control_connected", 0.0),
+        ("qcc_proxy_view_stale", 1.0),
+        ("qcc_proxy_view_restored", 1.0),
+    ] {
+        assert_eq!(metrics.value(series), expected, "{series}");
+    }
     assert_eq!(
         testbed
             .logs()

@@ -120,11 +120,16 @@ impl Admin {
             "The revision of the view in use; 0 without one.",
             view.revision,
         );
-        if let Some(confirmed) = link.confirmed {
+        page.gauge(
+            "qcc_proxy_view_restored",
+            "Whether the view was kept by an earlier process and is not confirmed yet.",
+            link.restored.is_some(),
+        );
+        if let Some(age) = link.age(now) {
             page.gauge(
                 "qcc_proxy_view_age_seconds",
                 "Time since a control plane last said that the view is current.",
-                now.saturating_duration_since(confirmed),
+                age,
             );
         }
     }
