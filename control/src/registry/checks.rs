@@ -1,12 +1,12 @@
-//! Checks: when one is due, that there is never a second, and what its verdict does.
+//! Checks: when one is due, and that there is never a second.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ApiFlavor, ApiKey, Blame, Cause, Check, CheckKind, Clock, CredentialScheme, Evidence, Facts,
-    Generation, Health, OutcomeClass, Policy, Witness,
+    ApiFlavor, ApiKey, Cause, Check, CheckKind, Clock, CredentialScheme, Effect, EndpointName,
+    EventKind, Generation, Health, Policy, Registry,
     endpoint::{AdminState, Endpoint, Turn},
     policy::{LONG_PAUSE, VerificationSchedule},
 };
@@ -34,26 +34,6 @@ pub struct CheckOrder {
     pub check: Check,
 }
 
-/// What a check saw.
-#[derive(Debug, Clone)]
-pub struct Verdict {
-    /// It answered as it should.
-    pub passed: bool,
-    /// The facts.
-    pub facts: Facts,
-}
-
-/// What a verdict did, for whoever asked for the check.
-#[derive(Debug, Clone)]
-pub struct Conclusion {
-    /// The check passed and that counted.
-    pub passed: bool,
-    /// It asked with a key that waits to take over, which was rejected.
-    pub new_key_rejected: bool,
-    /// What it saw.
-    pub evidence: Evidence,
-}
-
 /// An endpoint's planned and running checks, and what they have cost.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Checks {
@@ -77,13 +57,13 @@ pub struct Checks {
 pub struct RunningCheck {
     /// Its id.
     pub id: CheckId,
-    started: Clock,
+    pub(super) started: Clock,
     /// A proxy doubted the endpoint when it began.
-    doubted: bool,
+    pub(super) doubted: bool,
     /// A failure arrived meanwhile: it wins over a success of this check.
-    contradicted: bool,
+    pub(super) contradicted: bool,
     /// It asks with the key that waits.
-    staged: bool,
+    pub(super) staged: bool,
 }
 
 /// Checks in the present hour.
@@ -299,126 +279,42 @@ impl Endpoint {
             check,
         }))
     }
+}
 
-    /// Applies a verdict. Returns `None` if it is void: the check was disowned.
-    /// `recovered` is the generation to begin if the endpoint comes back by it.
-    pub(super) fn conclude(
-        &mut self,
-        id: CheckId,
-        verdict: Verdict,
-        policy: &Policy,
-        recovered: Generation,
-        turn: Turn,
-    ) -> Option<Conclusion> {
-        let any = seeded(Bug::OldVerdictCounts);
-        let running = self
-            .checks
-            .running
-            .take_if(|running| running.id == id || any)?;
-        self.stats.checks += 1;
-        let evidence = Evidence {
-            facts: verdict.facts.bounded(),
-            witness: Witness::Check,
-            view: turn.view,
-            generation: self.generation,
-            observed: turn.now,
-        };
-        if running.staged {
-            let rejected = self.conclude_staged(verdict.passed, &evidence, recovered, turn);
-            self.plan_check(policy, turn.now.clock);
-            return Some(Conclusion {
-                passed: verdict.passed,
-                new_key_rejected: rejected,
-                evidence,
-            });
-        }
-        let passed = verdict.passed && !running.contradicted;
-        if passed {
-            self.pass(running, recovered, turn);
-        } else {
-            self.checks.failed = self.checks.failed.saturating_add(1);
-        }
-        if !verdict.passed {
-            let queued = self.health.incident().is_some();
-            self.flunk(running, &evidence, policy, turn);
-            if !queued && self.health.incident().is_some() {
-                self.doubts.clear();
-                self.checks.failed = 0; // The incident's own checks are yet to come.
+impl Registry {
+    pub(super) fn start_check(&mut self, name: &EndpointName, turn: Turn) {
+        self.last_check += 1;
+        let id = self.last_check;
+        let due = self.touch(name, turn, |endpoint, policy, turn| {
+            endpoint.start_check(id, policy, turn)
+        });
+        match due {
+            Some(Due::Run(order)) => {
+                self.check_counts.made += 1;
+                self.effects.push(Effect::Check(order));
             }
-        }
-        self.plan_check(policy, turn.now.clock);
-        Some(Conclusion {
-            passed,
-            new_key_rejected: false,
-            evidence,
-        })
-    }
-
-    fn pass(&mut self, running: RunningCheck, recovered: Generation, turn: Turn) {
-        self.checks.failed = 0;
-        self.absolve(|doubt| doubt.observed.clock <= running.started, turn);
-        match self.health {
-            Health::Unhealthy(_) => {
-                self.regenerate(recovered, Health::Healthy { failures: 0 }, turn);
+            Some(Due::Elapsed) => self.elapse(name, turn),
+            Some(Due::Refused) => {
+                self.check_counts.refused += 1;
+                self.log_repeated(EventKind::CheckRefused, name, 1, turn, |endpoint, event| {
+                    event.cause = endpoint.health.cause();
+                });
             }
-            Health::Unknown { .. } | Health::Healthy { .. } | Health::Degraded { .. } => {
-                let proven = Health::Healthy { failures: 0 };
-                // What lifts nothing makes no view: evidence chosen under the present one
-                // would be called older than it.
-                if self.health != proven {
-                    self.mark.cleared = turn.view;
-                }
-                self.set_health(proven, None, turn);
-            }
+            Some(Due::Overdue) => self.promote(name, turn),
+            Some(Due::Later) | None => {}
         }
     }
 
-    /// Applies what a failed check saw. It is evidence in its own right, by the same
-    /// table as a proxied request's.
-    fn flunk(&mut self, running: RunningCheck, evidence: &Evidence, policy: &Policy, turn: Turn) {
-        let facts = &evidence.facts;
-        if let Health::Unhealthy(incident) = &self.health {
-            let mut incident = incident.clone();
-            incident.cause = match facts.outcome.blame() {
-                Blame::Credential(cause)
-                | Blame::Reporter(cause)
-                | Blame::Endpoint(cause)
-                | Blame::Pause(cause) => cause,
-                Blame::Success | Blame::Nobody => Cause::CheckFailed,
-            };
-            // An incident's evidence is the newest word on it, also for the same cause.
-            self.mark.evidence = Some(evidence.clone());
-            self.set_health(Health::Unhealthy(incident), Some(evidence), turn);
-            return;
+    /// The check `none`: the time is up, and a few requests may find out.
+    fn elapse(&mut self, name: &EndpointName, turn: Turn) {
+        let queued = self
+            .endpoints
+            .get(name)
+            .is_some_and(|e| e.health.incident().is_some());
+        if queued {
+            self.count_verdict(true);
+            self.begin_generation(name, turn);
         }
-        let health = self.health.clone();
-        let health = match facts.outcome.blame() {
-            Blame::Credential(cause) => health.eject(cause, turn.now),
-            // It was reached, understood what was asked, and still answered wrongly.
-            Blame::Success => health.eject(Cause::CheckFailed, turn.now),
-            Blame::Reporter(cause) => {
-                // It has never worked for anybody, or a proxy says the same.
-                let alone = matches!(health, Health::Unknown { .. });
-                if self.doubted(evidence, policy, turn) || alone || running.doubted {
-                    health.eject(cause, turn.now)
-                } else {
-                    health
-                }
-            }
-            Blame::Endpoint(cause) => health.fail(cause, self.failures_max(policy), turn.now),
-            Blame::Pause(cause) => health.pause(
-                cause,
-                self.pause_end(facts, Duration::ZERO, policy, turn),
-                true,
-            ),
-            // The provider did not like the check itself (no such model or path):
-            // that says nothing about the traffic.
-            Blame::Nobody => health,
-        };
-        if facts.outcome == OutcomeClass::Request {
-            self.mark.evidence = Some(evidence.clone());
-        }
-        self.set_health(health, Some(evidence), turn);
     }
 }
 

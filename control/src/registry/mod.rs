@@ -13,11 +13,12 @@
 //! | --- | --- |
 //! | `health` | how does an endpoint's health move? |
 //! | `observe` | what does a reported outcome do to it? |
-//! | `checks` | when is it checked, and what does the verdict do? |
+//! | `checks` | when is it checked? |
+//! | `verdict` | what does a check's verdict do? |
 //! | `staged` | when does a new key take over? |
 //! | `operate` | what may an operator do? |
 //! | `apply` | how is a declared set of resources brought about? |
-//! | `proxies` | which reports were applied before? |
+//! | `proxies` | who reports, and what was applied before? |
 //! | `requests` | which requests were answered before? |
 //! | `events` | what has happened, and why? |
 //! | `snapshot` | what do readers see? |
@@ -46,17 +47,17 @@ mod state;
 #[cfg(test)]
 mod stories;
 mod time;
+mod verdict;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
 };
 
 use imbl::OrdMap;
 
 pub use apply::{Action, Change, Declaration, DeclaredEndpoint, Resource};
-pub use checks::{CheckId, CheckOrder, Conclusion, Verdict};
+pub use checks::{CheckId, CheckOrder};
 pub use endpoint::{AdminState, Endpoint, Mark, Spec, Stats};
 pub use error::Error;
 pub use events::{Event, EventKind, Events, Group, Operator};
@@ -80,20 +81,15 @@ pub use state::{
     View,
 };
 pub use time::{Clock, Moment};
+pub use verdict::{Conclusion, Verdict};
 
 use crate::seeded::{Bug, seeded};
 use endpoint::Turn;
 use events::{Before, EventLog};
 use requests::Requests;
 
-/// Time for data planes to come back after a start; they try at least every 5 s.
-const RETURN_TIME: Duration = Duration::from_secs(15);
-
 /// Events that are kept; the oldest goes first.
 const EVENTS_MAX: usize = 10_000;
-
-/// A data plane that was heard of within this time before a start is expected back.
-const EXPECTED_BACK: Duration = Duration::from_secs(86_400);
 
 /// The state and its rules.
 ///
@@ -247,181 +243,6 @@ impl Registry {
         }
     }
 
-    /// Applies a batch of outcomes; each takes effect once, however often it comes.
-    pub fn report(&mut self, proxy: &ProxyKey, batch: ReportBatch, now: Moment) -> Receipt {
-        let turn = self.turn(now);
-        let ours = batch
-            .registry_id
-            .as_ref()
-            .is_none_or(|id| *id == self.meta.registry_id);
-        let alone = self.is_alone(&proxy.id, turn.now.clock);
-        let record = self.proxy_record(proxy, now);
-        let Some(duplicates) = record.duplicates(&batch) else {
-            return Receipt {
-                acknowledged: record.applied,
-                gap: true,
-                dropped: 0,
-            };
-        };
-        let sent = batch.outcomes.len() as u64;
-        let duplicates = duplicates.min(sent);
-        let last = batch.first_sequence.saturating_add(sent).saturating_sub(1);
-        let acknowledged = record.applied.max(last);
-        let mut dropped = 0;
-        if acknowledged > record.applied {
-            dropped = batch.dropped;
-            record.applied = acknowledged;
-            self.dirty.any = true;
-            self.dirty.proxies.insert(proxy.clone());
-            self.report_counts.dropped = self.report_counts.dropped.saturating_add(dropped);
-        }
-        self.report_counts.duplicate += duplicates;
-        let witness = Witness::Proxy(proxy.id.clone());
-        for outcome in batch.outcomes.into_iter().skip(duplicates as usize) {
-            // Views and generations of another history only look like ours, and nobody
-            // can have seen a view of the future.
-            let name = EndpointName::try_from(outcome.endpoint.as_str()).ok();
-            let name = name.filter(|_| ours && outcome.view < turn.view);
-            match name.and_then(|name| self.observe(&name, outcome, &witness, alone, turn)) {
-                Some(Observation::Applied | Observation::Suppressed) => {
-                    self.report_counts.applied += 1;
-                }
-                Some(Observation::Stale) => self.report_counts.stale += 1,
-                None => self.report_counts.unknown_endpoint += 1,
-            }
-        }
-        Receipt {
-            acknowledged,
-            gap: false,
-            dropped,
-        }
-    }
-
-    /// Applies one outcome; `None` if there is no such endpoint.
-    fn observe(
-        &mut self,
-        name: &EndpointName,
-        mut outcome: Outcome,
-        witness: &Witness,
-        alone: bool,
-        turn: Turn,
-    ) -> Option<Observation> {
-        let count = u64::from(outcome.count);
-        let evidence = outcome.evidence(witness, turn.now);
-        let observation = self.touch(name, turn, |endpoint, policy, turn| {
-            endpoint.observe(outcome, alone, &evidence, policy, turn)
-        })?;
-        let kind = match observation {
-            Observation::Applied => return Some(observation),
-            Observation::Suppressed => EventKind::FailuresSuppressed,
-            Observation::Stale => EventKind::ReportsStale,
-        };
-        self.log_repeated(kind, name, count, turn, |endpoint, event| {
-            event.cause = endpoint.health.cause();
-            event.evidence = Some(Box::new(evidence));
-        });
-        Some(observation)
-    }
-
-    /// Notes a data plane's new stream, and returns what of its reports was applied.
-    pub fn connect(&mut self, proxy: &ProxyKey, now: Moment) -> Receipt {
-        *self.connected.entry(proxy.id.clone()).or_default() += 1;
-        let record = self.proxy_record(proxy, now);
-        record.connections += 1;
-        Receipt {
-            acknowledged: record.applied,
-            gap: false,
-            dropped: 0,
-        }
-    }
-
-    /// Notes the end of a data plane's stream.
-    pub fn disconnect(&mut self, proxy: &ProxyKey) {
-        if let Some(record) = self.proxies.get_mut(proxy) {
-            record.connections = record.connections.saturating_sub(1);
-        }
-        if let Entry::Occupied(mut streams) = self.connected.entry(proxy.id.clone()) {
-            *streams.get_mut() -= 1;
-            if *streams.get() == 0 {
-                streams.remove();
-            }
-        }
-    }
-
-    /// Applies a check's verdict. Returns `None` if it is void, because the endpoint
-    /// or its generation is gone.
-    pub fn conclude(
-        &mut self,
-        endpoint: &EndpointName,
-        check: CheckId,
-        verdict: Verdict,
-        now: Moment,
-    ) -> Option<Conclusion> {
-        let turn = self.turn(now);
-        let queued = self.endpoints.get(endpoint)?.health.incident().is_some();
-        let recovered = Generation(self.meta.generation.0 + 1);
-        let conclusion = self.touch(endpoint, turn, |endpoint, policy, turn| {
-            endpoint.conclude(check, verdict, policy, recovered, turn)
-        })??;
-        if self.endpoints.get(endpoint)?.generation == recovered {
-            self.meta.generation = recovered;
-            self.promised = true;
-        }
-        if queued {
-            self.count_verdict(conclusion.passed);
-        }
-        if conclusion.new_key_rejected {
-            self.log_rejected_key(endpoint, &conclusion.evidence, turn);
-        }
-        Some(conclusion)
-    }
-
-    fn start_check(&mut self, name: &EndpointName, turn: Turn) {
-        self.last_check += 1;
-        let id = self.last_check;
-        let due = self.touch(name, turn, |endpoint, policy, turn| {
-            endpoint.start_check(id, policy, turn)
-        });
-        match due {
-            Some(checks::Due::Run(order)) => {
-                self.check_counts.made += 1;
-                self.effects.push(Effect::Check(order));
-            }
-            Some(checks::Due::Elapsed) => self.elapse(name, turn),
-            Some(checks::Due::Refused) => {
-                self.check_counts.refused += 1;
-                self.log_repeated(EventKind::CheckRefused, name, 1, turn, |endpoint, event| {
-                    event.cause = endpoint.health.cause();
-                });
-            }
-            Some(checks::Due::Overdue) => self.promote(name, turn),
-            Some(checks::Due::Later) | None => {}
-        }
-    }
-
-    /// The check `none`: the time is up, and a few requests may find out.
-    fn elapse(&mut self, name: &EndpointName, turn: Turn) {
-        let queued = self
-            .endpoints
-            .get(name)
-            .is_some_and(|e| e.health.incident().is_some());
-        if queued {
-            self.count_verdict(true);
-            self.begin_generation(name, turn);
-        }
-    }
-
-    fn count_verdict(&mut self, passed: bool) {
-        let totals = &mut self.meta.totals;
-        totals.verified += 1;
-        if passed {
-            totals.recovered += 1;
-        } else {
-            totals.still_failed += 1;
-        }
-        self.dirty.any = true;
-    }
-
     /// Begins a new generation about which nothing is known.
     fn begin_generation(&mut self, name: &EndpointName, turn: Turn) {
         let generation = self.draw_generation();
@@ -522,44 +343,5 @@ impl Registry {
         self.dirty.any = true;
         self.dirty.endpoints.insert(name.clone());
         Some((result, event))
-    }
-
-    /// Whether no other data plane could agree or disagree with this one. For a while
-    /// after a start, those that were there before are still expected back.
-    fn is_alone(&self, proxy: &ProxyId, now: Clock) -> bool {
-        let others = |known: &ProxyId| known != proxy;
-        let expected = now.since(self.started) < RETURN_TIME
-            && self.proxies.iter().any(|(key, record)| {
-                others(&key.id) && self.started.since(record.heard) < EXPECTED_BACK
-            });
-        !expected && !self.connected.keys().any(others)
-    }
-
-    /// Returns what is remembered of a data plane that was just heard of. A new one may
-    /// take the place of the one that was silent longest.
-    fn proxy_record(&mut self, proxy: &ProxyKey, now: Moment) -> &mut ProxyRecord {
-        if !self.proxies.contains_key(proxy) && self.proxies.len() >= proxies::INCARNATIONS_MAX {
-            let silent = self
-                .proxies
-                .iter()
-                .filter(|(_, record)| record.connections == 0)
-                .min_by_key(|(_, record)| record.heard)
-                .map(|(key, _)| key.clone());
-            if let Some(key) = silent {
-                self.proxies.remove(&key);
-                self.dirty.any = true;
-                self.dirty.proxies.insert(key);
-            }
-        }
-        let record = match self.proxies.entry(proxy.clone()) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                self.dirty.any = true;
-                self.dirty.proxies.insert(proxy.clone());
-                new.insert(ProxyRecord::default())
-            }
-        };
-        record.heard = now.clock;
-        record
     }
 }
