@@ -92,12 +92,15 @@ async fn what_a_proxy_has_seen_alone_is_shown_as_its_own_mark() {
         let mut lines = shown.lines();
         lines.any(|line| line.starts_with(name) && line.contains(what))
     };
-    assert!(tells("used ", "no, "), "{shown}");
+    assert!(tells("used ", "no"), "{shown}");
+    assert!(tells("why ", "`a` takes no new requests"), "{shown}");
+    assert!(tells("evidence ", "http 401"), "{shown}");
+    assert!(tells("seen ", "here, "), "{shown}");
     assert!(
         tells("own mark ", "auth until there is a newer generation"),
         "{shown}"
     );
-    assert!(tells("state in its view ", "healthy"), "{shown}");
+    assert!(tells("state in view ", "healthy"), "{shown}");
     let nobody = ["endpoints", "explain", "c", "--proxy", &proxy];
     testbed.ctl(&nobody).await.expect_code(3);
     // The proxy can be asked although the control plane has lost sight of it.

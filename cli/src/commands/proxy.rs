@@ -71,6 +71,11 @@ fn properties(status: &v1::ProxyStatus) -> Vec<(&'static str, Cell)> {
         (false, true) => Cell::new("ready", Tone::Good),
         (false, false) => Cell::new("not ready: it has no view yet", Tone::Bad),
     };
+    let age = status.view_age.as_ref();
+    let mut view = view_cell(status.applied_view.as_ref(), age, status.stale);
+    if status.view_restored {
+        view = view.followed_by(", kept on disk by an earlier process");
+    }
     let control = if status.connected_control_url.is_empty() {
         Cell::new(
             format!(
@@ -93,7 +98,7 @@ fn properties(status: &v1::ProxyStatus) -> Vec<(&'static str, Cell)> {
             text::or_nothing(&status.http_address).into(),
         ),
         ("control plane", control),
-        ("view", view_cell(status)),
+        ("view", view),
         (
             "running for",
             text::since(SystemTime::now(), status.start_time.as_ref()).into(),
@@ -131,21 +136,19 @@ fn properties(status: &v1::ProxyStatus) -> Vec<(&'static str, Cell)> {
 }
 
 /// The view in use, and how old it is.
-fn view_cell(status: &v1::ProxyStatus) -> Cell {
-    let view = text::view(status.applied_view.as_ref());
-    match (&status.view_age, status.stale) {
-        (None, _) => Cell::from(view),
-        (Some(age), false) => Cell::from(format!(
-            "{view}, confirmed {} ago",
-            text::wire_span(Some(age))
-        )),
-        (Some(age), true) => Cell::new(
-            format!(
-                "{view}, stale: confirmed {} ago",
-                text::wire_span(Some(age))
-            ),
-            Tone::Doubtful,
-        ),
+fn view_cell(view: Option<&v1::View>, age: Option<&prost_types::Duration>, is_stale: bool) -> Cell {
+    let view = text::view(view);
+    match (age, is_stale) {
+        (None, false) => view.into(),
+        (None, true) => Cell::new(format!("{view}, stale: not confirmed yet"), Tone::Doubtful),
+        (Some(_), false) => format!("{view}, confirmed {} ago", text::wire_span(age)).into(),
+        (Some(_), true) => {
+            let age = text::wire_span(age);
+            Cell::new(
+                format!("{view}, stale: confirmed {age} ago"),
+                Tone::Doubtful,
+            )
+        }
     }
 }
 

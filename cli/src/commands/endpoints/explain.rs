@@ -20,7 +20,7 @@ const EVENTS_SHOWN: usize = 10;
 
 pub(super) async fn run(Named { name }: Named, context: &Context) -> Result<Answer, Error> {
     if context.proxy_given {
-        return proxy::explain::run(&name, context).await;
+        return proxy::explain::run(name, context).await;
     }
     let request = v1::ExplainEndpointRequest { name };
     let method = async |c, q| Client::new(c).explain_endpoint(q).await;

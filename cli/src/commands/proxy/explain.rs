@@ -1,101 +1,143 @@
 //! `qcc-ctl endpoints explain --proxy URL`: why one proxy uses an endpoint, or does not.
 
-use qcc_proto::v1;
+use qcc_proto::v1::{self, proxy_admin_service_client::ProxyAdminServiceClient as AdminClient};
 
 use super::{
-    super::{Answer, Context},
-    list_all, mark, status, view_cell,
+    super::{Answer, Context, missing},
+    mark, view_cell,
 };
 use crate::{
-    args::Format,
-    error::{Error, Exit},
-    message,
+    error::Error,
     output::tone,
     table::{Cell, Tone},
     text,
 };
 
-pub(in super::super) async fn run(name: &str, context: &Context) -> Result<Answer, Error> {
-    let status = status(&context.proxy).await?;
-    let all = list_all(&context.proxy).await?.endpoints;
-    let endpoint = all.into_iter().find(|endpoint| endpoint.name == name);
-    let endpoint = endpoint.ok_or_else(|| {
-        let (id, name) = (text::clean(&status.id), text::clean(name));
-        Error::new(
-            Exit::NotFound,
-            format!("proxy `{id}` has no endpoint `{name}`"),
-        )
-        .hint("compare `qcc-ctl proxy endpoints` and `qcc-ctl proxy diff`")
-    })?;
-    let output = &context.output;
-    if let Format::Json | Format::Yaml = output.format {
-        let mut document = message::to_json("ProxyEndpoint", &endpoint)?;
-        document["proxy_status"] = message::to_json("ProxyStatus", &status)?;
-        output.value(&document)?;
-        return Ok(Answer::Done);
-    }
-    let people = || output.properties(&rows(&endpoint, &status));
+pub(in super::super) async fn run(name: String, context: &Context) -> Result<Answer, Error> {
+    let request = v1::ExplainProxyEndpointRequest { name };
+    let method = async |c, q| AdminClient::new(c).explain_proxy_endpoint(q).await;
+    let response = context.proxy.call(request, method).await?;
+    let endpoint = response.endpoint.as_ref();
+    let endpoint = endpoint.ok_or_else(|| missing("endpoint"))?;
+    let address = context.proxy.address().await?;
+    let people = || {
+        let mut rows = vec![
+            ("endpoint", text::clean(&endpoint.name).into()),
+            ("proxy", address.into()),
+        ];
+        rows.extend(verdict(endpoint, &response));
+        rows.extend(own_word(endpoint, &response));
+        rows.extend(word_of_the_view(endpoint, &response));
+        rows.extend(settings(endpoint));
+        context.output.properties(&rows)
+    };
     let reference = format!("endpoint/{}", text::clean(&endpoint.name));
-    output.one(("ProxyEndpoint", &endpoint), reference, people)?;
+    let named = ("ExplainProxyEndpointResponse", &response);
+    context.output.one(named, reference, people)?;
     Ok(Answer::Done)
 }
 
-fn rows(endpoint: &v1::ProxyEndpoint, status: &v1::ProxyStatus) -> Vec<(&'static str, Cell)> {
-    let state = Cell::new(text::state(endpoint.state()), tone(endpoint.state()));
-    let state = match endpoint.cause() {
-        v1::Cause::Unspecified => state,
-        cause => state.followed_by(&format!(": {}", text::cause(cause))),
+type Rows = Vec<(&'static str, Cell)>;
+
+/// Whether it is used, why, and what changes that.
+fn verdict(endpoint: &v1::ProxyEndpoint, response: &v1::ExplainProxyEndpointResponse) -> Rows {
+    let used = match endpoint.selectable {
+        true => Cell::new("yes", Tone::Good),
+        false => Cell::new("no", Tone::Bad),
     };
-    let used = if endpoint.selectable {
-        Cell::new("yes", Tone::Good)
-    } else {
-        let why = text::clean(&endpoint.reason);
-        Cell::new(format!("no, {why}"), Tone::Bad)
-    };
-    let limited = match endpoint.unproven {
-        true => " (few at a time, until one has succeeded)",
-        false => "",
-    };
-    let attempts = format!(
-        "{} by this process, {} ok",
-        endpoint.attempts, endpoint.successes
-    );
+    let mut next = text::or_nothing(&response.next);
+    if response.next_in.is_some() {
+        next.push_str(&format!(
+            " (in {})",
+            text::wire_span(response.next_in.as_ref())
+        ));
+    }
     vec![
-        ("endpoint", text::clean(&endpoint.name).into()),
-        ("proxy", text::clean(&status.id).into()),
         ("used", used),
-        ("own mark", own_mark(endpoint)),
-        ("state in its view", state),
-        ("view", view_cell(status)),
-        (
-            "operator's wish",
-            text::admin_state(endpoint.admin_state()).into(),
-        ),
-        ("generation", endpoint.generation.to_string().into()),
-        ("priority", text::number(endpoint.priority).into()),
-        ("weight", text::number(endpoint.weight).into()),
-        (
-            "in flight",
-            format!("{}{limited}", endpoint.in_flight).into(),
-        ),
-        ("attempts", attempts.into()),
-        ("base url", text::clean(&endpoint.base_url).into()),
+        ("why", text::or_nothing(&response.summary).into()),
+        ("next", next.into()),
     ]
 }
 
-/// What the proxy has seen itself, and how long it holds it against the endpoint.
-fn own_mark(endpoint: &v1::ProxyEndpoint) -> Cell {
+/// What the proxy has seen itself.
+fn own_word(endpoint: &v1::ProxyEndpoint, response: &v1::ExplainProxyEndpointResponse) -> Rows {
     let Some(own) = &endpoint.local_mark else {
-        return "none: it acts on the control plane's word".into();
+        let none = "none: it acts on the control plane's word";
+        return vec![("own mark", none.into())];
     };
-    let marked = match own.cause() {
-        v1::Cause::Unspecified => String::new(),
-        _ if own.remaining.is_some() => format!("{}, ", mark(own)),
-        _ => format!("{} until there is a newer generation, ", mark(own)),
+    let what = match (own.cause(), &own.remaining) {
+        (v1::Cause::Unspecified, _) => text::plural(own.failures, "failure") + " in a row",
+        (_, Some(_)) => mark(own),
+        (_, None) => mark(own) + " until there is a newer generation",
     };
-    let failures = match own.failures {
-        0 => "seen here".to_owned(),
-        failures => format!("{} in a row seen here", text::plural(failures, "failure")),
-    };
-    Cell::new(marked + &failures, Tone::Doubtful)
+    let mut rows: Rows = vec![("own mark", Cell::new(what, Tone::Doubtful))];
+    if let Some(seen) = &response.local_evidence {
+        rows.push(("evidence", text::evidence(&as_evidence(seen)).into()));
+        let when = format!(
+            "here, {} ago, by attempt {} at view {}",
+            text::wire_span(seen.age.as_ref()),
+            seen.attempt,
+            text::view(seen.view.as_ref())
+        );
+        rows.push(("seen", when.into()));
+        if !seen.upstream_request_id.is_empty() {
+            let id = text::clean(&seen.upstream_request_id);
+            rows.push(("upstream request", id.into()));
+        }
+    }
+    rows
+}
+
+/// The same facts in the shape in which the control plane has them.
+fn as_evidence(seen: &v1::LocalEvidence) -> v1::Evidence {
+    v1::Evidence {
+        outcome: seen.outcome,
+        http_status: seen.http_status,
+        error_type: seen.error_type.clone(),
+        detail: seen.detail.clone(),
+        ..Default::default()
+    }
+}
+
+/// What the control plane has told it.
+fn word_of_the_view(
+    endpoint: &v1::ProxyEndpoint,
+    response: &v1::ExplainProxyEndpointResponse,
+) -> Rows {
+    let mut state = text::state(endpoint.state());
+    if endpoint.cause() != v1::Cause::Unspecified {
+        state.push_str(&format!(": {}", text::cause(endpoint.cause())));
+    }
+    if response.view_since.is_some() {
+        let since = text::wire_span(response.view_since.as_ref());
+        state.push_str(&format!(", since {since} ago"));
+    }
+    let mut rows: Rows = vec![("state in view", Cell::new(state, tone(endpoint.state())))];
+    if !response.view_summary.is_empty() {
+        rows.push(("by the view", text::clean(&response.view_summary).into()));
+    }
+    let age = response.view_age.as_ref();
+    rows.push((
+        "view",
+        view_cell(response.view.as_ref(), age, response.stale),
+    ));
+    let failures = format!("{} of {}", response.view_failures, response.max_failures);
+    rows.push(("failures in a row", failures.into()));
+    rows
+}
+
+fn settings(endpoint: &v1::ProxyEndpoint) -> Rows {
+    let wish = text::admin_state(endpoint.admin_state());
+    let attempts = format!(
+        "{}: {} ok, {} in flight",
+        endpoint.attempts, endpoint.successes, endpoint.in_flight
+    );
+    vec![
+        ("operator's wish", wish.into()),
+        ("generation", endpoint.generation.to_string().into()),
+        ("priority", text::number(endpoint.priority).into()),
+        ("weight", text::number(endpoint.weight).into()),
+        ("attempts", attempts.into()),
+        ("base url", text::clean(&endpoint.base_url).into()),
+    ]
 }
