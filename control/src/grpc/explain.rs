@@ -72,7 +72,7 @@ impl Api {
 /// Returns on whose word and by which facts an endpoint is in its state; empty if
 /// nothing is held against it.
 pub(super) fn mark_summary(endpoint: &Endpoint) -> String {
-    let evidence = endpoint.mark.evidence.as_ref();
+    let evidence = endpoint.mark.evidence.as_deref();
     let held = evidence.filter(|_| endpoint.health.cause().is_some());
     let mut summary = held.map_or_else(String::new, word);
     summary.truncate(summary.floor_char_boundary(MARK_BYTES_MAX));
@@ -86,7 +86,7 @@ fn summary(endpoint: &Endpoint, policy: &Policy) -> String {
         AdminState::Draining => " It is draining: an operator wants no new requests there.",
         AdminState::Disabled => " It is disabled: an operator wants no requests there.",
     };
-    let evidence = endpoint.mark.evidence.as_ref();
+    let evidence = endpoint.mark.evidence.as_deref();
     let by = evidence.map_or_else(String::new, |evidence| format!(": {}", word(evidence)));
     let state = match &endpoint.health {
         Health::Healthy { failures: 0 } if endpoint.doubts.is_empty() => {

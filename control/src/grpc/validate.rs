@@ -117,7 +117,7 @@ pub(super) fn spec(
     let check = endpoint
         .check
         .as_ref()
-        .map(|check| read.check("check", check));
+        .map(|check| Box::new(read.check("check", check)));
     Some(Spec {
         name: name.ok()?,
         cluster: cluster.ok()?,

@@ -133,7 +133,7 @@ pub(super) enum Due {
 impl Endpoint {
     /// Returns the check in force.
     pub fn check<'a>(&'a self, policy: &'a Policy) -> &'a Check {
-        self.spec.check.as_ref().unwrap_or(&policy.check)
+        self.spec.check.as_deref().unwrap_or(&policy.check)
     }
 
     /// Plans the next check, given that something relevant happened just now.

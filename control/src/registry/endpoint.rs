@@ -24,7 +24,8 @@ pub struct Spec {
     pub max_failures: Option<u32>,
     pub timeout: Option<Duration>,
     pub admin_state: AdminState,
-    pub check: Option<Check>,
+    /// Most endpoints have their cluster's.
+    pub check: Option<Box<Check>>,
     pub labels: BTreeMap<String, String>,
     pub allow_plaintext: bool,
 }
@@ -89,8 +90,8 @@ pub struct Mark {
     /// The view in which a success last lifted something. Weak evidence chosen under
     /// an older view is older than that success, and changes nothing.
     pub cleared: View,
-    /// The facts behind it.
-    pub evidence: Option<Evidence>,
+    /// The facts behind it. Most endpoints have none.
+    pub evidence: Option<Box<Evidence>>,
 }
 
 /// Lifetime counts of reported attempts; see `qcc.v1.EndpointStats`.
@@ -169,7 +170,9 @@ impl Endpoint {
         }
         self.mark.view = turn.view;
         let held_against = health.cause().is_some() || health.failures() > 0;
-        self.mark.evidence = evidence.filter(|_| held_against).cloned();
+        self.mark.evidence = evidence
+            .filter(|_| held_against)
+            .map(|evidence| Box::new(evidence.clone()));
         self.health = health;
         self.changed = turn.view;
     }

@@ -159,7 +159,7 @@ impl Endpoint {
                 Blame::Success | Blame::Nobody => Cause::CheckFailed,
             };
             // An incident's evidence is the newest word on it, also for the same cause.
-            self.mark.evidence = Some(evidence.clone());
+            self.mark.evidence = Some(Box::new(evidence.clone()));
             self.set_health(Health::Unhealthy(incident), Some(evidence), turn);
             return;
         }
@@ -188,7 +188,7 @@ impl Endpoint {
             Blame::Nobody => health,
         };
         if facts.outcome == OutcomeClass::Request {
-            self.mark.evidence = Some(evidence.clone());
+            self.mark.evidence = Some(Box::new(evidence.clone()));
         }
         self.set_health(health, Some(evidence), turn);
     }

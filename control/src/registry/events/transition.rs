@@ -68,7 +68,7 @@ impl Before {
         };
         let evidence = match kind {
             EventKind::EndpointDoubted => endpoint.doubts.last(),
-            _ => endpoint.mark.evidence.as_ref(),
+            _ => endpoint.mark.evidence.as_deref(),
         };
         let until = match endpoint.health {
             Health::Degraded { until, .. } => Some(until),
