@@ -46,6 +46,8 @@ pub struct Config {
     pub view_key_file: Option<PathBuf>,
     /// Time for running requests to finish when stopping.
     pub drain_timeout: Duration,
+    /// Longest time for which a client may read nothing of an answer.
+    pub client_stall_timeout: Duration,
     /// Longest request body that is kept for another try.
     pub replay_max_bytes: usize,
     /// Bytes kept for all requests together.
@@ -69,6 +71,7 @@ impl Default for Config {
             view_file: None,
             view_key_file: None,
             drain_timeout: Duration::from_secs(30),
+            client_stall_timeout: Duration::from_secs(60),
             replay_max_bytes: 32 << 20,
             replay_total_bytes: 512 << 20,
             body_max_bytes: None,
@@ -146,6 +149,15 @@ impl Args {
                 self.drain_timeout,
                 read("drain_timeout", file.drain_timeout, args::drain_timeout)?,
                 defaults.drain_timeout,
+            ),
+            client_stall_timeout: pick(
+                self.client_stall_timeout,
+                read(
+                    "client_stall_timeout",
+                    file.client_stall_timeout,
+                    args::stall_timeout,
+                )?,
+                defaults.client_stall_timeout,
             ),
             replay_max_bytes: pick(
                 self.replay_max_bytes,
@@ -326,6 +338,7 @@ mod tests {
             refusal("drain_timeout = '2d'"),
             "invalid drain_timeout `2d`: must be a duration from 0s to 24h, such as `30s`"
         );
+        assert!(refusal("client_stall_timeout = '0s'").contains("from 1s to 24h"));
         assert!(refusal("control = 'https://a:1'").contains("must be `http://host:port`"));
         assert!(refusal("allow_host = 'a:80'").contains("without a port"));
         assert!(refusal("cluster = 'A b'").contains("lower-case"));

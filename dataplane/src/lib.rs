@@ -379,6 +379,7 @@ fn settings(config: &Config) -> proxy::Settings {
         replay_max_bytes: config.replay_max_bytes,
         replay_total_bytes: config.replay_total_bytes,
         body_max_bytes: config.body_max_bytes,
+        client_stall_timeout: config.client_stall_timeout,
         // Who asks for a drain names its time, so that bound is kept here.
         drain_timeout: drain::DRAIN_MAX,
         ..proxy::Settings::default()

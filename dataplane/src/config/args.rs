@@ -84,6 +84,10 @@ pub struct Args {
     #[arg(long, env = "QCC_PROXY_DRAIN_TIMEOUT", value_name = "DURATION", value_parser = drain_timeout)]
     pub drain_timeout: Option<Duration>,
 
+    /// Longest time for which a client may read nothing of an answer [default: 60s]
+    #[arg(long, env = "QCC_PROXY_CLIENT_STALL_TIMEOUT", value_name = "DURATION", value_parser = stall_timeout)]
+    pub client_stall_timeout: Option<Duration>,
+
     /// Longest request body that is kept for another try [default: 32 MiB]
     #[arg(long, env = "QCC_PROXY_REPLAY_MAX_BYTES", value_name = "BYTES")]
     pub replay_max_bytes: Option<usize>,
@@ -182,6 +186,14 @@ pub(super) fn drain_timeout(text: &str) -> Result<Duration, String> {
         .ok()
         .filter(|timeout| *timeout <= DRAIN_MAX)
         .ok_or_else(|| "a duration from 0s to 24h, such as `30s`".into())
+}
+
+/// Reads the time for which a client may read nothing.
+pub(super) fn stall_timeout(text: &str) -> Result<Duration, String> {
+    duration::parse(text)
+        .ok()
+        .filter(|timeout| (Duration::from_secs(1)..=DRAIN_MAX).contains(timeout))
+        .ok_or_else(|| "a duration from 1s to 24h, such as `60s`".into())
 }
 
 /// Reads a log format.

@@ -29,6 +29,7 @@ pub struct File {
     pub no_view_file: Option<bool>,
     pub view_key_file: Option<PathBuf>,
     pub drain_timeout: Option<String>,
+    pub client_stall_timeout: Option<String>,
     pub replay_max_bytes: Option<usize>,
     pub replay_total_bytes: Option<usize>,
     pub body_max_bytes: Option<u64>,

@@ -659,3 +659,53 @@ async fn the_control_planes_word_goes_before_what_was_kept() {
         assert!(table.find("kept").is_none(), "{kept_view}");
     }
 }
+
+#[tokio::test]
+async fn what_was_seen_under_a_kept_view_counts_once_and_for_its_own_registry_only() {
+    for (registry, is_known) in [("r1", true), ("r0", false)] {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let url = format!("http://{address}").parse().unwrap();
+        let (client, link, router) = lonely(vec![url], kept(registry, OLD));
+        let outbox = Arc::clone(&client.outbox);
+        let running = tokio::spawn(client.run());
+        link.ready().await;
+        let now = Instant::now();
+        let Next::Attempt(attempt) = router.begin().unwrap().next(now) else {
+            panic!("the kept view has an endpoint");
+        };
+        attempt.finish(Outcome::of(OutcomeClass::Auth), now);
+
+        let (messages, _) = watch::channel(snapshot(2, 2, 1));
+        let fake = Fake {
+            script: Arc::default(),
+            messages,
+        };
+        let script = Arc::clone(&fake.script);
+        let (_, server) = serve(fake, address).await;
+        until(|| link.state().restored.is_none() && outbox.buffer().is_empty()).await;
+        let asked = script.watches.lock().unwrap()[0].clone();
+        assert_eq!(
+            (asked.resume_from, &*asked.registry_id),
+            (Some(OLD), registry)
+        );
+        let reports = script.reports.lock().unwrap().clone();
+        let batches = reports.into_iter().filter_map(|message| message.batch);
+        let (mut sent, dropped) = (0, outbox.buffer().dropped_total());
+        for batch in batches.filter(|batch| !batch.outcomes.is_empty()) {
+            // A control plane with another registry acknowledges it and does nothing.
+            assert_eq!(batch.registry_id, registry);
+            assert_eq!(batch.outcomes[0].view, Some(OLD));
+            sent += batch.outcomes.len() as u64;
+        }
+        if is_known {
+            assert_eq!((sent, dropped), (1, 0));
+        } else {
+            // It may have left, and be counted all the same, before the watch told.
+            assert!(sent <= 1 && sent + dropped >= 1, "{sent} {dropped}");
+        }
+        running.abort();
+        server.shutdown_background();
+    }
+}

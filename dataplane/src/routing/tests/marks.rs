@@ -269,3 +269,62 @@ fn a_success_from_before_the_failures_does_not_end_their_row() {
     testbed.finish(testbed.attempt(), ServerError);
     assert_eq!(testbed.choice(), None);
 }
+
+/// With the control plane away no view changes any more: what becomes of each mark then.
+#[test]
+fn while_nobody_else_speaks_each_mark_ends_as_its_cause_says() {
+    for (class, seconds, is_by_trial) in [
+        (Timeout, 5.0, true),
+        (Connect, 5.0, true),
+        (Forbidden, 5.0, true),
+        (ServerError, 5.0, true),
+        (StreamBroken, 5.0, true),
+        (RateLimited, 600.0, false),
+        (Overloaded, 10.0, false),
+        (Auth, f64::INFINITY, false),
+    ] {
+        let mut testbed = Testbed::new([endpoint("a"), spare("b")]);
+        let parallel: Vec<_> = (0..3).map(|_| testbed.attempt()).collect();
+        for attempt in parallel {
+            testbed.finish(attempt, class); // As many as eject.
+        }
+        let days = 30.0 * 86_400.0;
+        testbed.pass(f64::min(seconds, days) - 0.1);
+        assert_eq!(testbed.choice().as_deref(), Some("b"), "{class:?} began");
+        testbed.pass(0.1);
+        if seconds > days {
+            assert_eq!(testbed.choice().as_deref(), Some("b"), "{class:?} is final");
+            testbed.change("a", renew);
+            assert_eq!(
+                testbed.choice().as_deref(),
+                Some("a"),
+                "but for a newer one"
+            );
+            continue;
+        }
+        let first = testbed.attempt();
+        assert_eq!(name(&first), "a", "{class:?} is over");
+        let second = if is_by_trial { "b" } else { "a" };
+        assert_eq!(testbed.choice().as_deref(), Some(second), "{class:?}");
+        testbed.finish(first, Success);
+        assert_eq!(
+            testbed.choice().as_deref(),
+            Some("a"),
+            "{class:?} is forgotten"
+        );
+    }
+}
+
+#[test]
+fn a_count_below_the_limit_stays_until_a_success() {
+    let mut testbed = Testbed::new([endpoint("a"), spare("b")]);
+    testbed.finish(testbed.attempt(), ServerError);
+    testbed.finish(testbed.attempt(), Forbidden);
+    testbed.pass(86_400.0); // A quiet day proves nothing.
+    testbed.finish(testbed.attempt(), StreamBroken);
+    assert_eq!(testbed.choice().as_deref(), Some("b"));
+    testbed.pass(5.0);
+    testbed.finish(testbed.attempt(), Success);
+    testbed.finish(testbed.attempt(), ServerError);
+    assert_eq!(testbed.choice().as_deref(), Some("a"));
+}
