@@ -57,7 +57,7 @@ pub fn view_file(data: &[u8]) {
 }
 
 /// Longest stream that is looked at from each of its boundaries.
-const QUADRATIC_MAX: usize = 4096;
+const QUADRATIC_MAX: usize = 512;
 
 fn scan<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Scanner {
     let mut scanner = Scanner::default();
