@@ -47,4 +47,9 @@ impl Events {
             (None, None, false) => SHOWN,
         }
     }
+
+    /// Whether somebody who wanted more may not know that there is a limit.
+    pub(crate) fn limit_is_default(&self) -> bool {
+        self.limit.is_none()
+    }
 }

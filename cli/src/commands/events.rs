@@ -29,6 +29,10 @@ pub(super) async fn run(args: &Events, context: &Context) -> Result<Answer, Erro
         |wide| Lines::default().table(past.events.iter().rev(), wide),
         "no event matches",
     )?;
+    if !past.next_page_token.is_empty() && args.limit_is_default() {
+        let note = "there are older ones: see `--limit` and `--since`";
+        context.output.note(note);
+    }
     Ok(Answer::Done)
 }
 

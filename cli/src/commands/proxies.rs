@@ -95,30 +95,38 @@ async fn get(Named { id }: Named, context: &Context) -> Result<Answer, Error> {
 
 /// The endpoints as the proxy itself uses them, if it can be asked from here.
 async fn own_view(proxy: &v1::Proxy, context: &Context) -> Option<v1::ListProxyEndpointsResponse> {
-    let asked = async {
-        let url = values::url(&proxy.admin_address).map_err(Error::usage)?;
-        let server = context.admin_of(url);
-        // The address is the proxy's own word. From here it may lead to somebody else.
-        let status = admin::status(&server).await?;
-        if status.incarnation != proxy.incarnation {
-            return Err(Error::failed(format!(
-                "proxy `{}` answers there",
-                text::clean(&status.id)
-            )));
+    let why = match tokio::time::timeout(ADMIN_TIMEOUT, ask(proxy, context)).await {
+        Ok(Ok(Ok(endpoints))) => return Some(endpoints),
+        Ok(Ok(Err(Stranger(id)))) => format!("proxy `{}` answers there", text::clean(&id)),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "the proxy cannot be asked");
+            "it does not answer there".to_owned()
         }
-        admin::list_all(&server).await
+        Err(_) => "it does not answer there in time".to_owned(),
     };
-    let why = match tokio::time::timeout(ADMIN_TIMEOUT, asked).await {
-        Ok(Ok(endpoints)) => return Some(endpoints),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "no answer in time".to_owned(),
-    };
-    tracing::debug!(%why, "the proxy cannot be asked");
     context.output.note(&format!(
-        "the proxy does not answer at its admin address ({}), so its own marks are not known",
+        "its own marks are not known: its admin address is {}, and {why}",
         text::or_nothing(&proxy.admin_address)
     ));
     None
+}
+
+/// Another proxy than the one that was meant, by its id.
+struct Stranger(String);
+
+/// Asks at the proxy's admin address. That is the proxy's own word: from here it may lead to somebody
+/// else.
+async fn ask(
+    proxy: &v1::Proxy,
+    context: &Context,
+) -> Result<Result<v1::ListProxyEndpointsResponse, Stranger>, Error> {
+    let url = values::url(&proxy.admin_address).map_err(Error::usage)?;
+    let server = context.admin_of(url);
+    let status = admin::status(&server).await?;
+    if status.incarnation != proxy.incarnation {
+        return Ok(Err(Stranger(status.id)));
+    }
+    admin::list_all(&server).await.map(Ok)
 }
 
 fn properties(proxy: &v1::Proxy) -> [(&'static str, Cell); 14] {
