@@ -78,7 +78,7 @@ pub(crate) struct Global {
     #[arg(skip)]
     pub(crate) proxy_given: bool,
 
-    /// Who asks; the control plane writes it down beside what is changed [default: USER@HOST].
+    /// Who asks; the control plane writes it down beside what is changed (default: USER and HOST, as USER@HOST).
     #[arg(long, global = true, value_name = "NAME", env = "QCC_OPERATOR", value_parser = values::operator)]
     pub(crate) operator: Option<Operator>,
 

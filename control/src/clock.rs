@@ -1,6 +1,6 @@
 //! The one place that asks what time it is.
 //!
-//! A simulation answers in its place, for its own thread; see [`crate::simulation`].
+//! A simulation answers in its place, for its own thread; see `simulation`.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

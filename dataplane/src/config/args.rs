@@ -66,7 +66,7 @@ pub struct Args {
     pub ready_file: Option<PathBuf>,
 
     /// Keep the last view in this file, sealed, and start from it when no control plane
-    /// answers [default: `<cluster>-<port>-<fleet>.view` in $STATE_DIRECTORY,
+    /// answers [default: CLUSTER-PORT-FLEET.view in $STATE_DIRECTORY,
     /// $XDG_STATE_HOME/qcc/proxy or ~/.local/state/qcc/proxy; none if the port is 0]
     #[arg(long, env = "QCC_PROXY_VIEW_FILE", value_name = "FILE")]
     pub view_file: Option<PathBuf>,
