@@ -30,6 +30,8 @@ pub enum Bug {
     IncidentCountedAgain,
     /// Generations are shown before they are stored.
     PromiseBeforeCommit,
+    /// An update of something that has changed since it was read is carried out.
+    EtagIgnored,
     /// An unhealthy endpoint has no check planned.
     NoCheckPlanned,
 }

@@ -14,6 +14,8 @@ pub enum Bug {
     ViewForgetsMarks,
     /// A request goes by the table that it began with, whatever the newest says.
     PinnedTableRules,
+    /// Any number may find out about an endpoint that nobody has proven.
+    UnprovenUnlimited,
     /// A view older than ours is taken.
     ViewGoesBack,
     /// A change of another view than ours is taken.

@@ -26,6 +26,7 @@ use crate::{
     reports::Outbox,
     routing::{self, Health, Outcome, Router, Routing},
     sync::{Client, Conversation, Link, Replica, Waits, Watch},
+    view_file::Kept,
 };
 
 /// A data plane without its HTTP half and without a network.
@@ -137,6 +138,23 @@ impl Proxy {
     /// Notes that a connection has lasted.
     pub fn steady(&mut self) {
         self.waits.reset();
+    }
+
+    /// Returns what is kept on disk of the view, if there is one.
+    pub fn keep(&self, now: Instant) -> Option<Vec<u8>> {
+        let table = self.client.router.table()?;
+        Some(Kept::bytes(&table, self.replica.registry_id(), now))
+    }
+
+    /// Serves from what an earlier run has kept.
+    ///
+    /// # Errors
+    ///
+    /// Says why it cannot be used.
+    pub fn restore(&mut self, kept: &[u8], now: Instant) -> Result<(), String> {
+        let kept = Kept::read(kept, now).map_err(|error| error.to_string())?;
+        self.client.restore(kept, &mut self.replica);
+        Ok(())
     }
 
     /// Notes that the connection is gone.

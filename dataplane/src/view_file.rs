@@ -27,7 +27,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use qcc_proto::v1::View;
@@ -132,6 +132,21 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+#[cfg(feature = "simulation")]
+impl Kept {
+    /// Returns a table as it is kept, without seal and file.
+    pub(crate) fn bytes(table: &Table, registry_id: &str, now: Instant) -> Vec<u8> {
+        let confirmed = SystemTime::UNIX_EPOCH;
+        let contents = Contents::of("default", table, registry_id, confirmed, now);
+        contents.encode().to_vec()
+    }
+
+    /// Reads it back.
+    pub(crate) fn read(bytes: &[u8], now: Instant) -> Result<Self, Error> {
+        Contents::decode(bytes)?.into_kept(now)
+    }
+}
+
 impl ViewFile {
     /// Names the file, its key (by default beside it), and the cluster it is about.
     pub(crate) fn new(path: PathBuf, key_path: Option<PathBuf>, cluster: String) -> Self {
@@ -196,7 +211,7 @@ impl ViewFile {
         if contents.cluster != self.cluster {
             return Err(Error::OtherCluster(contents.cluster));
         }
-        contents.into_kept()
+        contents.into_kept(Instant::now())
     }
 
     /// Writes the view of a table. Blocks. `confirmed`: when a control plane last said
@@ -207,7 +222,7 @@ impl ViewFile {
         registry_id: &str,
         confirmed: SystemTime,
     ) -> Result<(), Error> {
-        let contents = Contents::of(&self.cluster, table, registry_id, confirmed);
+        let contents = Contents::of(&self.cluster, table, registry_id, confirmed, Instant::now());
         disk::make_parent(&self.path)?;
         disk::make_parent(&self.key_path)?;
         let seal = Seal::load_or_make(&self.key_path)?;

@@ -19,7 +19,7 @@ enum Bug {
 }
 
 /// Each mistake, and the invariants that it may break first.
-const BUGS: [(Bug, &[&str]); 21] = {
+const BUGS: [(Bug, &[&str]); 23] = {
     use control::Bug as C;
     use dataplane::Bug as P;
     [
@@ -35,11 +35,13 @@ const BUGS: [(Bug, &[&str]); 21] = {
         (Bug::Control(C::OldVerdictCounts), &["R-15"]),
         (Bug::Control(C::IncidentCountedAgain), &["R-9"]),
         (Bug::Control(C::PromiseBeforeCommit), &["R-3"]),
+        (Bug::Control(C::EtagIgnored), &["I-1"]),
         (Bug::Control(C::NoCheckPlanned), &["I-31"]),
         (Bug::Proxy(P::RejectionIgnored), &["R-10"]),
         (Bug::Proxy(P::MarkNeverExpires), &["I-31"]),
         (Bug::Proxy(P::ViewForgetsMarks), &["R-10"]),
         (Bug::Proxy(P::PinnedTableRules), &["R-11"]),
+        (Bug::Proxy(P::UnprovenUnlimited), &["unproven:"]),
         (Bug::Proxy(P::ViewGoesBack), &["I-10"]),
         (Bug::Proxy(P::GapIgnored), &["I-17"]),
         (Bug::Proxy(P::UnansweredForgotten), &["I-20"]),

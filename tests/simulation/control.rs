@@ -61,7 +61,8 @@ pub(crate) struct Check {
     pub(crate) given_up: bool,
     /// The turn in which it began.
     pub(crate) turn: u64,
-    key: String,
+    /// What it asks with.
+    pub(crate) key: String,
 }
 
 /// Whom an answer goes to.

@@ -34,6 +34,8 @@ pub(crate) enum Event {
     StartControl,
     /// A proxy starts again.
     StartProxy { proxy: usize },
+    /// A proxy has waited for its first view for long enough.
+    Restore { proxy: usize, run: u64 },
     /// A proxy connects.
     Connect { proxy: usize, run: u64 },
     /// A proxy notices that its connection is gone.
@@ -108,6 +110,7 @@ impl World {
                 self.start_proxy(proxy);
                 Ok(())
             }
+            Event::Restore { proxy, run } => self.restore(proxy, run),
             Event::Connect { proxy, run } => {
                 self.connect(proxy, run);
                 Ok(())

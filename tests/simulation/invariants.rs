@@ -67,6 +67,7 @@ pub(crate) enum Asked {
     Operator {
         names: Vec<EndpointName>,
         request: Option<Arc<str>>,
+        etag: Option<String>,
     },
     /// To check an endpoint.
     Verify,
@@ -91,6 +92,10 @@ impl Asked {
             Ask::Mutate(mutation, request) => Self::Operator {
                 names: names_of(mutation),
                 request: request.as_ref().map(|request| request.id.clone()),
+                etag: match &**mutation {
+                    Mutation::UpdateEndpoint { etag, .. } => etag.clone(),
+                    _ => None,
+                },
             },
             Ask::Verify(_) => Self::Verify,
             Ask::Report(proxy, batch) => Self::Report(proxy.clone(), batch.clone()),
@@ -110,7 +115,9 @@ impl fmt::Display for Asked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let of = |proxy: &ProxyKey| format!("{}/{}", proxy.id, proxy.incarnation);
         match self {
-            Self::Operator { names, request } => write!(f, "by an operator {names:?} {request:?}"),
+            Self::Operator { names, request, .. } => {
+                write!(f, "by an operator {names:?} {request:?}")
+            }
             Self::Verify => f.write_str("to verify"),
             Self::Report(proxy, batch) => {
                 write!(f, "to apply {} of {}:", batch.first_sequence, of(proxy))?;
@@ -191,7 +198,7 @@ impl Judge {
         now: Time,
     ) -> Result<(), Violation> {
         if turned.failed {
-            return self.died_in_turn(after, asked, turned, commits);
+            return self.died_in_turn(after, asked, turned, commits, clock);
         }
         self.count(asked);
         self.doubts
@@ -227,6 +234,7 @@ impl Judge {
         asked: &[Asked],
         turned: &Turned,
         commits: u64,
+        clock: Clock,
     ) -> Result<(), Violation> {
         for said in &turned.said {
             let answered = match said {
@@ -243,6 +251,8 @@ impl Judge {
         }
         self.count(asked);
         if commits > self.commits {
+            let before = self.now.as_deref();
+            self.doubts.note(asked, before, clock, &self.ledger);
             self.ledger.keep();
             self.durable = None;
         } else {
@@ -267,6 +277,12 @@ impl Judge {
             ));
         }
         Ok(())
+    }
+
+    /// Returns the etag of an endpoint as an operator may have read it, some time ago.
+    pub(crate) fn etag_read(&self, name: &str) -> Option<String> {
+        let read = self.history.values().rev().nth(3)?;
+        Some(read.endpoints.get(name)?.etag())
     }
 
     /// Notes that faults have stopped.

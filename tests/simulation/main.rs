@@ -89,6 +89,23 @@ fn the_same_seed_is_the_same_run() {
     }
 }
 
+#[test]
+fn the_clock_on_the_wall_decides_nothing() {
+    let mut jumps = 0;
+    for seed in 0..60 {
+        let jumping = World::new(seed);
+        if !jumping.plan.faults.contains(&plan::Fault::WallJumps) {
+            continue;
+        }
+        let mut steady = World::new(seed);
+        steady.wall_jumps = false;
+        let (jumping, steady) = (jumping.run(), steady.run());
+        assert_eq!(jumping.digest, steady.digest, "seed {seed}");
+        jumps += jumping.wall_jumps;
+    }
+    assert!(jumps > 0, "in none of them it has jumped");
+}
+
 /// Returns how many runs there may be at a time.
 fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from)

@@ -86,11 +86,19 @@ impl World {
             },
             2 | 3 => {
                 let spec = self.spec(&name);
-                let key = KeyChange::Set(spec.api_key.clone());
+                let key = match spec.api_key.clone() {
+                    Some(key) if self.random.percent(30) => KeyChange::Stage {
+                        key,
+                        overlap: Duration::from_secs(self.random.within(1..90)),
+                    },
+                    key => KeyChange::Set(key),
+                };
+                // Read before, and perhaps changed since by somebody else.
+                let etag = self.random.percent(50).then(|| self.judge.etag_read(&name));
                 Mutation::UpdateEndpoint {
                     spec,
                     key,
-                    etag: None,
+                    etag: etag.flatten(),
                 }
             }
             4 | 5 => Mutation::Eject {

@@ -37,6 +37,8 @@ pub(crate) struct Plan {
     pub mood_pace: Time,
     /// Whether checks reach the endpoints.
     pub checks_reach: bool,
+    /// Whether proxies keep their views on disk.
+    pub keeps_views: bool,
 }
 
 /// What can go wrong.
@@ -106,6 +108,7 @@ impl Plan {
             operator_pace: random.percent(70).then(|| random.span(S, 20 * S)),
             mood_pace: random.span(2 * S, 40 * S),
             checks_reach: random.percent(90),
+            keeps_views: random.percent(60),
         }
     }
 }

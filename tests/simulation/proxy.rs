@@ -28,6 +28,9 @@ const FLUSH: Time = 100 * MS;
 /// Without anything to report, a sign of life goes out this often.
 const HEARTBEAT: Time = 5 * S;
 
+/// How long a proxy that starts waits for a view before it takes the one it has kept.
+const START_PATIENCE: Time = 2 * S;
+
 /// How long a request waits for an endpoint.
 const PATIENCE: Time = 2 * S;
 
@@ -42,6 +45,8 @@ pub(crate) struct Node {
     pub(crate) egress: bool,
     /// Whether it reads its views slowly.
     pub(crate) slow: bool,
+    /// What is on its disk of its last view, which may be older than the last one.
+    kept: Option<Vec<u8>>,
 }
 
 /// One run of a proxy.
@@ -97,6 +102,7 @@ impl Node {
             runs: 0,
             egress: true,
             slow: false,
+            kept: None,
         }
     }
 
@@ -132,6 +138,7 @@ impl World {
         });
         self.turn_to(format_args!("p{proxy} starts, run {number}"));
         self.after(MS, Event::Connect { proxy, run: number });
+        self.after(START_PATIENCE, Event::Restore { proxy, run: number });
     }
 
     /// Ends a proxy as a kill does.
@@ -150,6 +157,32 @@ impl World {
             if self.calm { S } else { later },
             Event::StartProxy { proxy },
         );
+    }
+
+    /// Lets a proxy that has heard nothing start from what it has kept.
+    pub(crate) fn restore(&mut self, proxy: usize, run: u64) -> Result<(), Violation> {
+        let instant = self.nodes[proxy].clock.at(self.now);
+        let Some(kept) = self.nodes[proxy].kept.clone() else {
+            return Ok(());
+        };
+        let Some(run) = self.alive(proxy, run) else {
+            return Ok(());
+        };
+        if run.proxy.view().is_some() {
+            return Ok(());
+        }
+        if let Err(error) = run.proxy.restore(&kept, instant) {
+            return Err(Violation::new("D-10 what was kept can be used", error));
+        }
+        let (key, view) = (run.key.clone(), run.proxy.view());
+        let seen = run.proxy.endpoints(instant);
+        self.turn_to(format_args!("p{proxy} starts from {}", shown(view)));
+        self.judge.applied(&key, None, view, &seen)?;
+        // As if the session had failed: the next one resumes from there.
+        if let Some(wire) = self.nodes[proxy].wire() {
+            self.lose(proxy, wire);
+        }
+        Ok(())
     }
 
     /// Opens a connection and both streams.
@@ -304,6 +337,10 @@ impl World {
             let instant = node.clock.at(self.now);
             let seen = run.proxy.endpoints(instant);
             self.judge.applied(&run.key, before, view, &seen)?;
+            let kept = run.proxy.keep(instant);
+            if self.plan.keeps_views && self.random.percent(70) {
+                self.nodes[proxy].kept = kept;
+            }
             self.turn_to(format_args!("p{proxy} applies {}", shown(view)));
             let asked = self.session(proxy, wire).is_some_and(|s| s.asked.is_some());
             if !asked {
@@ -426,6 +463,9 @@ impl World {
                 run.serial += 1;
                 let serial = run.serial;
                 let chosen = (attempt.endpoint.clone(), attempt.generation);
+                let in_flight = (run.attempts.values())
+                    .filter(|other| (&other.endpoint, other.generation) == (&chosen.0, chosen.1))
+                    .count();
                 let (key, timeout) = (attempt.key.clone(), attempt.timeout);
                 let view = run.proxy.view();
                 let incarnation = run.key.clone();
@@ -436,7 +476,7 @@ impl World {
                     shown(view)
                 ));
                 self.judge
-                    .chosen(&incarnation, &chosen, &key, view, again)?;
+                    .chosen(&incarnation, &chosen, &key, view, again, in_flight)?;
                 let reply = self.settle(proxy, &chosen.0, &key, poison);
                 let lasts = match &reply {
                     Some(Reply::Timeout) => timeout.as_micros() as Time,
@@ -555,6 +595,8 @@ impl World {
             && let Some(trying) = run.attempts.get(&attempt)
         {
             trying.attempt.answered();
+            let proven = (run.key.clone(), trying.endpoint.clone(), trying.generation);
+            self.judge.answered_well(&proven.0, &proven.1, proven.2);
         }
     }
 
@@ -592,6 +634,10 @@ impl World {
                 trying.endpoint, trying.generation
             ),
         );
+        if outcome == v1::OutcomeClass::Success {
+            self.judge
+                .answered_well(&key, &trying.endpoint, trying.generation);
+        }
         self.judge
             .finished(&key, &trying.endpoint, trying.generation, class(outcome));
         let ok = matches!(

@@ -53,6 +53,7 @@ pub(crate) struct World {
     control_clock: Monotonic,
     /// By how much the wall has jumped, in seconds.
     wall_jump: i64,
+    jumped: u64,
     /// Whether jumps of the wall are carried out.
     pub(crate) wall_jumps: bool,
 }
@@ -62,6 +63,8 @@ pub(crate) struct World {
 pub(crate) struct End {
     pub(crate) digest: u64,
     pub(crate) events: u64,
+    /// How often the wall has jumped.
+    pub(crate) wall_jumps: u64,
     pub(crate) violation: Option<Violation>,
     pub(crate) trace: String,
 }
@@ -91,6 +94,7 @@ impl World {
             serial: 0,
             control_clock,
             wall_jump: 0,
+            jumped: 0,
             wall_jumps: true,
             now: 0,
             plan,
@@ -104,6 +108,7 @@ impl World {
         End {
             digest: self.trace.digest(),
             events: self.events,
+            wall_jumps: self.jumped,
             violation,
             trace: self.trace.tail(),
         }
@@ -175,6 +180,7 @@ impl World {
         let jump = self.random.within(0..20 * 365 * 86_400) as i64 - 10 * 365 * 86_400;
         if self.wall_jumps {
             self.wall_jump = jump;
+            self.jumped += 1;
         }
     }
 

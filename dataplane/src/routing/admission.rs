@@ -55,7 +55,8 @@ impl Entry {
         party: Party,
     ) -> Result<Admission, Reason> {
         let mark = self.live.mark();
-        let cap = (!self.live.proven()).then_some(policy.unproven_concurrency);
+        let is_proven = self.live.proven() || seeded(Bug::UnprovenUnlimited);
+        let cap = (!is_proven).then_some(policy.unproven_concurrency);
         let limit = match mark.block {
             Block::Clear => cap.map_or(Limit::None, Limit::Unproven),
             Block::Paused { cause, until } => match left(until, now) {

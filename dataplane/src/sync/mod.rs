@@ -157,7 +157,7 @@ impl Client {
     }
 
     /// Serves from what an earlier process kept.
-    fn restore(&self, kept: Kept, replica: &mut Replica) {
+    pub(crate) fn restore(&self, kept: Kept, replica: &mut Replica) {
         let (view, age) = (kept.view, kept.age);
         let update = replica.restore(kept);
         let endpoints = update.endpoints.len();

@@ -42,8 +42,8 @@ impl Contents {
         table: &Table,
         registry_id: &str,
         confirmed: SystemTime,
+        now: Instant,
     ) -> Self {
-        let now = Instant::now();
         let since_epoch = confirmed.duration_since(UNIX_EPOCH).unwrap_or_default();
         let endpoints = table.by_name().map(|entry| endpoint(&entry.routed, now));
         Self {
@@ -84,10 +84,10 @@ impl Contents {
     }
 
     /// Returns the view, whole or not at all.
-    pub(super) fn into_kept(self) -> Result<Kept, Error> {
+    pub(super) fn into_kept(self, now: Instant) -> Result<Kept, Error> {
         let clocks = Clocks {
             clock_ms: self.snapshot.clock_ms,
-            received: Instant::now(),
+            received: now,
         };
         let endpoints = (self.snapshot.endpoints.into_iter())
             .map(|endpoint| convert::routed(endpoint, clocks).map(Arc::new))

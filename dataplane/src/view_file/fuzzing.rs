@@ -1,6 +1,10 @@
 //! What must hold of the kept view for any bytes; see [`crate::fuzzing::view_file`].
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use prost::Message;
 use qcc_proto::v1::{
@@ -85,7 +89,13 @@ fn written(kept: Kept) -> (String, Vec<u8>) {
         endpoints.values(),
         None,
     );
-    let contents = Contents::of(CLUSTER, &table, &kept.registry_id, SystemTime::UNIX_EPOCH);
+    let contents = Contents::of(
+        CLUSTER,
+        &table,
+        &kept.registry_id,
+        SystemTime::UNIX_EPOCH,
+        Instant::now(),
+    );
     (kept.registry_id, contents.encode().to_vec())
 }
 

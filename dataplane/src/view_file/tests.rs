@@ -296,7 +296,7 @@ proptest! {
     #[test]
     fn contents_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         if let Ok(contents) = Contents::decode(&bytes) {
-            let _ = contents.into_kept();
+            let _ = contents.into_kept(Instant::now());
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use qcc_control::registry::{
-    AdminState, Clock, Endpoint, EndpointName, Health, OutcomeClass, Snapshot, View,
+    AdminState, ApiKey, Cause, Clock, Endpoint, EndpointName, Health, OutcomeClass, Snapshot, View,
 };
 
 use super::{
@@ -136,9 +136,12 @@ impl Judge {
                         );
                     }
                     self.endpoint_moved(was, is, asked, clock)?;
-                    fell += u64::from(
-                        was.health.incident().is_none() && is.health.incident().is_some(),
-                    );
+                    let out = is.health.incident().is_some();
+                    // A key that waits takes over from one that is rejected, in one turn.
+                    let mut news = self.news_about(was);
+                    let rejected = news.any(|(class, _)| class == OutcomeClass::Auth);
+                    let replaced = was.staged.is_some() && is.staged.is_none() && rejected;
+                    fell += u64::from(was.health.incident().is_none() && (out || replaced));
                 }
                 None => {
                     if !is_operators(asked, name) {
@@ -226,10 +229,16 @@ impl Judge {
         let name = &is.spec.name;
         let operator = is_operators(asked, name);
         if operator {
+            self.is_not_lost(was, is, asked)?;
             if is.generation != was.generation {
                 self.drawn_anew(is)?;
             }
             return Ok(());
+        }
+        if let Some(staged) = &was.staged
+            && is.staged.is_none()
+        {
+            return self.took_over(was, is, &staged.key, asked, clock);
         }
         if was.spec.admin_state != is.spec.admin_state || was.spec != is.spec {
             return Err(Violation::new(
@@ -273,6 +282,67 @@ impl Judge {
         }
         self.is_lifted(was, is, verdict.as_ref())?;
         self.is_shortened(was, is, verdict.as_ref())
+    }
+
+    /// Judges that an operator who has read something changes that, and nothing newer.
+    fn is_not_lost(&self, was: &Endpoint, is: &Endpoint, asked: &[Asked]) -> Result<(), Violation> {
+        let expected = asked.iter().find_map(|asked| match asked {
+            Asked::Operator { etag, .. } => etag.as_ref(),
+            _ => None,
+        });
+        if expected.is_some_and(|etag| *etag != was.etag()) && was.etag() != is.etag() {
+            return Err(Violation::new(
+                "I-1 no update is lost",
+                format!(
+                    "`{}` was at {}, not at {expected:?}",
+                    is.spec.name,
+                    was.etag()
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Judges that a key that waited takes over for a reason.
+    fn took_over(
+        &self,
+        was: &Endpoint,
+        is: &Endpoint,
+        key: &ApiKey,
+        asked: &[Asked],
+        clock: Clock,
+    ) -> Result<(), Violation> {
+        let name = &is.spec.name;
+        let verdict = self.verdict(asked, was);
+        let proven = verdict.as_ref().is_some_and(|verdict| verdict.passed);
+        let rejected = was.health.cause() == Some(Cause::Auth)
+            || self
+                .news_about(was)
+                .any(|(class, _)| class == OutcomeClass::Auth)
+            || verdict.as_ref().is_some_and(|verdict| {
+                let present = was.spec.api_key.as_ref().map(|key| key.expose());
+                verdict.class == OutcomeClass::Auth && verdict.key.as_deref() == present
+            });
+        let overdue = was
+            .staged
+            .as_ref()
+            .is_some_and(|staged| staged.until <= clock);
+        if !proven && !rejected && !overdue {
+            return Err(Violation::new(
+                "R-3 a new key takes over when it is proven, or nothing is left to lose",
+                format!("`{name}` has it already"),
+            ));
+        }
+        if is.spec.api_key.as_ref() != Some(key) || is.generation <= was.generation {
+            return Err(Violation::new(
+                "R-3 a new key begins a generation",
+                format!("`{name}` in generation {}", is.generation.0),
+            ));
+        }
+        if let Some(verdict) = &verdict {
+            is_in_its_generation(verdict, was)?;
+        }
+        self.drawn_anew(is)
     }
 
     /// Judges that a fall has a reason that concerns this generation.
@@ -390,6 +460,8 @@ impl Judge {
             } if *endpoint == was.spec.name => Some(Verdict {
                 id: *id,
                 passed: verdict.passed,
+                class: verdict.facts.outcome,
+                key: check.as_ref().map(|check| check.key.clone()),
                 generation: check.as_ref().map(|check| check.generation),
                 given_up: check.as_ref().is_none_or(|check| check.given_up),
                 begun: check.as_ref().map_or(0, |check| check.turn),
@@ -401,15 +473,7 @@ impl Judge {
     /// Judges that a verdict that changes something may do so.
     fn verdict_counts(&self, verdict: &Verdict, was: &Endpoint) -> Result<(), Violation> {
         let name = &was.spec.name;
-        if verdict.generation != Some(was.generation.0) || verdict.given_up {
-            return Err(Violation::new(
-                "R-15 a verdict counts in its generation only",
-                format!(
-                    "check {} of `{name}` was of {:?}, which is in {}",
-                    verdict.id, verdict.generation, was.generation.0
-                ),
-            ));
-        }
+        is_in_its_generation(verdict, was)?;
         let key = (name.to_string(), was.generation.0);
         let failed = self.doubts.failed.get(&key).copied().unwrap_or_default();
         if verdict.passed && failed > verdict.begun {
@@ -447,10 +511,29 @@ impl Judge {
 struct Verdict {
     id: u64,
     passed: bool,
+    class: OutcomeClass,
+    /// What it asked with.
+    key: Option<String>,
     generation: Option<u64>,
     given_up: bool,
     /// The turn in which it began.
     begun: u64,
+}
+
+/// Judges that a verdict is about the present generation. What failed with a key that
+/// goes says nothing of the one that comes.
+fn is_in_its_generation(verdict: &Verdict, was: &Endpoint) -> Result<(), Violation> {
+    let name = &was.spec.name;
+    if verdict.generation != Some(was.generation.0) || verdict.given_up {
+        return Err(Violation::new(
+            "R-15 a verdict counts in its generation only",
+            format!(
+                "check {} of `{name}` was of {:?}, which is in {}",
+                verdict.id, verdict.generation, was.generation.0
+            ),
+        ));
+    }
+    Ok(())
 }
 
 fn is_operators(asked: &[Asked], name: &EndpointName) -> bool {
@@ -460,8 +543,12 @@ fn is_operators(asked: &[Asked], name: &EndpointName) -> bool {
     })
 }
 
-/// Returns whether a start has found an endpoint as it was kept.
+/// Returns whether a start has found an endpoint as it was kept. A key whose time is up
+/// takes over in the first turn.
 fn is_kept(kept: &Endpoint, found: &Endpoint) -> bool {
+    if kept.staged.is_some() && found.staged.is_none() {
+        return found.generation > kept.generation;
+    }
     kept.spec == found.spec
         && kept.generation == found.generation
         && kept.health == found.health

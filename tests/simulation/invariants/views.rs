@@ -16,7 +16,12 @@ pub(super) struct Chosen {
     /// Endpoints and generations that have asked a run of a proxy for a pause, which the
     /// fleet has not lifted since.
     paused: BTreeSet<(ProxyKey, String, u64)>,
+    /// Endpoints and generations that have answered a run of a proxy well.
+    proven: BTreeSet<(ProxyKey, String, u64)>,
 }
+
+/// Attempts at a time at an endpoint that has not yet answered well.
+const UNPROVEN_MAX: usize = 4;
 
 impl Chosen {
     pub(super) fn rejected(&mut self, proxy: &ProxyKey, endpoint: &str, generation: u64) {
@@ -27,6 +32,10 @@ impl Chosen {
     pub(super) fn asked_to_wait(&mut self, proxy: &ProxyKey, endpoint: &str, generation: u64) {
         self.paused
             .insert((proxy.clone(), endpoint.to_owned(), generation));
+    }
+
+    fn is_proven(&self, known: &(ProxyKey, String, u64)) -> bool {
+        self.proven.contains(known)
     }
 
     /// Returns whether a run of a proxy may stay away for as long as it was asked to.
@@ -114,6 +123,10 @@ impl Judge {
         }
         let was = before.and_then(|before| self.history.get(&of_wire(before)));
         for (name, is) in &truth.endpoints {
+            if is.proven {
+                let known = (proxy.clone(), name.to_string(), is.generation.0);
+                self.chosen.proven.insert(known);
+            }
             let was = was.and_then(|was| was.endpoints.get(name));
             let paused = was.is_some_and(|was| matches!(was.health, Health::Degraded { .. }));
             if paused && matches!(is.health, Health::Healthy { .. }) {
@@ -124,6 +137,12 @@ impl Judge {
         Ok(())
     }
 
+    /// Notes that an endpoint has answered a run of a proxy well.
+    pub(crate) fn answered_well(&mut self, proxy: &ProxyKey, endpoint: &str, generation: u64) {
+        let known = (proxy.clone(), endpoint.to_owned(), generation);
+        self.chosen.proven.insert(known);
+    }
+
     /// Judges a choice.
     pub(crate) fn chosen(
         &mut self,
@@ -132,6 +151,7 @@ impl Judge {
         key: &str,
         view: Option<v1::View>,
         again: bool,
+        in_flight: usize,
     ) -> Result<(), Violation> {
         let known = (proxy.clone(), name.clone(), *generation);
         if self.chosen.rejected.contains(&known) {
@@ -165,6 +185,16 @@ impl Judge {
                 format!(
                     "{} chooses `{name}` in generation {generation}; the view says {:?}, {:?}, generation {}",
                     proxy.id, endpoint.spec.admin_state, endpoint.health, endpoint.generation.0
+                ),
+            ));
+        }
+        let is_proven = endpoint.proven || self.chosen.is_proven(&known);
+        if !is_proven && in_flight >= UNPROVEN_MAX {
+            return Err(Violation::new(
+                "unproven: few find out about an endpoint that nobody has proven",
+                format!(
+                    "{} has {in_flight} at `{name}` and begins one more",
+                    proxy.id
                 ),
             ));
         }
