@@ -174,6 +174,14 @@ async fn events_tell_the_story_of_an_incident() {
         .await
         .expect_code(0);
     assert_eq!(only.stdout.lines().count(), 1, "{only:?}");
+    let tune = ["clusters", "update", "default", "--max-failures", "5"];
+    testbed.ctl(&tune).await.expect_code(0);
+    let tuned = testbed.ctl(&["events", "--kind", "cluster_updated", "--limit", "1"]);
+    let tuned = tuned.await.expect_code(0).stdout;
+    assert!(
+        tuned.contains("   cluster_updated   cluster default   policy, by "),
+        "{tuned}"
+    );
     let never = testbed
         .ctl(&["events", "--since", "2200-01-01T00:00:00Z"])
         .await;

@@ -136,9 +136,11 @@ fn details(event: &v1::Event) -> String {
     parts.extend(fields.map(|field| text::clean(field)));
     parts.extend(by(event));
     parts.push(result(event));
-    let more = event.count.saturating_sub(1);
     let mut line = parts.join(", ");
-    if more > 0 {
+    let more = event.count.saturating_sub(1);
+    // One act upon many has named how many.
+    let at_once = event.endpoint.is_empty() && event.time == event.last_time;
+    if more > 0 && !at_once {
         let since = text::moment(event.time.as_ref());
         line.push_str(&format!(" (+{more} more since {since})"));
     }
@@ -329,6 +331,31 @@ mod tests {
         assert!(lines[1].ends_with(" (+57 more since 1970-01-01T00:00:00.005Z)"));
         // What it continues was not shown: it stands for itself.
         assert!(!super::tests::lines(&[more])[0].contains("..."));
+    }
+
+    #[test]
+    fn one_act_upon_many_is_one_line_that_counts_them_once() {
+        let created = v1::Event {
+            kind: EventKind::EndpointCreated.into(),
+            endpoint: String::new(),
+            cluster: String::new(),
+            generation: 0,
+            cause: 0,
+            evidence: None,
+            endpoints: vec!["a".to_owned(), "b".to_owned()],
+            endpoint_count: 500,
+            count: 500,
+            last_time: at(0),
+            operator: "eva@desk".to_owned(),
+            ..ejected()
+        };
+        assert_eq!(
+            lines(&[created]),
+            [
+                "1970-01-01T00:00:00.005Z   created   -   500 endpoints: a b and 498 more, \
+              by eva@desk, in view 1.42"
+            ]
+        );
     }
 
     #[test]

@@ -48,6 +48,10 @@ impl Registry {
     ) {
         let mut event = Event::new(kind, turn.now, turn.view);
         event.cluster = Some(name.clone());
+        if kind == EventKind::ClusterUpdated {
+            // There is nothing else in a cluster that could have changed.
+            event.fields = vec!["policy".into()];
+        }
         self.log_act(event);
     }
 
