@@ -206,7 +206,7 @@ impl Watcher {
     /// Returns the messages that lead to the present state; a bookmark if the data
     /// plane has been told of it.
     pub fn messages(&mut self) -> Vec<Bytes> {
-        self.follower.next().to_vec()
+        self.follower.next()
     }
 
     /// Whether there is more to say than a bookmark.

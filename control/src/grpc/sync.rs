@@ -3,21 +3,30 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::stream::unfold;
 use qcc_proto::{
     encoded::{HealthSyncService, HealthSyncServiceServer},
     v1,
 };
+use tokio::{
+    sync::watch,
+    time::{Instant, Sleep, sleep},
+};
 use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     Api, convert,
     error::{invalid, status},
     reports,
-    updates::{Follower, Updates, members, policy, routed},
+    updates::{Follower, Place, Updates, members, policy, routed},
     validate,
 };
-use crate::registry::{ClusterName, ProxyKey, Receipt, View};
+use crate::{
+    actor::Lease,
+    registry::{ClusterName, ProxyKey, Receipt, View},
+};
 
 /// A data plane that hears nothing for three of these opens a new stream.
 const BOOKMARK: Duration = Duration::from_secs(5);
@@ -51,16 +60,18 @@ impl HealthSyncService for Sync {
         let follower = Follower::new(self.updates.clone(), &request, cluster.clone());
         self.introduce(&key, request.proxy, Some(&cluster));
         let (lease, _, _) = self.api.handle.connect(key.clone()).await?;
-        let (messages, stream) = tokio::sync::mpsc::channel(1);
-        let sync = self.clone();
-        tokio::spawn(async move {
-            let _lease = lease;
-            let _stream = OpenStream::new(&sync.api, &key);
-            sync.send_updates(follower, &messages).await;
-        });
-        Ok(Response::new(Box::pin(
-            tokio_stream::wrappers::ReceiverStream::new(stream),
-        )))
+        let watch = Watch {
+            messages: Vec::new().into_iter(),
+            place: None,
+            newest: self.api.feed.subscribe(),
+            follower,
+            bookmark: Box::pin(sleep(BOOKMARK)),
+            said: None,
+            stop: self.api.stop.clone(),
+            _stream: OpenStream::new(&self.api, &key),
+            _lease: lease,
+        };
+        Ok(Response::new(Box::pin(unfold(Some(watch), Watch::step))))
     }
 
     async fn get_snapshot(
@@ -87,26 +98,15 @@ impl HealthSyncService for Sync {
         &self,
         request: Request<Streaming<v1::StreamReportsRequest>>,
     ) -> Result<Response<Self::StreamReportsStream>, Status> {
-        let mut requests = request.into_inner();
-        let (answers, stream) = tokio::sync::mpsc::channel(1);
-        let sync = self.clone();
-        tokio::spawn(async move {
-            let take = sync.take_reports(&mut requests, &answers);
-            let result = tokio::select! {
-                result = take => result,
-                () = answers.closed() => return,
-                () = sync.api.stop.cancelled() => {
-                    Err(status(Code::Unavailable, "the control plane is stopping", "STOPPING", &[]))
-                }
-            };
-            if let Err(status) = result {
-                // Whoever reported may have gone away meanwhile.
-                let _ = answers.send(Err(status)).await;
-            }
-        });
-        Ok(Response::new(Box::pin(
-            tokio_stream::wrappers::ReceiverStream::new(stream),
-        )))
+        let reports = Reports {
+            sync: self.clone(),
+            requests: request.into_inner(),
+            speaker: None,
+        };
+        Ok(Response::new(Box::pin(unfold(
+            Some(reports),
+            Reports::step,
+        ))))
     }
 
     async fn report_outcomes(
@@ -137,68 +137,17 @@ impl HealthSyncService for Sync {
 }
 
 impl Sync {
-    /// Sends the state and every change of it until the stream ends.
-    async fn send_updates(
-        &self,
-        mut follower: Follower,
-        messages: &tokio::sync::mpsc::Sender<Result<Bytes, Status>>,
-    ) {
-        let mut newest = self.api.feed.subscribe();
-        loop {
-            newest.mark_unchanged();
-            for message in follower.next().iter() {
-                if messages.send(Ok(message.clone())).await.is_err() {
-                    return;
-                }
-            }
-            tokio::select! {
-                changed = newest.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(BOOKMARK) => {}
-                () = messages.closed() => return,
-                () = self.api.stop.cancelled() => {
-                    let status =
-                        status(Code::Unavailable, "the control plane is stopping", "STOPPING", &[]);
-                    let _ = messages.send(Err(status)).await;
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Takes batches until the data plane ends its stream.
-    async fn take_reports(
-        &self,
-        requests: &mut Streaming<v1::StreamReportsRequest>,
-        answers: &tokio::sync::mpsc::Sender<Result<v1::StreamReportsResponse, Status>>,
-    ) -> Result<(), Status> {
-        let Some(first) = requests.next().await else {
-            return Ok(());
-        };
-        let first = first?;
-        let key = reports::proxy(first.proxy.as_ref())?;
-        self.introduce(&key, first.proxy, None);
-        let (_lease, receipt, view) = self.api.handle.connect(key.clone()).await?;
-        let mut hearing = Hearing::new(receipt, view);
-        let _stream = OpenStream::new(&self.api, &key);
-        let mut batch = first.batch;
-        loop {
-            if let Some(batch) = batch {
-                if is_sign_of_life(&batch) {
-                    let receipt = hearing.sign_of_life(self.api.feed.snapshot().view);
-                    self.heard(&key, batch.applied_view, receipt);
-                } else {
-                    let (receipt, view) = self.apply(&key, batch).await?;
-                    hearing.applied(receipt, view);
-                }
-            }
-            if answers.send(Ok(hearing.answer())).await.is_err() {
-                return Ok(());
-            }
-            match requests.next().await {
-                Some(request) => batch = request?.batch,
-                None => return Ok(()),
-            }
-        }
+    /// Gets to know who reports.
+    async fn meet(&self, identity: Option<v1::ProxyIdentity>) -> Result<Speaker, Status> {
+        let key = reports::proxy(identity.as_ref())?;
+        self.introduce(&key, identity, None);
+        let (lease, receipt, view) = self.api.handle.connect(key.clone()).await?;
+        Ok(Speaker {
+            hearing: Hearing::new(receipt, view),
+            _stream: OpenStream::new(&self.api, &key),
+            _lease: lease,
+            key,
+        })
     }
 
     async fn apply(
@@ -247,6 +196,145 @@ impl Sync {
             }
         });
     }
+}
+
+/// A data plane's stream of updates. The transport asks it for the next one, so there
+/// is no task and no queue between the [`Feed`](crate::feed::Feed) and the connection.
+struct Watch {
+    /// What is still to be sent of the last step.
+    messages: std::vec::IntoIter<Bytes>,
+    /// Held while a snapshot goes out.
+    place: Option<Place>,
+    newest: watch::Receiver<View>,
+    follower: Follower,
+    /// Ends when it is worth a look whether a bookmark is due.
+    bookmark: Pin<Box<Sleep>>,
+    /// When something was last said; nothing for a stream that is to begin.
+    said: Option<Instant>,
+    stop: CancellationToken,
+    _stream: OpenStream,
+    _lease: Lease,
+}
+
+impl Watch {
+    /// Returns the next message, and what comes after it.
+    async fn step(watch: Option<Self>) -> Option<(Result<Bytes, Status>, Option<Self>)> {
+        let mut watch = watch?;
+        match watch.next().await {
+            Ok(message) => Some((Ok(message), Some(watch))),
+            Err(status) => Some((Err(status), None)),
+        }
+    }
+
+    async fn next(&mut self) -> Result<Bytes, Status> {
+        loop {
+            if let Some(message) = self.messages.next() {
+                return Ok(message);
+            }
+            self.place = None;
+            if let Some(said) = self.said {
+                self.news(said + BOOKMARK).await?;
+            }
+            self.newest.mark_unchanged();
+            if self.follower.needs_chunks() {
+                tokio::select! {
+                    place = self.follower.place() => self.place = Some(place),
+                    () = self.stop.cancelled() => return Err(stopping()),
+                }
+            }
+            self.messages = self.follower.next().into_iter();
+            self.said = Some(Instant::now());
+        }
+    }
+
+    /// Waits for a new view, or until a bookmark is `due`.
+    async fn news(&mut self, due: Instant) -> Result<(), Status> {
+        loop {
+            tokio::select! {
+                biased;
+                changed = self.newest.changed() => return changed.map_err(|_| stopping()),
+                () = self.stop.cancelled() => return Err(stopping()),
+                () = &mut self.bookmark => {
+                    // It is set again only here: an update need not touch a timer.
+                    let is_due = due <= Instant::now();
+                    let next = if is_due { Instant::now() + BOOKMARK } else { due };
+                    self.bookmark.as_mut().reset(next);
+                    if is_due {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A data plane's stream of reports: for each question one answer.
+struct Reports {
+    sync: Sync,
+    requests: Streaming<v1::StreamReportsRequest>,
+    /// Known once it has spoken.
+    speaker: Option<Speaker>,
+}
+
+/// Who reports.
+struct Speaker {
+    key: ProxyKey,
+    hearing: Hearing,
+    _stream: OpenStream,
+    _lease: Lease,
+}
+
+impl Reports {
+    /// Returns the next answer, and what comes after it.
+    async fn step(
+        reports: Option<Self>,
+    ) -> Option<(Result<v1::StreamReportsResponse, Status>, Option<Self>)> {
+        let mut reports = reports?;
+        let stop = reports.sync.api.stop.clone();
+        let answer = tokio::select! {
+            biased;
+            answer = reports.next() => answer,
+            () = stop.cancelled() => Err(stopping()),
+        };
+        match answer {
+            Ok(None) => None,
+            Ok(Some(answer)) => Some((Ok(answer), Some(reports))),
+            Err(status) => Some((Err(status), None)),
+        }
+    }
+
+    /// Takes the next batch. `None`: the data plane has ended its stream.
+    async fn next(&mut self) -> Result<Option<v1::StreamReportsResponse>, Status> {
+        let Some(request) = self.requests.next().await else {
+            return Ok(None);
+        };
+        let request = request?;
+        let sync = &self.sync;
+        let speaker = match &mut self.speaker {
+            Some(speaker) => speaker,
+            unknown => unknown.insert(sync.meet(request.proxy).await?),
+        };
+        let Speaker { key, hearing, .. } = speaker;
+        if let Some(batch) = request.batch {
+            if is_sign_of_life(&batch) {
+                let receipt = hearing.sign_of_life(sync.api.feed.snapshot().view);
+                sync.heard(key, batch.applied_view, receipt);
+            } else {
+                let (receipt, view) = sync.apply(key, batch).await?;
+                hearing.applied(receipt, view);
+            }
+        }
+        Ok(Some(hearing.answer()))
+    }
+}
+
+fn stopping() -> Status {
+    status(
+        Code::Unavailable,
+        "the control plane is stopping",
+        "STOPPING",
+        &[],
+    )
 }
 
 /// What a data plane has been told, or is about to be, of its reports.

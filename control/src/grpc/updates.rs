@@ -2,15 +2,24 @@
 //!
 //! An update is encoded once and shared by all streams that stand at the same view;
 //! those that have fallen behind by several views share one update that spans them.
+//!
+//! Large snapshots go out to a few data planes at a time: when all come back at once,
+//! the first are done early, nobody's buffers pile up, and an operator's call waits for
+//! a few chunks, not for a thousand.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
+    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use bytes::Bytes;
 use qcc_proto::{encoded::encode, v1};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::timeout,
+};
 
 use super::{convert, reports};
 use crate::{
@@ -28,19 +37,34 @@ const REUSE: Duration = Duration::from_millis(500);
 /// Deltas that are kept for other streams: those of one burst.
 const DELTAS_MAX: usize = 32;
 
+/// Data planes to which snapshots of several chunks go out at the same time.
+const PLACES: usize = 16;
+
+/// How long one of them keeps the others waiting, at most, if it takes its chunks slowly.
+const PLACE_MAX: Duration = Duration::from_millis(100);
+
 /// Updates for the data planes of all clusters.
 #[derive(Debug)]
 pub(super) struct Updates {
     feed: Arc<Feed>,
     snapshots: Mutex<BTreeMap<ClusterName, EncodedSnapshot>>,
-    deltas: Mutex<BTreeMap<Way, (Clock, Bytes)>>,
+    /// The newest last.
+    deltas: Mutex<VecDeque<EncodedDelta>>,
+    places: Arc<Semaphore>,
 }
 
-/// Where a delta leads to and comes from, and of which cluster it is.
-type Way = (View, View, ClusterName);
+/// A delta's bytes.
+#[derive(Debug)]
+struct EncodedDelta {
+    from: View,
+    to: View,
+    cluster: ClusterName,
+    made: Clock,
+    bytes: Bytes,
+}
 
 /// The chunks of a cluster's snapshot, of which view, and made when.
-type EncodedSnapshot = (View, Clock, Arc<[Bytes]>);
+type EncodedSnapshot = (View, Clock, Vec<Bytes>);
 
 /// Where one stream of updates stands.
 #[derive(Debug)]
@@ -48,6 +72,12 @@ pub(crate) struct Follower {
     updates: Arc<Updates>,
     cluster: ClusterName,
     position: Option<View>,
+}
+
+/// A place among those to whom snapshots go out; whoever drops it leaves it.
+#[derive(Debug)]
+pub(super) struct Place {
+    _leave: oneshot::Sender<Infallible>,
 }
 
 impl Follower {
@@ -72,17 +102,38 @@ impl Follower {
 
     /// Returns the messages that lead to the present state; a bookmark if it is known
     /// already.
-    pub(crate) fn next(&mut self) -> Arc<[Bytes]> {
+    pub(crate) fn next(&mut self) -> Vec<Bytes> {
         let snapshot = self.updates.feed.snapshot();
         let messages = self.updates.lead(&snapshot, &self.cluster, self.position);
         self.position = Some(snapshot.view);
         messages
     }
 
+    /// Whether what comes next may be a snapshot of several chunks.
+    pub(super) fn needs_chunks(&self) -> bool {
+        let snapshot = self.updates.feed.snapshot();
+        let is_far_behind = |from| {
+            from != snapshot.view && self.updates.delta(from, &snapshot, &self.cluster).is_none()
+        };
+        snapshot.endpoints.len() > ENDPOINTS_PER_CHUNK && self.position.is_none_or(is_far_behind)
+    }
+
     /// Whether there is more to say than a bookmark.
     #[cfg(feature = "simulation")]
     pub(crate) fn is_behind(&self) -> bool {
         self.position != Some(self.updates.feed.snapshot().view)
+    }
+
+    /// Waits for a place among those to whom snapshots go out.
+    pub(super) async fn place(&self) -> Place {
+        let place = self.updates.places.clone().acquire_owned().await;
+        let (leave, left) = oneshot::channel();
+        tokio::spawn(async move {
+            let _place = place;
+            // Whether it has left or was too slow: the next one's turn.
+            let _ = timeout(PLACE_MAX, left).await;
+        });
+        Place { _leave: leave }
     }
 }
 
@@ -92,6 +143,7 @@ impl Updates {
             feed,
             snapshots: Mutex::default(),
             deltas: Mutex::default(),
+            places: Arc::new(Semaphore::new(PLACES)),
         }
     }
 
@@ -101,23 +153,32 @@ impl Updates {
         snapshot: &Snapshot,
         cluster: &ClusterName,
         position: Option<View>,
-    ) -> Arc<[Bytes]> {
+    ) -> Vec<Bytes> {
         let Some(from) = position else {
             return self.snapshot(snapshot, cluster);
         };
-        match self.feed.since(from, snapshot.view) {
-            Since::Changed(_) if from == snapshot.view => Arc::new([self.bookmark(snapshot)]),
-            Since::Changed(changed) if changed.endpoints.len() <= ENDPOINTS_PER_CHUNK => {
-                Arc::new([self.delta(from, snapshot, cluster, &changed)])
-            }
-            // So much at once goes in chunks, as a snapshot does.
-            Since::Changed(_) => self.snapshot(snapshot, cluster),
-            // A view of the future belongs to a state that is gone: this one is the truth.
-            Since::TooOld | Since::Future => self.snapshot(snapshot, cluster),
+        if from == snapshot.view {
+            return vec![self.bookmark(snapshot)];
+        }
+        match self.delta(from, snapshot, cluster) {
+            Some(delta) => vec![delta],
+            None => self.snapshot(snapshot, cluster),
         }
     }
 
-    fn snapshot(&self, snapshot: &Snapshot, cluster: &ClusterName) -> Arc<[Bytes]> {
+    /// Returns what has changed between two views; nothing if only a snapshot can tell.
+    fn changes(&self, from: View, to: View) -> Option<Publication> {
+        match self.feed.since(from, to) {
+            // So much at once goes in chunks, as a snapshot does.
+            Since::Changed(changed) => {
+                Some(changed).filter(|changed| changed.endpoints.len() <= ENDPOINTS_PER_CHUNK)
+            }
+            // A view of the future belongs to a state that is gone: this one is the truth.
+            Since::TooOld | Since::Future => None,
+        }
+    }
+
+    fn snapshot(&self, snapshot: &Snapshot, cluster: &ClusterName) -> Vec<Bytes> {
         let mut cache = self
             .snapshots
             .lock()
@@ -134,27 +195,31 @@ impl Updates {
         chunks
     }
 
-    fn delta(
-        &self,
-        from: View,
-        snapshot: &Snapshot,
-        cluster: &ClusterName,
-        changed: &Publication,
-    ) -> Bytes {
-        let key = (snapshot.view, from, cluster.clone());
+    fn delta(&self, from: View, snapshot: &Snapshot, cluster: &ClusterName) -> Option<Bytes> {
+        let to = snapshot.view;
         let mut cache = self.deltas.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.now();
-        if let Some((made, bytes)) = cache.get(&key)
-            && now.since(*made) < REUSE
-        {
-            return bytes.clone();
+        let known = cache.iter().rev().find(|delta| {
+            (delta.to, delta.from) == (to, from)
+                && delta.cluster == *cluster
+                && now.since(delta.made) < REUSE
+        });
+        if let Some(delta) = known {
+            return Some(delta.bytes.clone());
         }
-        let bytes = encode_delta(from, snapshot, cluster, changed, now);
+        let changed = self.changes(from, to)?;
+        let bytes = encode_delta(from, snapshot, cluster, &changed, now);
         while cache.len() >= DELTAS_MAX {
-            cache.pop_first();
+            cache.pop_front();
         }
-        cache.insert(key, (now, bytes.clone()));
-        bytes
+        cache.push_back(EncodedDelta {
+            from,
+            to,
+            cluster: cluster.clone(),
+            made: now,
+            bytes: bytes.clone(),
+        });
+        Some(bytes)
     }
 
     fn bookmark(&self, snapshot: &Snapshot) -> Bytes {
@@ -171,7 +236,7 @@ impl Updates {
     }
 }
 
-fn encode_snapshot(snapshot: &Snapshot, cluster: &ClusterName, now: Clock) -> Arc<[Bytes]> {
+fn encode_snapshot(snapshot: &Snapshot, cluster: &ClusterName, now: Clock) -> Vec<Bytes> {
     let endpoints: Vec<_> = members(snapshot, cluster).collect();
     let chunks = endpoints.len().div_ceil(ENDPOINTS_PER_CHUNK).max(1);
     (0..chunks)
