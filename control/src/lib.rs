@@ -44,7 +44,11 @@ use std::{
     time::SystemTime,
 };
 
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::oneshot,
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -97,9 +101,7 @@ pub enum Error {
 /// Says what stands in the way; nothing was overwritten.
 pub async fn start(config: Config) -> Result<ControlPlane, Error> {
     // Bind first: an address in use is no reason to begin a new term.
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(|error| Error::Listen(config.listen, error))?;
+    let listener = listen(config.listen).map_err(|error| Error::Listen(config.listen, error))?;
     let address = listener
         .local_addr()
         .map_err(|error| Error::Listen(config.listen, error))?;
@@ -109,7 +111,15 @@ pub async fn start(config: Config) -> Result<ControlPlane, Error> {
         data_dir: config.data_dir,
         seal_key_file: config.seal_key_file,
     };
-    let (store, loaded) = Store::open(&options).map_err(Error::Store)?;
+    // It blocks. And what it takes on that thread to read the file is given back when the
+    // records have been read: the allocator keeps the memory of different threads apart.
+    let (options, opened) = tokio::task::spawn_blocking(|| {
+        let opened = Store::open(&options);
+        (options, opened)
+    })
+    .await
+    .unwrap_or_else(|died| std::panic::resume_unwind(died.into_panic()));
+    let (store, loaded) = opened.map_err(Error::Store)?;
     let term = loaded.term;
     let saved = records::load(loaded.records).map_err(Error::Records)?;
     let seed = seed().map_err(|error| Error::System("get random bytes", error))?;
@@ -205,6 +215,21 @@ impl ControlPlane {
         end.map_or(Ok(()), died)
     }
 }
+
+/// Binds as [`TcpListener::bind`] does, but with room for a fleet that comes at once.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Connections that wait to be accepted. The kernel may allow fewer; beyond that a
+/// client's first packet is lost, and comes again a second later.
+const BACKLOG: u32 = 4096;
 
 /// Returns what a new registry is made with.
 fn seed() -> io::Result<registry::Seed> {

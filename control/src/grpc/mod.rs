@@ -74,6 +74,10 @@ const CALL_MAX: Duration = Duration::from_secs(660);
 /// A pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Connections that are accepted before those that are there already get their turn:
+/// a call must not wait until a whole fleet has been greeted.
+const ACCEPTED_IN_A_ROW: u32 = 8;
+
 /// What every service needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
@@ -117,13 +121,21 @@ pub(crate) async fn serve(api: Api, listener: TcpListener) -> Result<(), tonic::
     let stop = api.stop.clone();
     // An update is one small packet: it must not wait for the last one's receipt.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let incoming = incoming.then(|accepted| async {
-        if let Err(error) = &accepted {
-            // Out of file descriptors, most likely: trying again at once would spin.
-            warn!(%error, "cannot accept a connection");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
+    let mut in_a_row = 0;
+    let incoming = incoming.then(move |accepted| {
+        in_a_row += 1;
+        let is_enough = in_a_row == ACCEPTED_IN_A_ROW;
+        in_a_row %= ACCEPTED_IN_A_ROW;
+        async move {
+            if let Err(error) = &accepted {
+                // Out of file descriptors, most likely: trying again at once would spin.
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            } else if is_enough {
+                tokio::task::yield_now().await;
+            }
+            accepted
         }
-        accepted
     });
     let pages = PlainLayer::new(Arc::new(api.clone()), &api.allowed_hosts);
     Server::builder()
