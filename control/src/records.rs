@@ -49,7 +49,9 @@ struct EndpointToStore<'a> {
 /// Names the record that cannot be read.
 pub fn load(records: Vec<Record>) -> Result<Saved, Error> {
     let mut saved = Saved::default();
-    for record in &records {
+    // One after the other is dropped: with the registry they would take twice the memory.
+    for record in records {
+        let record = &record;
         let name_error = |reason: String| error(record, reason);
         match record.table {
             Table::Meta => saved.meta = Some(parse(record)?),

@@ -22,6 +22,10 @@ use super::{Batch, Error, Record, Table, batch::Change, error::Flaw, seal::Seal}
 /// Format of the tables. A file with a greater one is left to newer versions.
 pub(super) const FORMAT: u64 = 1;
 
+/// Pages that redb keeps in memory. What is stored is in the registry as well and read
+/// from the file once; a commit needs the few pages on the way to its records.
+const CACHE_BYTES: usize = 1 << 20;
+
 /// First bytes of every redb file.
 const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 
@@ -97,7 +101,9 @@ impl Engine {
             file: FileBackend::new(file)?,
             failed: Arc::clone(&failed),
         };
-        let database = Database::builder().create_with_backend(file)?;
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(file)?;
         let engine = Self { database };
         engine.initialise(seal_key_id)?;
         drop(engine);
@@ -110,7 +116,7 @@ impl Engine {
 
     /// Opens the database in a file that was examined.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        match Database::open(path) {
+        match Database::builder().set_cache_size(CACHE_BYTES).open(path) {
             Ok(database) => Ok(Self { database }),
             Err(DatabaseError::DatabaseAlreadyOpen) => Err(Error::InUse { path: path.into() }),
             Err(error) => Err(Error::write(path, error.into())),
@@ -209,6 +215,7 @@ fn verify_and_read(image: Vec<u8>) -> Result<Contents, Flaw> {
         .map_err(Flaw::damaged)?;
     drop(image);
     let mut database = Database::builder()
+        .set_cache_size(CACHE_BYTES)
         .create_with_backend(backend)
         .map_err(Flaw::damaged)?;
     if !database.check_integrity().map_err(Flaw::damaged)? {
