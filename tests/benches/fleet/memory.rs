@@ -17,6 +17,7 @@ use crate::{
     child::{Process, Role, announce},
     figure::{Figure, Goal, compare},
     machine::{self, Cores},
+    scale,
     server::{Server, endpoints, store},
     stand_in::{Reports, StandIn},
 };
@@ -46,10 +47,7 @@ fn per_endpoint(cores: Cores) -> [Figure; 2] {
         let used = stores.each_ref().map(|data| {
             let control = Process::spawn(cores.measured, Role::Control(data.path().into()));
             runtime.block_on(async {
-                StandIn::connect(control.address(), 0)
-                    .await
-                    .snapshot()
-                    .await;
+                scale::whole_snapshot(control.address()).await;
             });
             control.memory()
         });

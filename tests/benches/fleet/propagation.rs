@@ -122,7 +122,7 @@ fn puts(watchers: usize) -> usize {
 
 fn rejections(proxies: usize) -> usize {
     if proxies > FAN_OUT {
-        REJECTIONS / 2
+        REJECTIONS / 4
     } else {
         REJECTIONS
     }

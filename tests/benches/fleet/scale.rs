@@ -95,7 +95,7 @@ async fn new_proxy(control: SocketAddr) -> Duration {
 }
 
 /// Takes all chunks of a snapshot, on a new connection.
-async fn whole_snapshot(server: SocketAddr) -> Vec<WatchSnapshotsResponse> {
+pub(crate) async fn whole_snapshot(server: SocketAddr) -> Vec<WatchSnapshotsResponse> {
     let mut watch = StandIn::connect(server, 0).await.watch().await;
     let mut chunks = Vec::new();
     loop {
