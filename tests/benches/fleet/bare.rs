@@ -5,6 +5,7 @@
 //! to whoever begins to watch, others to all who watch at each report.
 
 use std::{
+    io,
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -20,7 +21,7 @@ use qcc_proto::{
     },
 };
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     sync::mpsc::{UnboundedSender, unbounded_channel},
 };
 use tokio_stream::{Stream, StreamExt, wrappers::UnboundedReceiverStream};
@@ -50,9 +51,8 @@ impl Bare {
         opening: &[WatchSnapshotsResponse],
         update: Option<&WatchSnapshotsResponse>,
     ) -> Self {
-        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await;
         Self {
-            listener: listener.expect("there is a free port"),
+            listener: listen().expect("there is a free port"),
             service: Service {
                 opening: opening.iter().map(encode).collect(),
                 update: update.map(encode),
@@ -76,6 +76,14 @@ impl Bare {
             () = stop.cancelled() => {}
         }
     }
+}
+
+/// Binds with the room for waiting connections that the control plane has: where it
+/// overflows, the kernel resets some.
+fn listen() -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    socket.listen(4096)
 }
 
 impl Service {
