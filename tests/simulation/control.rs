@@ -6,17 +6,17 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::Message;
 use qcc_control::{
-    registry::{CheckId, EndpointName, ProxyKey, Seed},
-    simulation::{Ask, Control, Job, ReportStream, Said, Turned, Watcher, proxy as proxy_key},
+    registry::{CheckId, ProxyKey, Seed},
+    simulation::{Ask, Control, ReportStream, Said, Turned, Watcher, proxy as proxy_key},
 };
 use qcc_proto::v1;
 
 use crate::{
+    checks::Check,
     event::Event,
     invariants::{Asked, Violation},
     network::{Frame, Way, Wire},
     time::{MS, S, Time},
-    upstream::verdict,
     world::World,
 };
 
@@ -53,21 +53,9 @@ pub(crate) struct Connection {
     leases: Vec<ProxyKey>,
 }
 
-/// A check in flight.
-#[derive(Debug, Clone)]
-pub(crate) struct Check {
-    pub(crate) endpoint: EndpointName,
-    pub(crate) generation: u64,
-    pub(crate) given_up: bool,
-    /// The turn in which it began.
-    pub(crate) turn: u64,
-    /// What it asks with.
-    pub(crate) key: String,
-}
-
 /// Whom an answer goes to.
 #[derive(Debug, Clone, Copy)]
-enum Origin {
+pub(crate) enum Origin {
     /// A stream of views.
     Watch(Wire),
     /// A stream of reports that begins.
@@ -129,7 +117,7 @@ impl World {
         self.put(ask, origin)
     }
 
-    fn put(&mut self, ask: Ask, origin: Origin) -> bool {
+    pub(crate) fn put(&mut self, ask: Ask, origin: Origin) -> bool {
         let Some(life) = &mut self.life else {
             return false;
         };
@@ -500,87 +488,6 @@ impl World {
                 self.put(Ask::Disconnect(key), Origin::Nobody);
             }
         }
-    }
-
-    fn start_job(&mut self, job: Job) -> Result<(), Violation> {
-        let Some(life) = &mut self.life else {
-            return Ok(());
-        };
-        match job {
-            Job::Check(order) => {
-                let generation = life
-                    .control
-                    .snapshot()
-                    .endpoints
-                    .get(&order.endpoint)
-                    .map_or(0, |endpoint| endpoint.generation.0);
-                let twice = life
-                    .checks
-                    .values()
-                    .any(|check| check.endpoint == order.endpoint && !check.given_up);
-                if twice {
-                    return Err(Violation::new(
-                        "R-15 at most one check of an endpoint is in flight",
-                        format!("`{}` is checked again", order.endpoint),
-                    ));
-                }
-                let check = Check {
-                    endpoint: order.endpoint.clone(),
-                    generation,
-                    given_up: false,
-                    turn: self.judge.turns(),
-                    key: order
-                        .api_key
-                        .as_ref()
-                        .map_or("", |key| key.expose())
-                        .to_owned(),
-                };
-                life.checks.insert(order.id, check);
-                let number = life.number;
-                self.turn_to(format_args!(
-                    "check {} of {} begins",
-                    order.id, order.endpoint
-                ));
-                let lasts = self.random.span(5 * MS, 8 * S);
-                let check = order.id;
-                self.after(
-                    lasts,
-                    Event::Checked {
-                        life: number,
-                        check,
-                    },
-                );
-            }
-            Job::GiveUp(id) => {
-                if let Some(check) = life.checks.get_mut(&id) {
-                    check.given_up = true;
-                }
-                self.turn_to(format_args!("check {id} is given up"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends a check. One that was given up may have ended at the same moment.
-    pub(crate) fn checked(&mut self, number: u64, id: CheckId) {
-        let Some(life) = self.life.as_mut().filter(|life| life.number == number) else {
-            return;
-        };
-        let Some(check) = life.checks.get(&id).cloned() else {
-            return;
-        };
-        if check.given_up && self.random.percent(70) {
-            life.checks.remove(&id);
-            return;
-        }
-        let reply = if self.plan.checks_reach || self.calm {
-            let name = check.endpoint.as_str();
-            self.upstreams.reply(name, &check.key, &mut self.random)
-        } else {
-            qcc_dataplane::simulation::Reply::Refused
-        };
-        let verdict = verdict(&reply);
-        self.put(Ask::Verdict(check.endpoint, id, verdict), Origin::Nobody);
     }
 
     fn connection(&mut self, wire: Wire) -> Option<&mut Connection> {

@@ -31,7 +31,7 @@ use qcc_control::{
     simulation::{Ask, Said, Turned},
 };
 
-use crate::{control::Check, time::Time, trace::Trace};
+use crate::{checks::Check, time::Time, trace::Trace};
 use counts::Ledger;
 use turns::Doubts;
 use views::Chosen;

@@ -3,7 +3,8 @@
 //!
 //! - [`world`], [`event`]: what there is, and what can happen. [`plan`]: the mixture of a
 //!   run. [`random`], [`time`]: chance and clocks.
-//! - [`control`], [`proxy`]: the shells, in place of gRPC, HTTP and tasks.
+//! - [`control`], [`checks`], [`proxy`], [`requests`]: the shells, in place of gRPC, HTTP
+//!   and tasks.
 //! - [`network`], [`disk`], [`upstream`]: what they stand on. [`operator`], [`faults`]:
 //!   what happens to them.
 //! - [`invariants`]: what must hold. [`trace`]: what happened. [`bugs`]: mistakes made on
@@ -13,6 +14,7 @@
 //! of it.
 
 mod bugs;
+mod checks;
 mod control;
 mod disk;
 mod event;
@@ -23,6 +25,7 @@ mod operator;
 mod plan;
 mod proxy;
 mod random;
+mod requests;
 mod time;
 mod trace;
 mod upstream;

@@ -1,38 +1,34 @@
-//! A proxy's shell, as the simulation has it: connections, timers and client requests.
-//! What is decided is decided by the real one.
+//! A proxy's shell, as the simulation has it: its runs, connections and timers. What is
+//! decided is decided by the real one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message;
 use qcc_control::registry::{ProxyId, ProxyKey};
-use qcc_dataplane::simulation::{Attempt, Next, Proxy, Reply, Request};
+use qcc_dataplane::simulation::Proxy;
 use qcc_proto::v1;
 
 use crate::{
     event::Event,
     invariants::Violation,
     network::{Frame, Way, Wire},
+    requests::{Asking, Trying},
     time::{MS, Monotonic, S, Time},
-    trace::Trace,
-    upstream::{class, poisoned},
-    world::{SETTLING, SILENCE, World},
+    world::World,
 };
 
 /// A stream that is silent for so long is given up.
 const SILENCE_MAX: Time = 15 * S;
 
 /// A success waits so long for company.
-const FLUSH: Time = 100 * MS;
+pub(crate) const FLUSH: Time = 100 * MS;
 
 /// Without anything to report, a sign of life goes out this often.
 const HEARTBEAT: Time = 5 * S;
 
 /// How long a proxy that starts waits for a view before it takes the one it has kept.
 const START_PATIENCE: Time = 2 * S;
-
-/// How long a request waits for an endpoint.
-const PATIENCE: Time = 2 * S;
 
 /// A machine with a proxy on it.
 pub(crate) struct Node {
@@ -56,8 +52,8 @@ pub(crate) struct Run {
     pub(crate) proxy: Proxy,
     session: Option<Session>,
     /// When the session began, of one that is being opened too.
-    serial: u64,
-    requests: BTreeMap<u64, Asking>,
+    pub(crate) serial: u64,
+    pub(crate) requests: BTreeMap<u64, Asking>,
     pub(crate) attempts: BTreeMap<u64, Trying>,
 }
 
@@ -72,25 +68,6 @@ struct Session {
     asked: Option<Time>,
     report_at: Option<Time>,
     told: Option<v1::View>,
-}
-
-/// A client request under way.
-struct Asking {
-    request: Request,
-    poisoned: bool,
-    tried: BTreeSet<String>,
-    since: Time,
-}
-
-/// An attempt under way.
-pub(crate) struct Trying {
-    attempt: Attempt,
-    pub(crate) endpoint: String,
-    pub(crate) generation: u64,
-    request: u64,
-    /// What will come of it, if that is settled already.
-    reply: Option<Reply>,
-    key: String,
 }
 
 impl Node {
@@ -352,7 +329,7 @@ impl World {
     }
 
     /// Lets the reporter wake after a span, unless it wakes before.
-    fn plan_report(&mut self, proxy: usize, wait: Time) {
+    pub(crate) fn plan_report(&mut self, proxy: usize, wait: Time) {
         let at = self.now + wait;
         let Some(run) = self.nodes[proxy].run.as_mut() else {
             return;
@@ -405,263 +382,7 @@ impl World {
         Ok(())
     }
 
-    /// Begins a client request, and plans the next one.
-    pub(crate) fn client(&mut self, proxy: usize) -> Result<(), Violation> {
-        let end = self.plan.calm_at + SETTLING;
-        if self.now + SILENCE > end {
-            return Ok(());
-        }
-        let pace = self.plan.pace * if self.calm { 4 } else { 1 };
-        let next = self.random.within(pace / 2..pace * 2);
-        self.after(next, Event::Client { proxy });
-        self.begin(proxy)
-    }
-
-    /// Begins a client request.
-    pub(crate) fn begin(&mut self, proxy: usize) -> Result<(), Violation> {
-        let poisoned = self.random.percent(3);
-        let now = self.now;
-        let Some(run) = self.nodes[proxy].run.as_mut() else {
-            return Ok(());
-        };
-        let number = run.number;
-        let Some(request) = run.proxy.begin() else {
-            return Ok(());
-        };
-        run.serial += 1;
-        let serial = run.serial;
-        let asking = Asking {
-            request,
-            poisoned,
-            tried: BTreeSet::new(),
-            since: now,
-        };
-        run.requests.insert(serial, asking);
-        self.proceed(proxy, number, serial)
-    }
-
-    /// Lets a client request choose its next endpoint.
-    pub(crate) fn proceed(
-        &mut self,
-        proxy: usize,
-        run: u64,
-        request: u64,
-    ) -> Result<(), Violation> {
-        let now = self.now;
-        let instant = self.nodes[proxy].clock.at(now);
-        let Some(run) = self.alive(proxy, run) else {
-            return Ok(());
-        };
-        let number = run.number;
-        let Some(asking) = run.requests.get_mut(&request) else {
-            return Ok(());
-        };
-        match asking.request.next(instant) {
-            Next::Attempt(attempt) => {
-                let again = !asking.tried.insert(attempt.endpoint.clone());
-                let poison = asking.poisoned;
-                run.serial += 1;
-                let serial = run.serial;
-                let chosen = (attempt.endpoint.clone(), attempt.generation);
-                let in_flight = (run.attempts.values())
-                    .filter(|other| (&other.endpoint, other.generation) == (&chosen.0, chosen.1))
-                    .count();
-                let (key, timeout) = (attempt.key.clone(), attempt.timeout);
-                let view = run.proxy.view();
-                let incarnation = run.key.clone();
-                self.note(format_args!(
-                    "p{proxy} tries {} in generation {} at {}",
-                    chosen.0,
-                    chosen.1,
-                    shown(view)
-                ));
-                self.judge
-                    .chosen(&incarnation, &chosen, &key, view, again, in_flight)?;
-                let reply = self.settle(proxy, &chosen.0, &key, poison);
-                let lasts = match &reply {
-                    Some(Reply::Timeout) => timeout.as_micros() as Time,
-                    Some(Reply::Refused) => self.random.span(MS, 5 * S),
-                    _ => self.random.span(10 * MS, 4 * S),
-                };
-                let long = self.random.percent(5);
-                let lasts = if long {
-                    lasts + self.random.span(S, 40 * S)
-                } else {
-                    lasts
-                };
-                let trying = Trying {
-                    attempt,
-                    endpoint: chosen.0,
-                    generation: chosen.1,
-                    request,
-                    reply: reply.clone(),
-                    key,
-                };
-                if let Some(run) = self.alive(proxy, number) {
-                    run.attempts.insert(serial, trying);
-                }
-                let (run, attempt) = (number, serial);
-                if matches!(&reply, Some(Reply::Head(status, _)) if status.is_success())
-                    || matches!(reply, Some(Reply::Broken))
-                {
-                    self.after(
-                        lasts / 3,
-                        Event::Head {
-                            proxy,
-                            run,
-                            attempt,
-                        },
-                    );
-                }
-                self.after(
-                    lasts,
-                    Event::Finish {
-                        proxy,
-                        run,
-                        attempt,
-                    },
-                );
-            }
-            Next::Wait(until) => {
-                if now - asking.since > PATIENCE {
-                    run.requests.remove(&request);
-                    return Ok(());
-                }
-                let until = until.map(|until| self.nodes[proxy].clock.when(until, now) + MS);
-                let at = until.unwrap_or(now + 500 * MS).max(now + MS);
-                let run = number;
-                self.at(
-                    at,
-                    Event::Proceed {
-                        proxy,
-                        run,
-                        request,
-                    },
-                );
-            }
-            Next::Exhausted | Next::Unavailable => {
-                run.requests.remove(&request);
-            }
-        }
-        Ok(())
-    }
-
-    /// Settles what comes of an attempt; `None` if that is decided at its end.
-    fn settle(&mut self, proxy: usize, name: &str, key: &str, poison: bool) -> Option<Reply> {
-        if !self.nodes[proxy].egress {
-            let refused = self.random.percent(70);
-            return Some(if refused {
-                Reply::Refused
-            } else {
-                Reply::Timeout
-            });
-        }
-        if poison {
-            return Some(poisoned());
-        }
-        if self.random.percent(40) {
-            return None;
-        }
-        Some(self.upstreams.reply(name, key, &mut self.random))
-    }
-
-    /// Lets requests that wait for an endpoint look again.
-    fn wake(&mut self, proxy: usize) {
-        let Some(run) = &self.nodes[proxy].run else {
-            return;
-        };
-        let number = run.number;
-        let busy: BTreeSet<u64> = run.attempts.values().map(|t| t.request).collect();
-        let waiting = run
-            .requests
-            .keys()
-            .filter(|request| !busy.contains(request));
-        for request in waiting.copied().collect::<Vec<_>>() {
-            let run = number;
-            self.after(
-                0,
-                Event::Proceed {
-                    proxy,
-                    run,
-                    request,
-                },
-            );
-        }
-    }
-
-    /// Lets an attempt have its head.
-    pub(crate) fn head(&mut self, proxy: usize, run: u64, attempt: u64) {
-        if let Some(run) = self.alive(proxy, run)
-            && let Some(trying) = run.attempts.get(&attempt)
-        {
-            trying.attempt.answered();
-            let proven = (run.key.clone(), trying.endpoint.clone(), trying.generation);
-            self.judge.answered_well(&proven.0, &proven.1, proven.2);
-        }
-    }
-
-    /// Ends an attempt.
-    pub(crate) fn finish(&mut self, proxy: usize, run: u64, attempt: u64) -> Result<(), Violation> {
-        let instant = self.nodes[proxy].clock.at(self.now);
-        let wall = self.wall();
-        let client_gone = self.random.percent(4);
-        let Some(alive) = self.alive(proxy, run) else {
-            return Ok(());
-        };
-        let Some(trying) = alive.attempts.remove(&attempt) else {
-            return Ok(());
-        };
-        let key = alive.key.clone();
-        if client_gone {
-            alive.requests.remove(&trying.request);
-            return Ok(()); // Dropped: nobody is blamed.
-        }
-        let reply = match trying.reply {
-            Some(reply) => reply,
-            None => self
-                .upstreams
-                .reply(&trying.endpoint, &trying.key, &mut self.random),
-        };
-        let outcome = trying.attempt.finish(&reply, instant, wall);
-        let bad = outcome != v1::OutcomeClass::Success;
-        let note = if bad { Trace::turn } else { Trace::note };
-        let now = self.now;
-        note(
-            &mut self.trace,
-            now,
-            format_args!(
-                "p{proxy} sees {outcome:?} of {} in generation {}",
-                trying.endpoint, trying.generation
-            ),
-        );
-        if outcome == v1::OutcomeClass::Success {
-            self.judge
-                .answered_well(&key, &trying.endpoint, trying.generation);
-        }
-        self.judge
-            .finished(&key, &trying.endpoint, trying.generation, class(outcome));
-        let ok = matches!(
-            outcome,
-            v1::OutcomeClass::Success | v1::OutcomeClass::Request | v1::OutcomeClass::StreamBroken
-        );
-        let request = trying.request;
-        if ok && let Some(alive) = self.alive(proxy, run) {
-            alive.requests.remove(&request);
-        }
-        let wait = if outcome == v1::OutcomeClass::Success {
-            self.random.within(0..FLUSH)
-        } else {
-            self.random.within(0..2 * MS)
-        };
-        self.plan_report(proxy, wait);
-        if !ok {
-            self.proceed(proxy, run, request)?;
-        }
-        self.wake(proxy);
-        Ok(())
-    }
-
-    fn alive(&mut self, proxy: usize, number: u64) -> Option<&mut Run> {
+    pub(crate) fn alive(&mut self, proxy: usize, number: u64) -> Option<&mut Run> {
         let run = self.nodes[proxy].run.as_mut();
         run.filter(|run| run.number == number)
     }
@@ -724,6 +445,6 @@ fn encode(message: &impl Message) -> Bytes {
     Bytes::from(message.encode_to_vec())
 }
 
-fn shown(view: Option<v1::View>) -> String {
+pub(crate) fn shown(view: Option<v1::View>) -> String {
     view.map_or_else(|| "nothing".to_owned(), |view| view.to_string())
 }
