@@ -94,6 +94,13 @@ pub enum Error {
     WriterDied,
 }
 
+/// Opens the store and reads everything that it holds.
+fn open(options: &store::Options) -> Result<(Store, u64, registry::Saved), Error> {
+    let (store, loaded) = Store::open(options).map_err(Error::Store)?;
+    let saved = records::load(loaded.records).map_err(Error::Records)?;
+    Ok((store, loaded.term, saved))
+}
+
 /// Opens the store, applies what was declared, and binds.
 ///
 /// # Errors
@@ -111,17 +118,15 @@ pub async fn start(config: Config) -> Result<ControlPlane, Error> {
         data_dir: config.data_dir,
         seal_key_file: config.seal_key_file,
     };
-    // It blocks. And what it takes on that thread to read the file is given back when the
-    // records have been read: the allocator keeps the memory of different threads apart.
+    // It blocks. And all on one thread, so that what the records give back is used again for
+    // what is made of them: the allocator keeps the memory of different threads apart.
     let (options, opened) = tokio::task::spawn_blocking(|| {
-        let opened = Store::open(&options);
+        let opened = open(&options);
         (options, opened)
     })
     .await
     .unwrap_or_else(|died| std::panic::resume_unwind(died.into_panic()));
-    let (store, loaded) = opened.map_err(Error::Store)?;
-    let term = loaded.term;
-    let saved = records::load(loaded.records).map_err(Error::Records)?;
+    let (store, term, saved) = opened?;
     let seed = seed().map_err(|error| Error::System("get random bytes", error))?;
     let (writer, handle, feed, jobs) = actor::new(store, term, saved, seed);
     let (ended, writer_end) = oneshot::channel();

@@ -1,7 +1,7 @@
 //! What the registry's state looks like in the store: one JSON record for each
 //! thing, readable in an emergency and open to added fields.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
@@ -62,7 +62,7 @@ pub fn load(records: Vec<Record>) -> Result<Saved, Error> {
             }
             Table::Endpoints => {
                 let name = EndpointName::try_from(record.key.as_str());
-                let name = name.map_err(|reason| name_error(reason.to_string()))?;
+                name.map_err(|reason| name_error(reason.to_string()))?;
                 let StoredEndpoint {
                     api_key,
                     staged_api_key,
@@ -71,8 +71,10 @@ pub fn load(records: Vec<Record>) -> Result<Saved, Error> {
                 if let (Some(staged), Some(key)) = (&mut endpoint.staged, staged_api_key) {
                     staged.key = ApiKey::new(key);
                 }
-                std::sync::Arc::make_mut(&mut endpoint.spec).api_key = api_key.map(ApiKey::new);
-                saved.endpoints.insert(name, endpoint);
+                Arc::make_mut(&mut endpoint.spec).api_key = api_key.map(ApiKey::new);
+                // One name serves as its key as well.
+                let name = endpoint.spec.name.clone();
+                saved.endpoints.insert(name, Arc::new(endpoint));
             }
             Table::Proxies => {
                 let (id, incarnation) = record

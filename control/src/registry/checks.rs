@@ -152,6 +152,13 @@ impl Endpoint {
         }
     }
 
+    /// Whether a check should be planned or under way, and is not.
+    pub(super) fn lacks_check(&self, policy: &Policy, now: Clock) -> bool {
+        self.checks.due.is_none()
+            && self.checks.running.is_none()
+            && (self.staged.is_some() || self.next_check(policy, now).is_some())
+    }
+
     /// Returns when the endpoint is to be checked with its present key.
     fn next_check(&self, policy: &Policy, now: Clock) -> Option<Clock> {
         let asks = self.check(policy).kind != CheckKind::None;

@@ -148,11 +148,7 @@ impl Registry {
                 .into_iter()
                 .map(|(name, c)| (name, Arc::new(c)))
                 .collect(),
-            endpoints: saved
-                .endpoints
-                .into_iter()
-                .map(|(name, e)| (name, Arc::new(e)))
-                .collect(),
+            endpoints: saved.endpoints,
             proxies: saved.proxies,
             connected: BTreeMap::new(),
             requests: Requests::new(saved.requests),
@@ -182,9 +178,11 @@ impl Registry {
             .filter_map(|endpoint| Some((endpoint.checks.due?, endpoint.spec.name.clone())))
             .collect();
         // A check that was in flight died with its process.
-        let idle = |endpoint: &&Arc<Endpoint>| endpoint.checks.due.is_none();
-        let idle = registry.endpoints.values().filter(idle);
-        let names: Vec<_> = idle.map(|endpoint| endpoint.spec.name.clone()).collect();
+        let lost = registry.endpoints.values().filter(|endpoint| {
+            let cluster = registry.clusters.get(&endpoint.spec.cluster);
+            cluster.is_some_and(|cluster| endpoint.lacks_check(&cluster.policy, turn.now.clock))
+        });
+        let names: Vec<_> = lost.map(|endpoint| endpoint.spec.name.clone()).collect();
         for name in names {
             registry.touch(&name, turn, |endpoint, policy, turn| {
                 endpoint.plan_check(policy, turn.now.clock);

@@ -314,7 +314,7 @@ pub(super) fn saved(registry: &Registry) -> Saved {
         if let (Some(read), Some(staged)) = (&mut read.staged, &endpoint.staged) {
             read.key = staged.key.clone();
         }
-        (name.clone(), read)
+        (name.clone(), Arc::new(read))
     };
     Saved {
         meta: Some(registry.meta.clone()),

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -91,7 +92,7 @@ pub struct Saved {
     /// Clusters.
     pub clusters: BTreeMap<ClusterName, Cluster>,
     /// Endpoints.
-    pub endpoints: BTreeMap<EndpointName, Endpoint>,
+    pub endpoints: OrdMap<EndpointName, Arc<Endpoint>>,
     /// Data planes.
     pub proxies: BTreeMap<ProxyKey, ProxyRecord>,
     /// Answered requests.

@@ -182,6 +182,21 @@ fn a_refused_check_is_told_and_counted() {
 }
 
 #[test]
+fn a_restart_writes_back_only_what_it_changes() {
+    let mut story = Story::healthy(&["a", "b"], &["p"]);
+    story.see("p", "b", OutcomeClass::Auth);
+    let _ = story.next_check(); // In flight when the process ends.
+    let mut restarted = Registry::new(2, saved(&story.registry), seed(), story.now);
+    restarted.advance(story.now);
+    let dirty = restarted.settle().dirty;
+    assert_eq!(dirty.endpoints, [name("b")].into());
+    assert!(
+        restarted.poll_timeout().is_some(),
+        "its check is planned again"
+    );
+}
+
+#[test]
 fn history_survives_a_restart() {
     let mut story = Story::healthy(&["a"], &["p"]);
     story.see("p", "a", OutcomeClass::Auth);
