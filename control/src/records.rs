@@ -68,8 +68,9 @@ pub fn load(records: Vec<Record>) -> Result<Saved, Error> {
                     staged_api_key,
                     mut endpoint,
                 } = parse(record)?;
-                if let (Some(staged), Some(key)) = (&mut endpoint.staged, staged_api_key) {
-                    staged.key = ApiKey::new(key);
+                match (&mut endpoint.staged, staged_api_key) {
+                    (Some(staged), Some(key)) => staged.key = ApiKey::new(key),
+                    _ => endpoint.staged = None,
                 }
                 Arc::make_mut(&mut endpoint.spec).api_key = api_key.map(ApiKey::new);
                 // One name serves as its key as well.

@@ -212,12 +212,17 @@ fn next(endpoint: &Endpoint, policy: &Policy, now: Clock) -> Next {
     let due = endpoint.checks.due;
     let running = endpoint.checks.running.is_some();
     match &endpoint.health {
-        _ if endpoint.staged.is_some() => Next {
-            what: "A check decides whether the new key takes over; the present one serves until \
+        Health::Unknown { .. } | Health::Healthy { .. } | Health::Degraded { .. }
+            if endpoint.staged.is_some() =>
+        {
+            Next {
+                what:
+                    "A check decides whether the new key takes over; the present one serves until \
                    then, or until its time is up."
-                .into(),
-            at: due,
-        },
+                        .into(),
+                at: due,
+            }
+        }
         Health::Unhealthy(_) if running => without_time(
             "A check is under way. If it passes the endpoint is back at once, in a new generation.",
         ),

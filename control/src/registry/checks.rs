@@ -48,7 +48,7 @@ pub struct Checks {
     #[serde(skip)]
     wanted: bool,
     /// None is planned before this.
-    held: Clock,
+    pub(super) held: Clock,
     budget: Budget,
 }
 
@@ -74,6 +74,7 @@ struct Budget {
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_secs(60);
 
 impl Checks {
     /// Drops plans, and gives up a running check.
@@ -124,8 +125,6 @@ pub(super) enum Due {
     Elapsed,
     /// The budget for this hour is spent; it is done when the next hour begins.
     Refused,
-    /// A key has waited long enough and takes over.
-    Overdue,
     /// Not now.
     Later,
 }
@@ -143,20 +142,15 @@ impl Endpoint {
         }
         self.forget_old_doubts(policy, now);
         self.checks.due = self.next_check(policy, now);
-        if let Some(staged) = &self.staged {
-            let asked = self
-                .checks_staged()
-                .then(|| now.after(self.staged_backoff(policy)));
-            let due = asked.or(self.checks.due).unwrap_or(staged.until);
-            self.checks.due = Some(due.min(staged.until));
-        }
+        let due = self.checks.due.into_iter().chain(self.staged_due(policy));
+        self.checks.due = due.min();
     }
 
     /// Whether a check should be planned or under way, and is not.
     pub(super) fn lacks_check(&self, policy: &Policy, now: Clock) -> bool {
         self.checks.due.is_none()
             && self.checks.running.is_none()
-            && (self.staged.is_some() || self.next_check(policy, now).is_some())
+            && (self.staged_due(policy).is_some() || self.next_check(policy, now).is_some())
     }
 
     /// Returns when the endpoint is to be checked with its present key.
@@ -187,19 +181,6 @@ impl Endpoint {
             (Health::Unknown { .. } | Health::Healthy { .. } | Health::Degraded { .. }, _) => None,
         };
         due.map(|due| due.max(self.checks.held))
-    }
-
-    /// Returns the wait before the next check of the key that waits: none at first, then
-    /// as for a rejected one.
-    fn staged_backoff(&self, policy: &Policy) -> Duration {
-        let schedule = &policy.verification;
-        match self.staged.as_ref().map_or(0, |staged| staged.failed) {
-            0 => Duration::ZERO,
-            failed => schedule
-                .first
-                .saturating_mul(1 << (failed - 1).min(20))
-                .min(schedule.auth_max),
-        }
     }
 
     /// Plans the next check after the rules have changed: not later than it was.
@@ -237,17 +218,16 @@ impl Endpoint {
     /// Starts the check that is due.
     pub(super) fn start_check(&mut self, id: CheckId, policy: &Policy, turn: Turn) -> Due {
         let now = turn.now.clock;
-        self.checks.due = None;
-        if self.is_overdue(now) {
-            return Due::Overdue;
-        }
-        if self.spec.admin_state == AdminState::Disabled {
+        self.checks.due = self.staged_due(policy).filter(|due| *due > now);
+        // A key that has waited long enough takes over first.
+        if self.is_overdue(now) || self.spec.admin_state == AdminState::Disabled {
             return Due::Later;
         }
         let check = self.check(policy).clone();
         if check.kind == CheckKind::None {
             return Due::Elapsed;
         }
+        self.checks.due = None;
         let wanted = std::mem::take(&mut self.checks.wanted);
         let budget = &mut self.checks.budget;
         if budget.spent == 0 || now.since(budget.hour) >= HOUR {
@@ -258,24 +238,25 @@ impl Endpoint {
         }
         if budget.spent >= policy.verification.per_hour_max && !wanted {
             let next_hour = budget.hour.after(HOUR);
-            let overdue = self.staged.as_ref().map(|staged| staged.until);
-            self.checks.due = Some(overdue.map_or(next_hour, |overdue| overdue.min(next_hour)));
+            // Not the present key's turn to be asked with, but its time may be up.
+            let up = self
+                .staged
+                .as_ref()
+                .map(|staged| staged.until.max(now.after(MINUTE)));
+            self.checks.due = Some(up.map_or(next_hour, |up| up.min(next_hour)));
             self.stats.checks_refused += 1;
             return Due::Refused;
         }
         budget.spent = budget.spent.saturating_add(1);
+        let proves = self.key_to_prove(policy, now).cloned();
         self.checks.running = Some(RunningCheck {
             id,
             started: now,
             doubted: !self.doubts.is_empty(),
             contradicted: false,
-            staged: self.checks_staged(),
+            staged: proves.is_some(),
         });
-        let staged = self.staged.as_ref().filter(|_| self.checks_staged());
-        let api_key = match staged {
-            Some(staged) => Some(staged.key.clone()),
-            None => self.spec.api_key.clone(),
-        };
+        let api_key = proves.or_else(|| self.spec.api_key.clone());
         Due::Run(Box::new(CheckOrder {
             id,
             endpoint: self.spec.name.clone(),
@@ -307,7 +288,6 @@ impl Registry {
                     event.cause = endpoint.health.cause();
                 });
             }
-            Some(Due::Overdue) => self.promote(name, turn),
             Some(Due::Later) | None => {}
         }
     }

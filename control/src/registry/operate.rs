@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Answer, ApiKey, Cause, CheckKind, Cluster, ClusterName, Effect, Endpoint, EndpointName, Error,
+    Answer, Cause, CheckKind, Cluster, ClusterName, Effect, Endpoint, EndpointName, Error,
     EventKind, Evidence, Facts, Health, Incident, KeyChange, Moment, Mutation, Operator,
     OutcomeClass, Policy, Registry, Request, Witness,
     endpoint::{AdminState, Spec, Turn},
@@ -332,13 +332,24 @@ impl Registry {
         if spec.cluster != present.cluster {
             return Err(Error::ClusterImmutable(name));
         }
-        let mut staged = None;
+        let endpoint = self.known(&name)?;
+        let (mut staged, mut withdrawn) = (None, false);
         spec.api_key = match key {
-            KeyChange::Set(key) => key,
-            KeyChange::Stage { key, overlap } if self.can_stage(&spec, &present, &key) => {
+            // The key that serves: another one that waits is not wanted any more.
+            KeyChange::Set(key) if key == present.api_key => {
+                withdrawn = endpoint.staged.is_some();
+                key
+            }
+            KeyChange::Stage { key, .. } if present.api_key.as_ref() == Some(&key) => {
+                withdrawn = endpoint.staged.is_some();
+                Some(key)
+            }
+            KeyChange::Stage { key, .. } if endpoint.awaits(&key) => present.api_key.clone(),
+            KeyChange::Stage { key, overlap } if self.can_stage(&spec, &present) => {
                 staged = Some((key, overlap));
                 present.api_key.clone()
             }
+            KeyChange::Set(key) => key,
             KeyChange::Stage { key, .. } => Some(key),
             KeyChange::Keep if spec.base_url != present.base_url && present.api_key.is_some() => {
                 return Err(Error::CredentialNeeded(name));
@@ -347,7 +358,7 @@ impl Registry {
         };
         let mut fields = present.differences(&spec);
         let renewed = fields.contains(&"credential") || fields.contains(&"base_url");
-        if staged.is_some() {
+        if staged.is_some() || withdrawn && !renewed {
             fields.push("credential");
         }
         if fields.is_empty() {
@@ -364,8 +375,10 @@ impl Registry {
             endpoint.configured = turn.view;
             endpoint.changed = turn.view;
             endpoint.updated = turn.now;
+            if generation.is_some() || withdrawn {
+                endpoint.unstage();
+            }
             if let Some(generation) = generation {
-                endpoint.staged = None;
                 endpoint.regenerate(generation, Health::Unknown { failures: 0 }, turn);
             } else if endpoint.spec.admin_state == AdminState::Disabled {
                 endpoint.checks.disown();
@@ -383,14 +396,12 @@ impl Registry {
     }
 
     /// Whether a new key can wait to be proven; if not, it serves at once.
-    fn can_stage(&self, spec: &Spec, present: &Spec, key: &ApiKey) -> bool {
+    fn can_stage(&self, spec: &Spec, present: &Spec) -> bool {
         let endpoint = self.endpoints.get(&spec.name);
         let cluster = self.clusters.get(&spec.cluster);
+        let known = endpoint.zip(cluster);
         spec.base_url == present.base_url
-            && present.api_key.as_ref() != Some(key)
-            && endpoint
-                .zip(cluster)
-                .is_some_and(|(endpoint, cluster)| endpoint.can_stage(&cluster.policy))
+            && known.is_some_and(|(endpoint, cluster)| endpoint.can_stage(&cluster.policy))
     }
 
     pub(super) fn delete_endpoint(&mut self, name: &EndpointName) {

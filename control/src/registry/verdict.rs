@@ -24,8 +24,8 @@ pub struct Verdict {
 pub struct Conclusion {
     /// The check passed and that counted.
     pub passed: bool,
-    /// It asked with a key that waits to take over, which was rejected.
-    pub new_key_rejected: bool,
+    /// It asked with a key that waits to take over.
+    pub of_new_key: bool,
     /// What it saw.
     pub evidence: Evidence,
 }
@@ -50,11 +50,10 @@ impl Registry {
             self.meta.generation = recovered;
             self.promised = true;
         }
-        if queued {
+        if conclusion.of_new_key {
+            self.log_staged_verdict(endpoint, &conclusion.evidence, turn);
+        } else if queued {
             self.count_verdict(conclusion.passed);
-        }
-        if conclusion.new_key_rejected {
-            self.log_rejected_key(endpoint, &conclusion.evidence, turn);
         }
         Some(conclusion)
     }
@@ -95,16 +94,16 @@ impl Endpoint {
             generation: self.generation,
             observed: turn.now,
         };
+        let passed = verdict.passed && !running.contradicted;
         if running.staged {
-            let rejected = self.conclude_staged(verdict.passed, &evidence, recovered, turn);
+            self.conclude_staged(passed, &evidence, policy, recovered, turn);
             self.plan_check(policy, turn.now.clock);
             return Some(Conclusion {
-                passed: verdict.passed,
-                new_key_rejected: rejected,
+                passed,
+                of_new_key: true,
                 evidence,
             });
         }
-        let passed = verdict.passed && !running.contradicted;
         if passed {
             self.pass(running, recovered, turn);
         } else {
@@ -121,7 +120,7 @@ impl Endpoint {
         self.plan_check(policy, turn.now.clock);
         Some(Conclusion {
             passed,
-            new_key_rejected: false,
+            of_new_key: false,
             evidence,
         })
     }
