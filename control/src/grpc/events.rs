@@ -106,12 +106,16 @@ fn watch(
         let mut newest = api.feed.events();
         loop {
             let events = newest.borrow_and_update().clone();
-            for message in step(&events, &filter, &mut position, strict) {
+            loop {
+                let message = step(&events, &filter, &mut position, strict);
+                strict = true;
                 if messages.send(Ok(message)).await.is_err() {
                     return;
                 }
+                if position >= events.newest() {
+                    break;
+                }
             }
-            strict = true;
             tokio::select! {
                 changed = newest.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(BOOKMARK) => {}
@@ -127,37 +131,28 @@ fn watch(
     tokio_stream::wrappers::ReceiverStream::new(stream)
 }
 
-/// Returns the messages that bring a watch up to date, and moves its position: at
-/// least one, so that it learns how far it has come.
+/// Returns the next message of a watch, and moves its position: to the newest event if
+/// there is no more to say.
 fn step(
     events: &Events,
     filter: &Filter,
     position: &mut u64,
     strict: bool,
-) -> Vec<v1::WatchEventsResponse> {
+) -> v1::WatchEventsResponse {
     let gap = strict && events.dropped > *position;
     let after = position.saturating_add(1);
     let new = events.entries.range(after..).map(|(_, event)| event);
-    let new: Vec<_> = new.filter(|event| filter.matches(event)).collect();
-    *position = events.newest().max(*position);
-    let mut messages: Vec<_> = new
-        .chunks(EVENTS_PER_MESSAGE)
-        .map(|chunk| v1::WatchEventsResponse {
-            events: chunk.iter().map(|event| message(event)).collect(),
-            position: chunk.last().map_or(0, |event| event.id),
-            gap: false,
-        })
-        .collect();
-    if messages.is_empty() {
-        messages.push(v1::WatchEventsResponse::default());
+    let new = new.filter(|event| filter.matches(event));
+    let new: Vec<_> = new.take(EVENTS_PER_MESSAGE).collect();
+    *position = match new.last() {
+        Some(last) if new.len() == EVENTS_PER_MESSAGE => last.id,
+        _ => events.newest().max(*position),
+    };
+    v1::WatchEventsResponse {
+        events: new.into_iter().map(|event| message(event)).collect(),
+        position: *position,
+        gap,
     }
-    if let Some(first) = messages.first_mut() {
-        first.gap = gap;
-    }
-    if let Some(last) = messages.last_mut() {
-        last.position = *position;
-    }
-    messages
 }
 
 impl Filter {
@@ -293,34 +288,34 @@ mod tests {
         }
     }
 
-    fn ids(messages: &[v1::WatchEventsResponse]) -> Vec<u64> {
-        let events = messages.iter().flat_map(|message| &message.events);
-        events.map(|event| event.id).collect()
+    fn ids(message: &v1::WatchEventsResponse) -> Vec<u64> {
+        message.events.iter().map(|event| event.id).collect()
     }
 
     #[test]
     fn a_watch_goes_on_where_it_stood_and_says_what_is_gone() {
         let events = events([4, 6, 7], 3);
         let (filter, mut position) = (Filter::default(), 4);
-        let messages = step(&events, &filter, &mut position, true);
-        assert_eq!((ids(&messages), position), (vec![6, 7], 7));
-        assert!(!messages[0].gap, "5 was replaced, not dropped");
-        let messages = step(&events, &filter, &mut position, true);
-        assert_eq!((ids(&messages), messages[0].position), (vec![], 7));
+        let message = step(&events, &filter, &mut position, true);
+        assert_eq!((ids(&message), position), (vec![6, 7], 7));
+        assert!(!message.gap, "5 was replaced, not dropped");
+        let message = step(&events, &filter, &mut position, true);
+        assert_eq!((ids(&message), message.position), (vec![], 7));
 
         let mut position = 1;
-        let messages = step(&events, &filter, &mut position, true);
-        assert!(messages[0].gap, "2 and 3 were dropped");
-        assert_eq!(ids(&messages), [4, 6, 7]);
+        let message = step(&events, &filter, &mut position, true);
+        assert!(message.gap, "2 and 3 were dropped");
+        assert_eq!(ids(&message), [4, 6, 7]);
     }
 
     #[test]
     fn a_long_history_comes_in_parts() {
         let events = events(1..=450, 0);
         let mut position = 0;
-        let messages = step(&events, &Filter::default(), &mut position, false);
-        assert_eq!(messages.len(), 3);
-        assert_eq!(messages[0].position, 200);
-        assert_eq!((ids(&messages).len(), position), (450, 450));
+        for (first, last) in [(1, 200), (201, 400), (401, 450)] {
+            let message = step(&events, &Filter::default(), &mut position, false);
+            assert_eq!((message.position, position), (last, last));
+            assert_eq!(ids(&message), (first..=last).collect::<Vec<_>>());
+        }
     }
 }
