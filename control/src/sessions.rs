@@ -89,6 +89,13 @@ impl Sessions {
         change(session);
     }
 
+    /// Notes the end of a data plane's stream, which is no word of it.
+    pub fn stream_ended(&self, key: &ProxyKey) {
+        if let Some(session) = self.lock().get_mut(key) {
+            session.streams = session.streams.saturating_sub(1);
+        }
+    }
+
     /// Returns all data planes by id and incarnation.
     pub fn list(&self) -> Vec<(ProxyKey, Session)> {
         let mut sessions = self.lock();
@@ -117,5 +124,27 @@ impl Sessions {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ProxyKey, Session>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::ProxyId;
+
+    #[test]
+    fn the_end_of_a_stream_is_no_sign_of_life() {
+        let sessions = Sessions::default();
+        let key = ProxyKey {
+            id: ProxyId::new("p"),
+            incarnation: "1".into(),
+        };
+        sessions.stream_ended(&key);
+        assert!(sessions.list().is_empty(), "it is not known");
+        sessions.update(&key, |session| session.streams = 2);
+        let heard = sessions.list()[0].1.heard;
+        sessions.stream_ended(&key);
+        let session = &sessions.list()[0].1;
+        assert_eq!((session.streams, session.heard), (1, heard));
     }
 }

@@ -187,7 +187,6 @@ impl Sync {
     ) {
         let identity = identity.unwrap_or_default();
         self.api.sessions.update(key, |session| {
-            session.settled = false;
             session.version = short(identity.version);
             session.http_address = short(identity.http_address);
             session.admin_address = short(identity.admin_address);
@@ -409,7 +408,10 @@ struct OpenStream {
 
 impl OpenStream {
     fn new(api: &Api, key: &ProxyKey) -> Self {
-        api.sessions.update(key, |session| session.streams += 1);
+        api.sessions.update(key, |session| {
+            session.streams += 1;
+            session.settled = false;
+        });
         Self {
             api: api.clone(),
             key: key.clone(),
@@ -419,8 +421,6 @@ impl OpenStream {
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.api.sessions.update(&self.key, |session| {
-            session.streams = session.streams.saturating_sub(1);
-        });
+        self.api.sessions.stream_ended(&self.key);
     }
 }
