@@ -57,7 +57,7 @@ impl Api {
             summary: summary(endpoint, policy),
             next: next.what,
             next_time: next.at.map(|at| self.wall().time(at)),
-            advice: advice(endpoint).into(),
+            advice: advice(endpoint).replace("NAME", endpoint.spec.name.as_str()),
             proxies_behind: behind,
             proxies_behind_count: count,
             events: of_it
@@ -263,6 +263,7 @@ fn next(endpoint: &Endpoint, policy: &Policy, now: Clock) -> Next {
     }
 }
 
+/// Returns what an operator could do; `NAME` stands for the endpoint's.
 fn advice(endpoint: &Endpoint) -> &'static str {
     match endpoint.health.cause() {
         Some(Cause::Auth) => {
