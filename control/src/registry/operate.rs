@@ -198,7 +198,7 @@ impl Registry {
             Mutation::Apply(declaration) => {
                 let mut next = self.clone();
                 let changes = next.declare(declaration, turn)?;
-                next.log_changes(&changes, turn);
+                next.log_changes(&changes, self, turn);
                 *self = next;
                 Ok(Answer::Changes(changes))
             }

@@ -1,5 +1,7 @@
 //! Events from what operators do.
 
+use std::collections::BTreeSet;
+
 use super::{
     super::{
         Action, Change, ClusterName, EndpointName, Moment, Registry, Resource, State, View,
@@ -61,39 +63,50 @@ impl Registry {
         self.events.append(Event { operator, ..event });
     }
 
-    /// Logs what a declaration changed.
-    pub(in crate::registry) fn log_changes(&mut self, changes: &[Change], turn: Turn) {
+    /// Logs what a declaration changed since `before`.
+    pub(in crate::registry) fn log_changes(
+        &mut self,
+        changes: &[Change],
+        before: &Self,
+        turn: Turn,
+    ) {
         for (kind, of_kind) in by_kind(changes) {
             if of_kind.len() <= TOLD_ONE_BY_ONE_MAX {
                 for change in of_kind {
-                    self.log_change(kind, change, turn);
+                    self.log_change(kind, change, before, turn);
                 }
                 continue;
             }
             let mut group = Group::default();
+            let mut clusters = BTreeSet::new();
             for change in &of_kind {
                 if let Resource::Endpoint(name) = &change.resource {
                     group.add(name);
+                    let endpoint = self.endpoints.get(name).or(before.endpoints.get(name));
+                    clusters.extend(endpoint.map(|endpoint| endpoint.spec.cluster.clone()));
                 }
             }
             let mut event = Event::new(kind, turn.now, turn.view);
             event.count = of_kind.len() as u64;
             event.group = Some(Box::new(group));
+            event.cluster = clusters.pop_first().filter(|_| clusters.is_empty());
             self.log_act(event);
         }
     }
 
-    fn log_change(&mut self, kind: EventKind, change: &Change, turn: Turn) {
+    fn log_change(&mut self, kind: EventKind, change: &Change, before: &Self, turn: Turn) {
         let mut event = Event::new(kind, turn.now, turn.view);
         event.fields = change.fields.clone();
         match &change.resource {
             Resource::Cluster(name) => event.cluster = Some(name.clone()),
             Resource::Endpoint(name) => {
                 event.endpoint = Some(name.clone());
-                if let Some(endpoint) = self.endpoints.get(name) {
+                let (was, is) = (before.endpoints.get(name), self.endpoints.get(name));
+                event.from = was.map(|endpoint| endpoint.health.state());
+                event.to = is.map(|endpoint| endpoint.health.state());
+                if let Some(endpoint) = is.or(was) {
                     event.cluster = Some(endpoint.spec.cluster.clone());
                     event.generation = endpoint.generation;
-                    event.to = Some(endpoint.health.state());
                     if change.fields.iter().any(|field| field == "admin_state") {
                         event.admin_state = Some(endpoint.spec.admin_state);
                     }
