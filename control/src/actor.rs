@@ -305,7 +305,8 @@ impl Writer {
                 }
             });
             if received == Some(0) {
-                return Ok(());
+                self.registry.finish_counting();
+                return self.turn(&mut commands);
             }
             self.turn(&mut commands)?;
         }

@@ -85,7 +85,7 @@ pub use verdict::{Conclusion, Verdict};
 
 use crate::seeded::{Bug, seeded};
 use endpoint::Turn;
-use events::{Before, EventLog};
+use events::{Before, EventLog, Transition};
 use requests::Requests;
 
 /// Events that are kept; the oldest goes first.
@@ -298,13 +298,13 @@ impl Registry {
         name: &EndpointName,
         turn: Turn,
         change: impl FnOnce(&mut Endpoint, &Policy, Turn) -> T,
-    ) -> Option<(T, Option<Event>)> {
+    ) -> Option<(T, Option<Transition>)> {
         let shared = self.endpoints.get_mut(name)?;
         let cluster = self.clusters.get(&shared.spec.cluster)?.clone();
         let endpoint = Arc::make_mut(shared);
         let (due, queued) = (endpoint.checks.due, endpoint.health.incident().is_some());
         let running = endpoint.checks.running.map(|running| running.id);
-        let before = Before::of(endpoint);
+        let before = Before::of(endpoint, &cluster.policy, turn);
         let result = change(endpoint, &cluster.policy, turn);
         if endpoint.checks.due != due {
             if let Some(due) = due {

@@ -18,7 +18,7 @@ use super::{
 
 pub use log::Events;
 pub(super) use log::{EventLog, Fold};
-pub(super) use transition::Before;
+pub(super) use transition::{Before, Transition};
 
 /// Endpoints that an event names at most.
 const ENDPOINTS_NAMED_MAX: usize = 100;
@@ -134,6 +134,17 @@ impl Event {
             group: None,
             fields: Vec::new(),
             admin_state: None,
+        }
+    }
+
+    /// Counts the endpoints of `other`, one of those for which it stands.
+    fn take_in(&mut self, other: &Self) {
+        let Some(group) = &mut self.group else {
+            return;
+        };
+        let several = other.group.iter().flat_map(|group| &group.endpoints);
+        for name in other.endpoint.iter().chain(several) {
+            group.add(name);
         }
     }
 

@@ -2,8 +2,8 @@
 
 use super::{
     super::{
-        Cause, Endpoint, EndpointName, Generation, Health, Moment, Operator, Registry, State,
-        endpoint::Turn,
+        Cause, Endpoint, EndpointName, Generation, Health, Moment, Operator, Policy, Registry,
+        State, Witness, endpoint::Turn,
     },
     Event, EventKind, Fold, Group,
 };
@@ -12,21 +12,33 @@ use super::{
 const PROVIDER: &str = "provider";
 
 /// What an endpoint was before a change.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(in crate::registry) struct Before {
     generation: Generation,
     state: State,
     cause: Option<Cause>,
-    doubts: usize,
+    /// Whose doubts still stood.
+    doubters: Vec<Witness>,
+}
+
+/// What a change came to.
+#[derive(Debug, Clone)]
+pub(in crate::registry) struct Transition {
+    event: Event,
+    /// What the endpoint was paused for, if no more than that pause began or ended.
+    pause: Option<Cause>,
 }
 
 impl Before {
-    pub(in crate::registry) fn of(endpoint: &Endpoint) -> Self {
+    pub(in crate::registry) fn of(endpoint: &Endpoint, policy: &Policy, turn: Turn) -> Self {
+        let standing = endpoint.doubts.iter().filter(|doubt| {
+            turn.now.clock.since(doubt.observed.clock) <= policy.corroboration_window
+        });
         Self {
             generation: endpoint.generation,
             state: endpoint.health.state(),
             cause: endpoint.health.cause(),
-            doubts: endpoint.doubts.len(),
+            doubters: standing.map(|doubt| doubt.witness.clone()).collect(),
         }
     }
 
@@ -41,7 +53,7 @@ impl Before {
         endpoint: &Endpoint,
         operator: Option<&Operator>,
         turn: Turn,
-    ) -> Option<Event> {
+    ) -> Option<Transition> {
         let state = endpoint.health.state();
         let cause = endpoint.health.cause();
         let kind = if endpoint.generation != self.generation {
@@ -61,7 +73,9 @@ impl Before {
             }
         } else if cause != self.cause {
             EventKind::CauseChanged
-        } else if endpoint.doubts.len() > self.doubts {
+        } else if let Some(newest) = endpoint.doubts.last()
+            && !self.doubters.contains(&newest.witness)
+        {
             EventKind::EndpointDoubted
         } else {
             return None;
@@ -79,7 +93,13 @@ impl Before {
             let wait = u64::try_from(wait).unwrap_or(u64::MAX);
             turn.now.wall_ms.saturating_add(wait)
         });
-        Some(Event {
+        let pause = match (self.state, state) {
+            _ if endpoint.generation != self.generation || operator.is_some() => None,
+            (State::Healthy | State::Unknown, State::Degraded) => cause,
+            (State::Degraded, State::Healthy) => self.cause,
+            _ => None,
+        };
+        let event = Event {
             from: Some(self.state),
             to: Some(state),
             cause,
@@ -87,7 +107,8 @@ impl Before {
             until_wall_ms,
             operator: operator.cloned().map(Box::new),
             ..about(kind, endpoint, turn)
-        })
+        };
+        Some(Transition { event, pause })
     }
 }
 
@@ -101,44 +122,69 @@ pub(in crate::registry) fn about(kind: EventKind, endpoint: &Endpoint, turn: Tur
     }
 }
 
+/// Makes the first event at an endpoint of a provider that is busy, or not any more, one
+/// that can be about several.
+fn of_provider(event: Event, provider: String, name: &EndpointName, begins: bool) -> Event {
+    let mut group = Group {
+        provider,
+        ..Group::default()
+    };
+    group.add(name);
+    let event = Event {
+        group: Some(Box::new(group)),
+        ..event
+    };
+    if begins {
+        Event {
+            kind: EventKind::ProviderBusy,
+            endpoint: None,
+            generation: Generation::default(),
+            ..event
+        }
+    } else {
+        event
+    }
+}
+
 impl Registry {
     /// Logs a transition. Overloads of one provider are one event, however many of its
-    /// endpoints say so.
-    pub(in crate::registry) fn log_transition(&mut self, event: Event) {
-        let provider = match (event.kind, event.cause, &event.endpoint) {
-            (EventKind::EndpointPaused, Some(Cause::Overloaded), Some(name)) => self
-                .endpoints
-                .get(name)
-                .and_then(|endpoint| endpoint.spec.labels.get(PROVIDER))
-                .filter(|provider| !provider.is_empty())
-                .map(|provider| (provider.clone(), name.clone())),
-            _ => None,
-        };
-        let Some((provider, name)) = provider else {
+    /// endpoints say so, and so are their ends. An endpoint that is paused again and
+    /// again is told once and then counted.
+    pub(in crate::registry) fn log_transition(&mut self, transition: Transition) {
+        let Transition { event, pause } = transition;
+        let (Some(cause), Some(name)) = (pause, event.endpoint.clone()) else {
             self.events.append(event);
             return;
         };
-        let (now, until) = (event.time, event.until_wall_ms);
-        let first = || {
-            let mut group = Group {
-                provider: provider.clone(),
-                ..Group::default()
-            };
-            group.add(&name);
-            Event {
-                kind: EventKind::ProviderBusy,
-                endpoint: None,
-                generation: Generation::default(),
-                group: Some(Box::new(group)),
-                ..event
-            }
+        let provider = self
+            .endpoints
+            .get(&name)
+            .filter(|_| cause == Cause::Overloaded)
+            .and_then(|endpoint| endpoint.spec.labels.get(PROVIDER))
+            .filter(|provider| !provider.is_empty())
+            .cloned();
+        let begins = event.kind == EventKind::EndpointPaused;
+        let (now, until, generation) = (event.time, event.until_wall_ms, event.generation);
+        let fold = match (provider.clone(), event.cluster.clone()) {
+            (Some(provider), Some(cluster)) if begins => Fold::ProviderBusy(cluster, provider),
+            (Some(provider), Some(cluster)) => Fold::ProviderWell(cluster, provider),
+            _ if begins => Fold::Paused(name.clone(), generation, cause),
+            _ => Fold::Healthy(name.clone(), generation),
         };
-        let fold = Fold::Provider(provider.clone());
-        self.events.fold(fold, now, first, |busy| {
-            busy.count += 1;
-            busy.until_wall_ms = busy.until_wall_ms.max(until);
-            if let Some(group) = &mut busy.group {
+        let first = || match provider {
+            Some(provider) => of_provider(event, provider, &name, begins),
+            None => event,
+        };
+        self.events.fold(fold, now, first, |known| {
+            known.count += 1;
+            known.until_wall_ms = known.until_wall_ms.max(until);
+            if let Some(group) = &mut known.group {
                 group.add(&name);
+            }
+            if known.group.is_some() && known.endpoint.as_ref() != Some(&name) {
+                // It is about more than the one that was first.
+                known.endpoint = None;
+                known.generation = Generation::default();
             }
         });
     }
@@ -155,11 +201,12 @@ impl Registry {
         let Some(endpoint) = self.endpoints.get(name) else {
             return;
         };
+        let generation = endpoint.generation;
         let fold = match kind {
-            EventKind::FailuresSuppressed => Fold::Suppressed(name.clone()),
-            EventKind::CheckRefused => Fold::Refused(name.clone()),
-            EventKind::NewCredentialRejected => Fold::NewCredential(name.clone()),
-            _ => Fold::Stale(name.clone()),
+            EventKind::FailuresSuppressed => Fold::Suppressed(name.clone(), generation),
+            EventKind::CheckRefused => Fold::Refused(name.clone(), generation),
+            EventKind::NewCredentialRejected => Fold::NewCredential(name.clone(), generation),
+            _ => Fold::Stale(name.clone(), generation),
         };
         let now: Moment = turn.now;
         let first = || {
@@ -172,5 +219,10 @@ impl Registry {
         };
         self.events
             .fold(fold, now, first, |event| event.count += count);
+    }
+
+    /// Logs what was counted and not yet told: nobody will do it later.
+    pub fn finish_counting(&mut self) {
+        self.events.flush();
     }
 }

@@ -103,6 +103,125 @@ fn an_overloaded_provider_is_one_event_however_many_endpoints_it_has() {
 }
 
 #[test]
+fn a_provider_that_is_well_again_is_one_event_too() {
+    let mut story = Story::new(&[], &["p"]);
+    for name in ["a", "b", "c"] {
+        let labels = [("provider".into(), "acme".into())].into();
+        let spec = Spec {
+            labels,
+            ..spec(name)
+        };
+        story
+            .mutate(Mutation::CreateEndpoint(spec))
+            .expect("the name is free");
+    }
+    story.paused_at_once(&["a", "b", "c"]);
+    story.wait(Duration::from_secs(11));
+    story.see("p", "a", OutcomeClass::Success);
+    let well = story.last_event();
+    assert_eq!(well.kind, EventKind::EndpointHealthy);
+    assert_eq!(well.endpoint, Some(name("a")), "the first is told at once");
+    assert_eq!(well.from, Some(State::Degraded));
+    for name in ["b", "c"] {
+        story.see("p", name, OutcomeClass::Success);
+    }
+    story.wait(Duration::from_secs(1));
+    let well = story.last_event();
+    let group = well.group.as_deref().expect("it is about several");
+    assert_eq!((well.count, well.endpoint.as_ref()), (3, None));
+    assert_eq!((group.provider.as_str(), group.endpoint_count), ("acme", 3));
+    let healthy = |kind: &EventKind| *kind == EventKind::EndpointHealthy;
+    assert_eq!(story.kinds().into_iter().filter(healthy).count(), 1);
+}
+
+#[test]
+fn an_endpoint_that_pauses_again_and_again_does_not_fill_the_log() {
+    let mut story = Story::healthy(&["a"], &["p"]);
+    let before = story.kinds().len();
+    for _ in 0..20 {
+        let facts = Facts {
+            retry_after: Some(Duration::from_secs(1)),
+            ..Facts::of(OutcomeClass::RateLimited)
+        };
+        let chosen = story.choose("a");
+        story.report("p", chosen, facts);
+        assert_eq!(story.endpoint("a").health.state(), State::Degraded);
+        story.wait(Duration::from_secs(2));
+        story.see("p", "a", OutcomeClass::Success);
+        assert_eq!(story.endpoint("a").health.state(), State::Healthy);
+    }
+    story.wait(Duration::from_secs(60));
+    let entries = story.registry.events().entries.values().skip(before);
+    let mut told: Vec<_> = entries.map(|event| (event.kind, event.count)).collect();
+    told.sort_unstable();
+    assert_eq!(
+        told,
+        [
+            (EventKind::EndpointPaused, 20),
+            (EventKind::EndpointHealthy, 20)
+        ]
+    );
+}
+
+#[test]
+fn a_new_incident_is_counted_anew() {
+    let mut story = Story::healthy(&["a"], &["p", "q"]);
+    for _ in 0..2 {
+        let chosen = story.choose("a");
+        for proxy in ["p", "q", "q"] {
+            story.report(proxy, chosen, Facts::of(OutcomeClass::Auth));
+        }
+        let order = story.next_check();
+        story.answer(&order, true, OutcomeClass::Success);
+    }
+    story.wait(Duration::from_secs(60));
+    let entries = story.registry.events().entries.values();
+    let suppressed = entries.filter(|event| event.kind == EventKind::FailuresSuppressed);
+    let told: Vec<_> = suppressed
+        .map(|event| (event.generation, event.count))
+        .collect();
+    assert_eq!(told.iter().map(|told| told.1).collect::<Vec<_>>(), [2, 2]);
+    assert!(told[0].0 < told[1].0);
+}
+
+#[test]
+fn a_doubt_that_comes_as_an_old_one_ends_is_told() {
+    let mut story = Story::healthy(&["a"], &["p", "q"]);
+    story.see("p", "a", OutcomeClass::Connect);
+    story.see("p", "a", OutcomeClass::Connect);
+    let window = Policy::default().corroboration_window;
+    story.wait(window + Duration::from_secs(1));
+    story.see("q", "a", OutcomeClass::Connect);
+    let doubts = |kind: &EventKind| *kind == EventKind::EndpointDoubted;
+    assert_eq!(story.endpoint("a").doubts.len(), 1);
+    assert_eq!(story.kinds().into_iter().filter(doubts).count(), 2);
+    let evidence = story
+        .last_event()
+        .evidence
+        .clone()
+        .expect("somebody saw it");
+    assert_eq!(evidence.witness, Witness::Proxy(ProxyId::new("q")));
+}
+
+#[test]
+fn what_a_declaration_removes_is_told_as_it_was() {
+    let mut story = Story::healthy(&["a"], &[]);
+    let generation = story.endpoint("a").generation;
+    let declaration = Declaration {
+        prune: true,
+        ..Declaration::default()
+    };
+    story
+        .mutate(Mutation::Apply(declaration))
+        .expect("it is valid");
+    let event = story.last_event();
+    assert_eq!(event.kind, EventKind::EndpointDeleted);
+    assert_eq!(event.cluster, Some(ClusterName::default_cluster()));
+    assert_eq!(event.generation, generation);
+    assert_eq!((event.from, event.to), (Some(State::Healthy), None));
+}
+
+#[test]
 fn an_overload_does_not_escalate() {
     let mut story = Story::healthy(&["a"], &["p"]);
     for _ in 0..20 {
@@ -158,6 +277,7 @@ fn a_large_import_is_one_event() {
     let group = event.group.as_deref().expect("it is about several");
     assert_eq!((event.kind, event.count), (EventKind::EndpointCreated, 150));
     assert_eq!((group.endpoint_count, group.endpoints.len()), (150, 100));
+    assert_eq!(event.cluster, Some(ClusterName::default_cluster()));
 }
 
 #[test]
