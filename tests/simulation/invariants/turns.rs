@@ -171,8 +171,8 @@ impl Judge {
             ));
         }
         let queue = [
-            before.totals.recovered + before.totals.still_failed,
-            before.totals.verified,
+            after.totals.recovered + after.totals.still_failed,
+            after.totals.verified,
         ];
         if queue[0] != queue[1] {
             return Err(Violation::new(
