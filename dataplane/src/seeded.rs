@@ -24,6 +24,22 @@ pub enum Bug {
     UnansweredForgotten,
     /// A success that is merged into another is not counted.
     MergedNotCounted,
+    /// A report names the newest view, not that of its attempt.
+    ReportNamesNewest,
+    /// A report calls a failure by another name.
+    ReportBlursClass,
+    /// A request gets one attempt.
+    NoFailover,
+    /// No request gets an endpoint.
+    NobodyServed,
+    /// The end of a pause in the view means nothing.
+    ViewPauseIgnored,
+    /// The end of a pause that it was told of itself means nothing.
+    OwnPauseIgnored,
+    /// What is to be preferred comes last.
+    PrioritiesReversed,
+    /// It panics where it chooses.
+    Panics,
 }
 
 #[cfg(feature = "simulation")]

@@ -15,7 +15,7 @@ use http::{HeaderMap, StatusCode, Uri};
 use qcc_proto::{
     upstream::classify,
     v1::{
-        AdminState, HealthState, OutcomeClass, ProxyIdentity, StreamReportsRequest,
+        AdminState, Cause, HealthState, OutcomeClass, ProxyIdentity, StreamReportsRequest,
         StreamReportsResponse, View, WatchSnapshotsRequest, WatchSnapshotsResponse,
     },
 };
@@ -25,6 +25,7 @@ pub use crate::seeded::{Bug, seed_bug};
 use crate::{
     reports::Outbox,
     routing::{self, Health, Outcome, Router, Routing},
+    seeded::seeded,
     sync::{Client, Conversation, Link, Replica, Waits, Watch},
     view_file::Kept,
 };
@@ -93,6 +94,14 @@ pub struct Seen {
     pub admin: AdminState,
     /// Observed health, by the view.
     pub state: HealthState,
+    /// Why, if there is a reason.
+    pub cause: Option<Cause>,
+    /// Lower is preferred.
+    pub priority: u32,
+    /// Share among its like.
+    pub weight: u32,
+    /// Where requests go.
+    pub url: String,
     /// End of a pause, by the view.
     pub until: Option<Instant>,
     /// Failures in a row, by the view.
@@ -238,11 +247,13 @@ impl Proxy {
         };
         let seen = table.by_name().map(|entry| {
             let routed = &entry.routed;
-            let (state, until) = match routed.health {
-                Health::Unknown => (HealthState::Unknown, None),
-                Health::Healthy => (HealthState::Healthy, None),
-                Health::Degraded { until, .. } => (HealthState::Degraded, Some(until)),
-                Health::Unhealthy { .. } => (HealthState::Unhealthy, None),
+            let (state, cause, until) = match routed.health {
+                Health::Unknown => (HealthState::Unknown, None, None),
+                Health::Healthy => (HealthState::Healthy, None, None),
+                Health::Degraded { cause, until } => {
+                    (HealthState::Degraded, Some(cause), Some(until))
+                }
+                Health::Unhealthy { cause } => (HealthState::Unhealthy, Some(cause), None),
             };
             let reason = entry.selectable(table.policy(), now).err();
             Seen {
@@ -250,6 +261,10 @@ impl Proxy {
                 generation: routed.endpoint.generation,
                 admin: routed.admin,
                 state,
+                cause,
+                priority: routed.priority,
+                weight: routed.weight,
+                url: routed.endpoint.base_url.to_string(),
                 until,
                 failures: routed.failures,
                 proven: routed.proven,
@@ -263,7 +278,12 @@ impl Proxy {
 
 impl Request {
     /// Chooses the next endpoint.
+    ///
+    /// # Panics
+    ///
+    /// On purpose only, as [`Bug::Panics`].
     pub fn next(&mut self, now: Instant) -> Next {
+        assert!(!seeded(Bug::Panics), "it panics on purpose");
         match self.0.next(now) {
             routing::Next::Attempt(attempt) => {
                 let endpoint = Arc::clone(attempt.endpoint());

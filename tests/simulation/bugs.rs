@@ -9,7 +9,7 @@ use std::{
 use qcc_control::simulation as control;
 use qcc_dataplane::simulation as dataplane;
 
-use crate::{invariants::Violation, world::World};
+use crate::invariants::Violation;
 
 /// A mistake.
 #[derive(Debug, Clone, Copy)]
@@ -19,7 +19,7 @@ enum Bug {
 }
 
 /// Each mistake, and the invariants that it may break first.
-const BUGS: [(Bug, &[&str]); 23] = {
+const BUGS: [(Bug, &[&str]); 31] = {
     use control::Bug as C;
     use dataplane::Bug as P;
     [
@@ -39,13 +39,21 @@ const BUGS: [(Bug, &[&str]); 23] = {
         (Bug::Control(C::NoCheckPlanned), &["I-31"]),
         (Bug::Proxy(P::RejectionIgnored), &["R-10"]),
         (Bug::Proxy(P::MarkNeverExpires), &["I-31"]),
-        (Bug::Proxy(P::ViewForgetsMarks), &["R-10"]),
+        (Bug::Proxy(P::ViewForgetsMarks), &["R-8", "R-10"]),
         (Bug::Proxy(P::PinnedTableRules), &["R-11"]),
         (Bug::Proxy(P::UnprovenUnlimited), &["unproven:"]),
         (Bug::Proxy(P::ViewGoesBack), &["I-10"]),
         (Bug::Proxy(P::GapIgnored), &["I-17"]),
         (Bug::Proxy(P::UnansweredForgotten), &["I-20"]),
         (Bug::Proxy(P::MergedNotCounted), &["I-23"]),
+        (Bug::Proxy(P::ReportNamesNewest), &["R-4"]),
+        (Bug::Proxy(P::ReportBlursClass), &["R-4"]),
+        (Bug::Proxy(P::NoFailover), &["R-13"]),
+        (Bug::Proxy(P::NobodyServed), &["R-13"]),
+        (Bug::Proxy(P::ViewPauseIgnored), &["R-11"]),
+        (Bug::Proxy(P::OwnPauseIgnored), &["R-8"]),
+        (Bug::Proxy(P::PrioritiesReversed), &["order:"]),
+        (Bug::Proxy(P::Panics), &["S-8"]),
     ]
 };
 
@@ -82,7 +90,7 @@ fn every_seeded_bug_is_found_and_named() {
 fn hunt(bug: Bug, names: &[&str]) -> Option<String> {
     seed(Some(bug));
     let found = (0..SEEDS).find_map(|seed| {
-        let end = World::new(seed).run();
+        let end = crate::run(seed);
         end.violation.map(|violation| (seed, violation))
     });
     seed(None);

@@ -32,9 +32,11 @@ use qcc_control::{
 };
 
 use crate::{checks::Check, time::Time, trace::Trace};
+pub(crate) use counts::Ended;
 use counts::Ledger;
 use turns::Doubts;
 use views::Chosen;
+pub(crate) use views::{Choice, Left};
 
 /// A broken invariant.
 #[derive(Debug, Clone)]

@@ -34,14 +34,19 @@ mod world;
 use std::{
     env,
     fmt::Write,
+    panic,
     sync::atomic::{AtomicU64, Ordering},
     thread,
 };
 
+use invariants::Violation;
 use world::{End, World};
 
 /// Seeds that are run if nobody says how many.
 const SEEDS: u64 = 1_000;
+
+/// Requests that are served in a run, on average and at the very least.
+const SERVED_MIN: u64 = 150;
 
 #[test]
 fn whatever_happens_the_rules_hold() {
@@ -57,6 +62,7 @@ fn whatever_happens_the_rules_hold() {
     let first = number("QCC_SIM_FIRST").unwrap_or_default();
     let seeds = number("QCC_SIM_SEEDS").unwrap_or(SEEDS);
     let next = AtomicU64::new(first);
+    let served = AtomicU64::new(0);
     let failures: Vec<String> = thread::scope(|scope| {
         let workers: Vec<_> = (0..threads())
             .map(|_| {
@@ -66,7 +72,8 @@ fn whatever_happens_the_rules_hold() {
                         if seed >= first + seeds {
                             return None;
                         }
-                        let end = World::new(seed).run();
+                        let end = run(seed);
+                        served.fetch_add(end.served, Ordering::Relaxed);
                         if let Some(report) = report(seed, &end) {
                             next.store(u64::MAX / 2, Ordering::Relaxed);
                             return Some(report);
@@ -81,6 +88,13 @@ fn whatever_happens_the_rules_hold() {
             .collect()
     });
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    // Shown by `--nocapture`.
+    let served = served.into_inner();
+    eprintln!("{served} requests were served in {seeds} runs");
+    assert!(
+        seeds < SEEDS || served >= seeds * SERVED_MIN,
+        "only {served} requests were served in {seeds} runs"
+    );
 }
 
 #[test]
@@ -107,6 +121,26 @@ fn the_clock_on_the_wall_decides_nothing() {
         jumps += jumping.wall_jumps;
     }
     assert!(jumps > 0, "in none of them it has jumped");
+}
+
+/// Runs a seed. A panic of what runs in it is a broken invariant too.
+fn run(seed: u64) -> End {
+    let ran = panic::catch_unwind(|| World::new(seed).run());
+    ran.unwrap_or_else(|panicked| {
+        let words = panicked.downcast_ref::<String>().map(String::as_str);
+        let words = words.or_else(|| panicked.downcast_ref::<&str>().copied());
+        End {
+            digest: 0,
+            events: 0,
+            served: 0,
+            wall_jumps: 0,
+            violation: Some(Violation::new(
+                "S-8 nothing makes the product panic",
+                words.unwrap_or("it says nothing"),
+            )),
+            trace: String::new(),
+        }
+    })
 }
 
 /// Returns how many runs there may be at a time.

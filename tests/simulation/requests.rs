@@ -8,11 +8,11 @@ use qcc_proto::v1;
 
 use crate::{
     event::Event,
-    invariants::Violation,
+    invariants::{Choice, Ended, Left, Violation},
     proxy::{FLUSH, shown},
     time::{MS, S, Time},
     trace::Trace,
-    upstream::{class, poisoned},
+    upstream::{poisoned, told},
     world::{SETTLING, SILENCE, World},
 };
 
@@ -24,6 +24,8 @@ pub(crate) struct Asking {
     request: Request,
     poisoned: bool,
     tried: BTreeSet<String>,
+    /// The view that it is routed by, from its first attempt on.
+    view: Option<v1::View>,
     since: Time,
 }
 
@@ -33,6 +35,8 @@ pub(crate) struct Trying {
     pub(crate) endpoint: String,
     pub(crate) generation: u64,
     request: u64,
+    /// The view under which it was chosen.
+    view: Option<v1::View>,
     /// What will come of it, if that is settled already.
     reply: Option<Reply>,
     key: String,
@@ -68,6 +72,7 @@ impl World {
             request,
             poisoned,
             tried: BTreeSet::new(),
+            view: None,
             since: now,
         };
         run.requests.insert(serial, asking);
@@ -83,15 +88,29 @@ impl World {
     ) -> Result<(), Violation> {
         let now = self.now;
         let instant = self.nodes[proxy].clock.at(now);
-        let Some(run) = self.alive(proxy, run) else {
+        let alive = self.nodes[proxy].run.as_mut();
+        let Some(run) = alive.filter(|alive| alive.number == run) else {
             return Ok(());
         };
         let number = run.number;
         let Some(asking) = run.requests.get_mut(&request) else {
             return Ok(());
         };
-        match asking.request.next(instant) {
+        let seen = run.proxy.endpoints(instant);
+        let newest = run.proxy.view();
+        let next = asking.request.next(instant);
+        if !matches!(next, Next::Attempt(_)) {
+            let left = Left {
+                tried: &asking.tried,
+                pinned: asking.view.or(newest),
+                waits: matches!(next, Next::Wait(_)),
+            };
+            self.judge.left_alone(&run.key, &left, &seen)?;
+        }
+        match next {
             Next::Attempt(attempt) => {
+                let pinned = *asking.view.get_or_insert(newest.unwrap_or_default());
+                let others = asking.tried.clone();
                 let again = !asking.tried.insert(attempt.endpoint.clone());
                 let poison = asking.poisoned;
                 run.serial += 1;
@@ -101,7 +120,7 @@ impl World {
                     .filter(|other| (&other.endpoint, other.generation) == (&chosen.0, chosen.1))
                     .count();
                 let (key, timeout) = (attempt.key.clone(), attempt.timeout);
-                let view = run.proxy.view();
+                let view = newest;
                 let incarnation = run.key.clone();
                 self.note(format_args!(
                     "p{proxy} tries {} in generation {} at {}",
@@ -109,8 +128,17 @@ impl World {
                     chosen.1,
                     shown(view)
                 ));
-                self.judge
-                    .chosen(&incarnation, &chosen, &key, view, again, in_flight)?;
+                let choice = Choice {
+                    chosen: &chosen,
+                    key: &key,
+                    view,
+                    pinned,
+                    tried: &others,
+                    again,
+                    in_flight,
+                    at: instant,
+                };
+                self.judge.chosen(&incarnation, &choice, &seen)?;
                 let reply = self.settle(proxy, &chosen.0, &key, poison);
                 let lasts = match &reply {
                     Some(Reply::Timeout) => timeout.as_micros() as Time,
@@ -128,6 +156,7 @@ impl World {
                     endpoint: chosen.0,
                     generation: chosen.1,
                     request,
+                    view: Some(pinned),
                     reply: reply.clone(),
                     key,
                 };
@@ -272,8 +301,19 @@ impl World {
             self.judge
                 .answered_well(&key, &trying.endpoint, trying.generation);
         }
-        self.judge
-            .finished(&key, &trying.endpoint, trying.generation, class(outcome));
+        let told = told(&reply, outcome).map(|wait| instant + wait);
+        if let Some(until) = told {
+            self.judge
+                .told_to_wait(&key, &trying.endpoint, trying.generation, until);
+        }
+        let ended = Ended {
+            endpoint: trying.endpoint,
+            generation: trying.generation,
+            view: trying.view,
+            class: outcome,
+        };
+        self.judge.finished(&key, ended);
+        self.served += u64::from(outcome == v1::OutcomeClass::Success);
         let ok = matches!(
             outcome,
             v1::OutcomeClass::Success | v1::OutcomeClass::Request | v1::OutcomeClass::StreamBroken

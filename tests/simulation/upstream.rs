@@ -1,6 +1,6 @@
 //! Endpoints as they are in truth, which nobody in the system can see but by asking.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode};
 use qcc_control::registry::{Facts, OutcomeClass, Verdict};
@@ -8,6 +8,12 @@ use qcc_dataplane::simulation::Reply;
 use qcc_proto::{upstream::classify, v1};
 
 use crate::{random::Random, time};
+
+/// The longest wait that a provider may ask for, and that of a 429 which names none.
+const WAIT_MAX: Duration = Duration::from_secs(600);
+
+/// The wait of an overload that names none.
+const OVERLOADED: Duration = Duration::from_secs(10);
 
 /// How an endpoint answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +132,22 @@ impl Upstreams {
 /// The answer to a request that no endpoint likes.
 pub(crate) fn poisoned() -> Reply {
     head(400, None)
+}
+
+/// Returns how long whoever got this reply has to stay away, as the cluster's policy has
+/// it: ten minutes at most.
+pub(crate) fn told(reply: &Reply, class: v1::OutcomeClass) -> Option<Duration> {
+    let default = match class {
+        v1::OutcomeClass::RateLimited => WAIT_MAX,
+        v1::OutcomeClass::Overloaded => OVERLOADED,
+        _ => return None,
+    };
+    let Reply::Head(_, headers) = reply else {
+        return None;
+    };
+    let asked = headers.get("retry-after-ms").map(|wait| wait.to_str());
+    let asked = asked.and_then(|wait| wait.ok()?.parse().ok());
+    Some(asked.map_or(default, Duration::from_millis).min(WAIT_MAX))
 }
 
 /// Returns what a check makes of a reply.

@@ -48,6 +48,8 @@ pub(crate) struct World {
     /// Faults have stopped.
     pub(crate) calm: bool,
     pub(crate) events: u64,
+    /// Requests that an endpoint has served.
+    pub(crate) served: u64,
     queue: BTreeMap<(Time, u64), Event>,
     serial: u64,
     control_clock: Monotonic,
@@ -63,6 +65,8 @@ pub(crate) struct World {
 pub(crate) struct End {
     pub(crate) digest: u64,
     pub(crate) events: u64,
+    /// Requests that an endpoint has served.
+    pub(crate) served: u64,
     /// How often the wall has jumped.
     pub(crate) wall_jumps: u64,
     pub(crate) violation: Option<Violation>,
@@ -90,6 +94,7 @@ impl World {
             judge: Judge::default(),
             calm: false,
             events: 0,
+            served: 0,
             queue: BTreeMap::new(),
             serial: 0,
             control_clock,
@@ -108,6 +113,7 @@ impl World {
         End {
             digest: self.trace.digest(),
             events: self.events,
+            served: self.served,
             wall_jumps: self.jumped,
             violation,
             trace: self.trace.tail(),

@@ -16,7 +16,10 @@ use super::{
     live::Limit,
     mark::{Block, Known, Seen},
 };
-use crate::reports::Report;
+use crate::{
+    reports::Report,
+    seeded::{Bug, seeded},
+};
 
 /// An attempt in flight. Dropping it without [`Attempt::finish`] means that the
 /// client went away: nobody is blamed.
@@ -227,7 +230,7 @@ impl Attempt {
 
     /// Reports under the generation and view of the attempt, whatever they are by
     /// now: what they are worth is the control plane's to judge.
-    fn report(&self, outcome: Outcome, now: Instant) {
+    fn report(&self, mut outcome: Outcome, now: Instant) {
         let urgent = match outcome.class {
             // A success is in no hurry, unless the view holds something against the
             // endpoint.
@@ -252,11 +255,18 @@ impl Attempt {
         {
             return; // The registry that gave out this generation is gone.
         }
+        if seeded(Bug::ReportBlursClass) && outcome.class == OutcomeClass::Forbidden {
+            outcome.class = OutcomeClass::ServerError;
+        }
+        let view = match newest.as_deref() {
+            Some(newest) if seeded(Bug::ReportNamesNewest) => newest.view(),
+            _ => self.table.view(),
+        };
         let endpoint = self.endpoint();
         let report = Report {
             endpoint: Arc::clone(&endpoint.name),
             generation: endpoint.generation,
-            view: self.table.view(),
+            view,
             count: 1,
             at: now,
             outcome,

@@ -9,6 +9,7 @@ use super::{
     admission::{self, Admission, Party},
     table::Tier,
 };
+use crate::seeded::{Bug, seeded};
 
 /// Weighted draws before the usable endpoints of a tier are gone through one by
 /// one. While most are usable a draw or two will do, however many there are.
@@ -124,6 +125,9 @@ impl Routing {
     }
 
     fn may_try(&self) -> bool {
+        if seeded(Bug::NobodyServed) || (seeded(Bug::NoFailover) && self.attempts > 0) {
+            return false;
+        }
         self.attempts < self.policy().attempts_max && (self.attempts as usize) < ATTEMPTS_MAX
     }
 

@@ -326,7 +326,11 @@ enum Rank {
 
 fn rank(routed: &Routed) -> Rank {
     let tier = |health| Rank::Tier {
-        priority: routed.priority,
+        priority: if seeded(Bug::PrioritiesReversed) {
+            u32::MAX - routed.priority
+        } else {
+            routed.priority
+        },
         health,
     };
     match (routed.admin, routed.health) {

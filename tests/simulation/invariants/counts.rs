@@ -7,6 +7,7 @@ use qcc_control::registry::{OutcomeClass, ProxyKey, Snapshot};
 use qcc_proto::v1;
 
 use super::{Asked, Judge, Violation, is_pause};
+use crate::upstream::class as class_of;
 
 /// What was counted, by somebody who counts slowly.
 #[derive(Debug, Default)]
@@ -19,6 +20,8 @@ pub(super) struct Ledger {
     sent: BTreeMap<(ProxyKey, u64), Sent>,
     /// Attempts that ended and have to be reported.
     finished: BTreeMap<ProxyKey, u64>,
+    /// The same, by what has to be said of them; without what was sent.
+    unsent: BTreeMap<(ProxyKey, Ended), u64>,
     /// Outcomes that the last turn applied for the first time.
     pub(super) news: Vec<News>,
 }
@@ -31,6 +34,19 @@ struct Applied {
     of_run: BTreeMap<ProxyKey, u64>,
     /// Attempts at an endpoint.
     attempts: BTreeMap<String, u64>,
+}
+
+/// What has to be said of an attempt that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ended {
+    /// Where it went.
+    pub(crate) endpoint: String,
+    /// In which generation.
+    pub(crate) generation: u64,
+    /// The view under which it was chosen.
+    pub(crate) view: Option<v1::View>,
+    /// What it came to.
+    pub(crate) class: v1::OutcomeClass,
 }
 
 /// What a number stands for.
@@ -64,21 +80,20 @@ impl Ledger {
 
 impl Judge {
     /// Notes that an attempt has ended.
-    pub(crate) fn finished(
-        &mut self,
-        proxy: &ProxyKey,
-        endpoint: &str,
-        generation: u64,
-        class: OutcomeClass,
-    ) {
-        if !matches!(class, OutcomeClass::Request | OutcomeClass::Cancelled) {
-            *self.ledger.finished.entry(proxy.clone()).or_default() += 1;
-        }
+    pub(crate) fn finished(&mut self, proxy: &ProxyKey, ended: Ended) {
+        let class = class_of(ended.class);
+        let (endpoint, generation) = (&ended.endpoint, ended.generation);
+        self.chosen.ended(proxy, endpoint, generation, class);
         if class == OutcomeClass::Auth {
             self.chosen.rejected(proxy, endpoint, generation);
         }
         if is_pause(class) {
             self.chosen.asked_to_wait(proxy, endpoint, generation);
+        }
+        if !matches!(class, OutcomeClass::Request | OutcomeClass::Cancelled) {
+            *self.ledger.finished.entry(proxy.clone()).or_default() += 1;
+            let of_kind = self.ledger.unsent.entry((proxy.clone(), ended));
+            *of_kind.or_default() += 1;
         }
     }
 
@@ -97,7 +112,11 @@ impl Judge {
                 count: outcome.count,
             };
             let key = (proxy.clone(), number);
-            let before = self.ledger.sent.entry(key).or_insert_with(|| sent.clone());
+            let Some(before) = self.ledger.sent.get(&key) else {
+                self.said_first(proxy, number, outcome)?;
+                self.ledger.sent.insert(key, sent);
+                continue;
+            };
             if *before != sent {
                 return Err(Violation::new(
                     "I-20 a number stands for the same outcome for ever",
@@ -108,9 +127,44 @@ impl Judge {
         Ok(())
     }
 
+    /// Judges a report that is sent for the first time: it names attempts that have ended
+    /// so, each of them once.
+    fn said_first(
+        &mut self,
+        proxy: &ProxyKey,
+        number: u64,
+        outcome: &v1::Outcome,
+    ) -> Result<(), Violation> {
+        let ended = Ended {
+            endpoint: outcome.endpoint.clone(),
+            generation: outcome.generation,
+            view: outcome.view,
+            class: outcome.class(),
+        };
+        let count = u64::from(outcome.count);
+        let key = (proxy.clone(), ended);
+        let left = self.ledger.unsent.get(&key).copied().unwrap_or_default();
+        let Some(rest) = left.checked_sub(count) else {
+            return Err(Violation::new(
+                "R-4 a report names its attempt",
+                format!(
+                    "number {number} of {} stands for {count} of {:?}, of which {left} have ended",
+                    proxy.id, key.1
+                ),
+            ));
+        };
+        if rest == 0 {
+            self.ledger.unsent.remove(&key);
+        } else {
+            self.ledger.unsent.insert(key, rest);
+        }
+        Ok(())
+    }
+
     /// Notes that a run of a proxy has ended: what it has not delivered is lost.
     pub(crate) fn died(&mut self, proxy: &ProxyKey) {
         self.ledger.finished.remove(proxy);
+        self.ledger.unsent.retain(|(of, _), _| of != proxy);
     }
 
     /// Counts what a turn was asked to apply, each number once.

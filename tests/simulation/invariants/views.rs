@@ -1,8 +1,12 @@
 //! What proxies are told, and whom they choose.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
 
-use qcc_control::registry::{AdminState, Endpoint, Health, ProxyKey, Snapshot, View};
+use qcc_control::registry::{AdminState, Endpoint, Health, OutcomeClass, ProxyKey, Snapshot, View};
 use qcc_dataplane::simulation::Seen;
 use qcc_proto::v1;
 
@@ -18,10 +22,49 @@ pub(super) struct Chosen {
     paused: BTreeSet<(ProxyKey, String, u64)>,
     /// Endpoints and generations that have answered a run of a proxy well.
     proven: BTreeSet<(ProxyKey, String, u64)>,
+    /// Endpoints and generations that a run of a proxy has seen fail in any way.
+    bad: BTreeSet<(ProxyKey, String, u64)>,
+    /// Until when endpoints have asked a run of a proxy to stay away.
+    told: BTreeMap<(ProxyKey, String, u64), Instant>,
+}
+
+/// A choice that a proxy has made.
+#[derive(Debug)]
+pub(crate) struct Choice<'a> {
+    /// Whom it chose, in which generation.
+    pub(crate) chosen: &'a (String, u64),
+    /// What it sends along.
+    pub(crate) key: &'a str,
+    /// Its newest view.
+    pub(crate) view: Option<v1::View>,
+    /// The view that the request is routed by.
+    pub(crate) pinned: v1::View,
+    /// Whom the request has tried before.
+    pub(crate) tried: &'a BTreeSet<String>,
+    /// Whether that was one of them.
+    pub(crate) again: bool,
+    /// Attempts at it that are under way.
+    pub(crate) in_flight: usize,
+    /// When, on the proxy's clock.
+    pub(crate) at: Instant,
+}
+
+/// A request that gets no endpoint.
+#[derive(Debug)]
+pub(crate) struct Left<'a> {
+    /// Whom it has tried.
+    pub(crate) tried: &'a BTreeSet<String>,
+    /// The view that it is routed by.
+    pub(crate) pinned: Option<v1::View>,
+    /// Whether it is to ask again.
+    pub(crate) waits: bool,
 }
 
 /// Attempts at a time at an endpoint that has not yet answered well.
 const UNPROVEN_MAX: usize = 4;
+
+/// Attempts that a request may make.
+const ATTEMPTS_MAX: usize = 3;
 
 impl Chosen {
     pub(super) fn rejected(&mut self, proxy: &ProxyKey, endpoint: &str, generation: u64) {
@@ -32,6 +75,19 @@ impl Chosen {
     pub(super) fn asked_to_wait(&mut self, proxy: &ProxyKey, endpoint: &str, generation: u64) {
         self.paused
             .insert((proxy.clone(), endpoint.to_owned(), generation));
+    }
+
+    pub(super) fn ended(
+        &mut self,
+        proxy: &ProxyKey,
+        endpoint: &str,
+        generation: u64,
+        class: OutcomeClass,
+    ) {
+        if class != OutcomeClass::Success {
+            self.bad
+                .insert((proxy.clone(), endpoint.to_owned(), generation));
+        }
     }
 
     fn is_proven(&self, known: &(ProxyKey, String, u64)) -> bool {
@@ -132,6 +188,7 @@ impl Judge {
             if paused && matches!(is.health, Health::Healthy { .. }) {
                 let lifted = (proxy.clone(), name.to_string(), is.generation.0);
                 self.chosen.paused.remove(&lifted);
+                self.chosen.told.remove(&lifted);
             }
         }
         Ok(())
@@ -143,16 +200,81 @@ impl Judge {
         self.chosen.proven.insert(known);
     }
 
+    /// Notes until when an endpoint has asked a run of a proxy to stay away.
+    pub(crate) fn told_to_wait(
+        &mut self,
+        proxy: &ProxyKey,
+        endpoint: &str,
+        generation: u64,
+        until: Instant,
+    ) {
+        let known = (proxy.clone(), endpoint.to_owned(), generation);
+        let told = self.chosen.told.entry(known).or_insert(until);
+        *told = until.max(*told);
+    }
+
+    /// Judges that a request gets no endpoint: there is none for it.
+    pub(crate) fn left_alone(
+        &self,
+        proxy: &ProxyKey,
+        left: &Left<'_>,
+        seen: &[Seen],
+    ) -> Result<(), Violation> {
+        let truth = left
+            .pinned
+            .and_then(|view| self.history.get(&of_wire(view)));
+        let Some(truth) = truth else { return Ok(()) };
+        if left.tried.len() >= ATTEMPTS_MAX {
+            return Ok(());
+        }
+        for seen in seen.iter().filter(|seen| !left.tried.contains(&seen.name)) {
+            let routed = truth.endpoints.get(seen.name.as_str());
+            let Some(routed) = routed.filter(|it| it.generation.0 == seen.generation) else {
+                continue; // The request goes by an older view.
+            };
+            let open = routed.spec.admin_state == AdminState::Enabled
+                && matches!(
+                    routed.health,
+                    Health::Healthy { .. } | Health::Unknown { .. }
+                );
+            if open && seen.reason.is_empty() {
+                return Err(Violation::new(
+                    "R-13 a request that can be served is served",
+                    format!("{} leaves out `{}`, which is free", proxy.id, seen.name),
+                ));
+            }
+            let known = (proxy.clone(), seen.name.clone(), seen.generation);
+            let good = seen.admin == v1::AdminState::Enabled
+                && seen.state == v1::HealthState::Healthy
+                && !self.chosen.bad.contains(&known);
+            if open && good && (seen.proven || !left.waits) {
+                return Err(Violation::new(
+                    "R-13 a request that can be served is served",
+                    format!(
+                        "{} leaves out `{}`, of which nobody has seen anything bad: {}",
+                        proxy.id, seen.name, seen.reason
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Judges a choice.
     pub(crate) fn chosen(
         &mut self,
         proxy: &ProxyKey,
-        (name, generation): &(String, u64),
-        key: &str,
-        view: Option<v1::View>,
-        again: bool,
-        in_flight: usize,
+        choice: &Choice<'_>,
+        seen: &[Seen],
     ) -> Result<(), Violation> {
+        let Choice {
+            chosen: (name, generation),
+            key,
+            view,
+            again,
+            in_flight,
+            ..
+        } = *choice;
         let known = (proxy.clone(), name.clone(), *generation);
         if self.chosen.rejected.contains(&known) {
             return Err(Violation::new(
@@ -188,6 +310,8 @@ impl Judge {
                 ),
             ));
         }
+        self.waited(proxy, choice, seen)?;
+        self.is_best(proxy, choice, seen)?;
         let is_proven = endpoint.proven || self.chosen.is_proven(&known);
         if !is_proven && in_flight >= UNPROVEN_MAX {
             return Err(Violation::new(
@@ -208,16 +332,100 @@ impl Judge {
     }
 }
 
+impl Judge {
+    /// Judges that a pause is over as somebody is chosen.
+    fn waited(
+        &self,
+        proxy: &ProxyKey,
+        choice: &Choice<'_>,
+        seen: &[Seen],
+    ) -> Result<(), Violation> {
+        let (name, generation) = choice.chosen;
+        let present = seen.iter().find(|seen| seen.name == *name);
+        let until = present.and_then(|seen| seen.until);
+        if until.is_some_and(|until| choice.at < until) {
+            return Err(Violation::new(
+                "R-11 a proxy chooses what its view lets through",
+                format!("{} chooses `{name}`, which its view pauses", proxy.id),
+            ));
+        }
+        let known = (proxy.clone(), name.clone(), *generation);
+        let told = self.chosen.told.get(&known);
+        if told.is_some_and(|until| choice.at < *until) {
+            return Err(Violation::new(
+                "R-8 a proxy stays away for as long as it was asked to",
+                format!("{} chooses `{name}` before that", proxy.id),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Judges that nobody better was free, by the proxy's own account of a moment before.
+    fn is_best(
+        &self,
+        proxy: &ProxyKey,
+        choice: &Choice<'_>,
+        seen: &[Seen],
+    ) -> Result<(), Violation> {
+        let Some(truth) = self.history.get(&of_wire(choice.pinned)) else {
+            return Ok(());
+        };
+        let (name, _) = choice.chosen;
+        let Some(rank) = truth.endpoints.get(name.as_str()).map(|it| rank(it)) else {
+            return Ok(());
+        };
+        let better = seen.iter().find(|seen| {
+            let routed = truth.endpoints.get(seen.name.as_str());
+            routed.is_some_and(|routed| {
+                seen.reason.is_empty()
+                    && !choice.tried.contains(&seen.name)
+                    && routed.generation.0 == seen.generation
+                    && routed.spec.admin_state == AdminState::Enabled
+                    && matches!(
+                        routed.health,
+                        Health::Healthy { .. } | Health::Unknown { .. }
+                    )
+                    && self::rank(routed) < rank
+            })
+        });
+        match better {
+            None => Ok(()),
+            Some(better) => Err(Violation::new(
+                "order: the better endpoint comes first",
+                format!("{} chooses `{name}`, not `{}`", proxy.id, better.name),
+            )),
+        }
+    }
+}
+
+/// Returns where an endpoint stands among those that may be tried: the lower the better.
+fn rank(endpoint: &Endpoint) -> (u32, u8) {
+    let health = match endpoint.health {
+        Health::Healthy { .. } => 0,
+        Health::Unknown { .. } => 1,
+        Health::Degraded { .. } => 2,
+        Health::Unhealthy(_) => 3,
+    };
+    (endpoint.spec.priority, health)
+}
+
 /// What a proxy acts on, in words that both sides have.
-type Summary = (
-    String,
-    u64,
-    v1::AdminState,
-    v1::HealthState,
-    u32,
-    bool,
-    String,
-);
+#[derive(Debug, PartialEq, Eq)]
+struct Summary {
+    name: String,
+    generation: u64,
+    admin: v1::AdminState,
+    state: v1::HealthState,
+    cause: String,
+    /// Whether a pause has an end.
+    ends: bool,
+    failures: u32,
+    proven: bool,
+    priority: u32,
+    weight: u32,
+    url: String,
+    key: String,
+}
 
 fn summary(endpoint: &Endpoint) -> Summary {
     let admin = match endpoint.spec.admin_state {
@@ -231,27 +439,40 @@ fn summary(endpoint: &Endpoint) -> Summary {
         Health::Degraded { .. } => v1::HealthState::Degraded,
         Health::Unhealthy(_) => v1::HealthState::Unhealthy,
     };
-    (
-        endpoint.spec.name.to_string(),
-        endpoint.generation.0,
+    let cause = endpoint.health.cause().map(|cause| cause.to_string());
+    Summary {
+        name: endpoint.spec.name.to_string(),
+        generation: endpoint.generation.0,
         admin,
         state,
-        endpoint.health.failures(),
-        endpoint.proven,
-        key_of(endpoint),
-    )
+        cause: cause.unwrap_or_default(),
+        ends: matches!(endpoint.health, Health::Degraded { .. }),
+        failures: endpoint.health.failures(),
+        proven: endpoint.proven,
+        priority: endpoint.spec.priority,
+        weight: endpoint.spec.weight,
+        url: endpoint.spec.base_url.trim_end_matches('/').to_owned(),
+        key: key_of(endpoint),
+    }
 }
 
 fn summary_of_seen(seen: &Seen) -> Summary {
-    (
-        seen.name.clone(),
-        seen.generation,
-        seen.admin,
-        seen.state,
-        seen.failures,
-        seen.proven,
-        seen.key.clone(),
-    )
+    let cause = seen.cause.map(|cause| cause.as_str_name().to_lowercase());
+    let cause = cause.unwrap_or_default();
+    Summary {
+        name: seen.name.clone(),
+        generation: seen.generation,
+        admin: seen.admin,
+        state: seen.state,
+        cause: cause.trim_start_matches("cause_").to_owned(),
+        ends: seen.until.is_some(),
+        failures: seen.failures,
+        proven: seen.proven,
+        priority: seen.priority,
+        weight: seen.weight,
+        url: seen.url.trim_end_matches('/').to_owned(),
+        key: seen.key.clone(),
+    }
 }
 
 /// Returns whether two states of an endpoint are the same to a proxy.
