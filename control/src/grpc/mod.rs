@@ -3,6 +3,7 @@
 
 mod base_url;
 mod clusters;
+mod connections;
 mod convert;
 mod endpoints;
 mod error;
@@ -43,14 +44,9 @@ use prost::Message;
 use qcc_proto::{plain::PlainLayer, v1};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
-use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    Status,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{Status, transport::Server};
 use tonic_health::pb::health_server::HealthServer;
-use tracing::warn;
 
 use crate::{
     actor::Handle,
@@ -70,13 +66,6 @@ const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// A unary call that takes longer ends. `VerifyEndpoint`, which waits for an upstream,
 /// is the longest: a check may take 10 minutes.
 const CALL_MAX: Duration = Duration::from_secs(660);
-
-/// A pause after a connection could not be accepted.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Connections that are accepted before those that are there already get their turn:
-/// a call must not wait until a whole fleet has been greeted.
-const ACCEPTED_IN_A_ROW: u32 = 8;
 
 /// What every service needs.
 #[derive(Debug, Clone)]
@@ -119,24 +108,7 @@ pub(crate) async fn serve(api: Api, listener: TcpListener) -> Result<(), tonic::
     };
     let own = "the descriptor set was made by the build";
     let stop = api.stop.clone();
-    // An update is one small packet: it must not wait for the last one's receipt.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let mut in_a_row = 0;
-    let incoming = incoming.then(move |accepted| {
-        in_a_row += 1;
-        let is_enough = in_a_row == ACCEPTED_IN_A_ROW;
-        in_a_row %= ACCEPTED_IN_A_ROW;
-        async move {
-            if let Err(error) = &accepted {
-                // Out of file descriptors, most likely: trying again at once would spin.
-                warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            } else if is_enough {
-                tokio::task::yield_now().await;
-            }
-            accepted
-        }
-    });
+    let incoming = connections::accept(listener, connections::CONNECTIONS_MAX);
     let pages = PlainLayer::new(Arc::new(api.clone()), &api.allowed_hosts);
     Server::builder()
         .accept_http1(true)
