@@ -279,6 +279,15 @@ pub fn new(
 }
 
 impl Writer {
+    /// Makes durable what has come of the time between two lives, before anybody asks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Writer::run`].
+    pub fn begin(&mut self) -> Result<(), store::Error> {
+        self.turn(&mut Vec::new())
+    }
+
     /// Works until every handle is gone.
     ///
     /// # Errors
@@ -291,7 +300,6 @@ impl Writer {
             .build()
             .expect("a runtime without I/O needs nothing that can fail");
         let mut commands = Vec::with_capacity(TURN_MAX);
-        self.turn(&mut commands)?;
         loop {
             let deadline = self.registry.poll_timeout();
             let received = runtime.block_on(async {

@@ -46,7 +46,7 @@ use std::{
 
 use tokio::{
     net::{TcpListener, TcpSocket},
-    sync::oneshot,
+    sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -94,12 +94,22 @@ pub enum Error {
     WriterDied,
 }
 
-/// Opens the store and reads everything that it holds.
-fn open(options: &store::Options) -> Result<(Store, u64, registry::Saved), Error> {
+/// Opens the store and takes up what it holds.
+fn open(options: &store::Options, seed: registry::Seed) -> Result<Opened, Error> {
     let (store, loaded) = Store::open(options).map_err(Error::Store)?;
     let saved = records::load(loaded.records).map_err(Error::Records)?;
-    Ok((store, loaded.term, saved))
+    let mut opened = actor::new(store, loaded.term, saved, seed);
+    opened.0.begin().map_err(Error::Store)?;
+    Ok(opened)
 }
+
+/// The writer, its handle, its feed, and where its check orders come out.
+type Opened = (
+    actor::Writer,
+    actor::Handle,
+    Arc<feed::Feed>,
+    mpsc::UnboundedReceiver<actor::Job>,
+);
 
 /// Opens the store, applies what was declared, and binds.
 ///
@@ -118,17 +128,16 @@ pub async fn start(config: Config) -> Result<ControlPlane, Error> {
         data_dir: config.data_dir,
         seal_key_file: config.seal_key_file,
     };
+    let seed = seed().map_err(|error| Error::System("get random bytes", error))?;
     // It blocks. And all on one thread, so that what the records give back is used again for
     // what is made of them: the allocator keeps the memory of different threads apart.
     let (options, opened) = tokio::task::spawn_blocking(|| {
-        let opened = open(&options);
+        let opened = open(&options, seed);
         (options, opened)
     })
     .await
     .unwrap_or_else(|died| std::panic::resume_unwind(died.into_panic()));
-    let (store, term, saved) = opened?;
-    let seed = seed().map_err(|error| Error::System("get random bytes", error))?;
-    let (writer, handle, feed, jobs) = actor::new(store, term, saved, seed);
+    let (writer, handle, feed, jobs) = opened?;
     let (ended, writer_end) = oneshot::channel();
     std::thread::Builder::new()
         .name("writer".into())

@@ -137,10 +137,12 @@ impl Judge {
                     }
                     self.endpoint_moved(was, is, asked, clock)?;
                     let out = is.health.incident().is_some();
-                    // A key that waits takes over from one that is rejected, in one turn.
+                    // A key that waits takes over from one that is refused, in one turn.
                     let mut news = self.news_about(was);
-                    let rejected = news.any(|(class, _)| class == OutcomeClass::Auth);
-                    let replaced = was.staged.is_some() && is.staged.is_none() && rejected;
+                    let verdict = self.verdict(asked, was);
+                    let refused = news.any(|(class, _)| is_refusal(class))
+                        || verdict.is_some_and(|verdict| is_refusal(verdict.class));
+                    let replaced = was.staged.is_some() && is.staged.is_none() && refused;
                     fell += u64::from(was.health.incident().is_none() && (out || replaced));
                 }
                 None => {
@@ -315,19 +317,17 @@ impl Judge {
         let name = &is.spec.name;
         let verdict = self.verdict(asked, was);
         let proven = verdict.as_ref().is_some_and(|verdict| verdict.passed);
-        let rejected = was.health.cause() == Some(Cause::Auth)
-            || self
-                .news_about(was)
-                .any(|(class, _)| class == OutcomeClass::Auth)
+        let refused = matches!(was.health.cause(), Some(Cause::Auth | Cause::Forbidden))
+            || self.news_about(was).any(|(class, _)| is_refusal(class))
             || verdict.as_ref().is_some_and(|verdict| {
                 let present = was.spec.api_key.as_ref().map(|key| key.expose());
-                verdict.class == OutcomeClass::Auth && verdict.key.as_deref() == present
+                is_refusal(verdict.class) && verdict.key.as_deref() == present
             });
         let overdue = was
             .staged
             .as_ref()
             .is_some_and(|staged| staged.until <= clock);
-        if !proven && !rejected && !overdue {
+        if !proven && !refused && !overdue {
             return Err(Violation::new(
                 "R-3 a new key takes over when it is proven, or nothing is left to lose",
                 format!("`{name}` has it already"),
@@ -534,6 +534,11 @@ fn is_in_its_generation(verdict: &Verdict, was: &Endpoint) -> Result<(), Violati
         ));
     }
     Ok(())
+}
+
+/// Whether an outcome says that a key is of no use.
+fn is_refusal(class: OutcomeClass) -> bool {
+    matches!(class, OutcomeClass::Auth | OutcomeClass::Forbidden)
 }
 
 fn is_operators(asked: &[Asked], name: &EndpointName) -> bool {
