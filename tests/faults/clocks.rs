@@ -19,10 +19,10 @@ const LIBRARIES: [&str; 5] = [
     "/usr/local/lib/faketime/libfaketimeMT.so.1",
 ];
 
-/// What happens to the clock, and by how many years log lines are then off.
+/// What happens to the clock, and by how many days log lines are then off.
 const FAULTS: [(&str, Option<i64>); 4] = [
-    ("+3652d", Some(10)),
-    ("-3652d", Some(-10)),
+    ("+3652d", Some(3652)),
+    ("-3652d", Some(-3652)),
     ("+0 x2", None),
     // It stands still.
     (STANDSTILL, None),
@@ -32,8 +32,8 @@ const FAULTS: [(&str, Option<i64>); 4] = [
 const STANDSTILL: &str = "2031-02-03 04:05:06";
 const STANDSTILL_LINE: &str = "\"timestamp\":\"2031-02-03T04:05:06";
 
-/// Seconds in a year, as calendars have them on the average.
-const YEAR_S: u64 = 31_556_952;
+/// Seconds in a day.
+const DAY_S: u64 = 24 * 60 * 60;
 
 /// Longer than the story.
 const LONG_WAIT_S: &str = "500";
@@ -67,7 +67,8 @@ async fn jumps(library: &Path) {
     proxy.message().await.expect_status(200);
     control.eventually_is("paused", HealthState::Degraded).await;
 
-    for (round, (fault, years)) in FAULTS.into_iter().enumerate() {
+    for (round, (fault, days)) in FAULTS.into_iter().enumerate() {
+        let began = today();
         set(fault);
         if round == 1 {
             control.restart().await; // What it remembers is of another time now.
@@ -95,14 +96,16 @@ async fn jumps(library: &Path) {
         for proxy in testbed.proxies() {
             proxy.eventually_avoids("paused").await;
         }
-        let line = match years {
-            Some(years) => Some(format!("\"timestamp\":\"{}", this_year() + years)),
-            None => (fault == STANDSTILL).then(|| STANDSTILL_LINE.to_owned()),
+        // The year may have ended meanwhile.
+        let line = |day| format!("\"timestamp\":\"{}-", year_of(day));
+        let lines = match days {
+            Some(days) => vec![line(began + days), line(today() + days)],
+            None if fault == STANDSTILL => vec![STANDSTILL_LINE.to_owned()],
+            None => Vec::new(),
         };
-        if let Some(line) = line {
-            let lines = testbed.logs().find(&line);
-            assert!(!lines.is_empty(), "{fault} was not seen");
-        }
+        let logs = testbed.logs();
+        let is_seen = lines.iter().any(|line| !logs.find(line).is_empty());
+        assert!(lines.is_empty() || is_seen, "{fault} was not seen");
         // A short one ends when it should.
         let short = Answer::status(429).header("retry-after", "1");
         testbed.upstream("tried").respond_once(short);
@@ -120,8 +123,23 @@ async fn jumps(library: &Path) {
     assert_eq!(stats.total_failed, FAULTS.len() as u64);
 }
 
-fn this_year() -> i64 {
+/// Days since 1970.
+fn today() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let years = now.expect("the test's own clock is right").as_secs() / YEAR_S;
-    1970 + i64::try_from(years).expect("years are few")
+    let days = now.expect("the test's own clock is right").as_secs() / DAY_S;
+    i64::try_from(days).expect("days are few")
+}
+
+/// The year of a day after 1970.
+fn year_of(mut day: i64) -> i64 {
+    let is_leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let mut year = 1970;
+    loop {
+        let days = 365 + i64::from(is_leap(year));
+        if day < days {
+            return year;
+        }
+        day -= days;
+        year += 1;
+    }
 }
