@@ -62,7 +62,8 @@ impl Suspicion {
     /// Takes the verdict of one more attempt. `symptom`: it was held, because it may be
     /// the request's own fault. `request` tells requests apart.
     ///
-    /// Returns whether the request has become suspect by it.
+    /// Returns whether the request has become suspect by it, so that neither of the two
+    /// endpoints is blamed.
     pub(crate) fn take(
         &mut self,
         judged: Judged,
@@ -81,9 +82,8 @@ impl Suspicion {
             Some((before, like)) if like == symptom && is_elsewhere(&before, &judged) => {
                 let request = request();
                 self.symptom = Some(symptom);
-                self.excuse(before, request);
-                self.excuse(judged, request);
-                !self.excused.is_empty()
+                let (first, second) = (self.excuse(before, request), self.excuse(judged, request));
+                first && second
             }
             before => {
                 drop(before);
@@ -120,10 +120,12 @@ impl Suspicion {
         &self.excused
     }
 
-    fn excuse(&mut self, mut judged: Judged, request: u64) {
-        if judged.excuse(request) {
+    fn excuse(&mut self, mut judged: Judged, request: u64) -> bool {
+        let is_excused = judged.excuse(request);
+        if is_excused {
             self.excused.push(judged);
         }
+        is_excused
     }
 }
 

@@ -332,3 +332,23 @@ fn a_request_that_waits_for_a_held_endpoint_is_told_to_wait() {
     assert!(client.suspicion.stand());
     assert!(matches!(testbed.next(), Next::Unavailable(_)));
 }
+
+#[test]
+fn a_request_is_not_called_suspect_if_one_of_the_two_endpoints_is_blamed() {
+    let testbed = Testbed::new([endpoint("a"), spare("b")]);
+    for fingerprint in [1, 2] {
+        let mut client = Client::of(&testbed, fingerprint);
+        client.is_killed(&testbed);
+        assert!(client.is_killed(&testbed));
+        // `b` serves others, `a` does not.
+        let mut other = testbed.begin();
+        let _at_a = attempt(other.next(testbed.now));
+        let at_b = attempt(other.next(testbed.now));
+        assert_eq!(name(&at_b), "b");
+        at_b.answered();
+    }
+    let mut third = Client::of(&testbed, 3);
+    third.is_killed(&testbed);
+    assert!(!third.is_killed(&testbed));
+    assert_eq!(classes(&testbed), [("a".to_owned(), Connect)]);
+}
