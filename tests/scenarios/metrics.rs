@@ -90,6 +90,7 @@ async fn both_servers_count_an_incident() {
         ("qcc_proxy_relayed_total", 1.0),
         ("qcc_proxy_attempts_total", 2.0),
         ("qcc_proxy_retries_total", 1.0),
+        ("qcc_proxy_suspect_requests_total", 0.0),
         ("qcc_proxy_requests_active", 0.0),
         ("qcc_proxy_buffered_bytes", 0.0),
         (r#"qcc_proxy_outcomes_total{class="auth"}"#, 1.0),

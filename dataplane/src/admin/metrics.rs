@@ -167,6 +167,11 @@ impl Admin {
                 "Tries beyond the first of a request.",
                 &counters.retries,
             ),
+            (
+                "qcc_proxy_suspect_requests_total",
+                "Requests that failed alike at two endpoints, neither of which was blamed.",
+                &counters.suspects,
+            ),
         ] {
             page.counter(name, help, counter.load(Ordering::Relaxed));
         }
