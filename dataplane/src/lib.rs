@@ -291,13 +291,8 @@ impl Proxy {
             }
         };
         let saver = || {
-            let (router, outbox) = (self.router.clone(), Arc::clone(&self.outbox));
-            Arc::new(Saver::new(
-                Arc::clone(&file),
-                router,
-                self.link.clone(),
-                outbox,
-            ))
+            let (router, link) = (self.router.clone(), self.link.clone());
+            Arc::new(Saver::new(Arc::clone(&file), router, link))
         };
         (kept, is_ours.then(saver))
     }

@@ -152,7 +152,7 @@ impl Proxy {
     /// Returns what is kept on disk of the view, if there is one.
     pub fn keep(&self, now: Instant) -> Option<Vec<u8>> {
         let table = self.client.router.table()?;
-        Some(Kept::bytes(&table, self.replica.registry_id(), now))
+        Some(Kept::bytes(&table, now))
     }
 
     /// Serves from what an earlier run has kept.

@@ -13,8 +13,8 @@
 //! All of it is sealed, since endpoints carry keys; the seal is the checksum as well.
 //! A file that is damaged, of another format, sealed with another key, of another
 //! cluster or open to other users is not used and says so; one that is not ours is never
-//! written over. Local marks are not kept: they are about connections of a process that
-//! is gone.
+//! written over. Of local marks only rejections of a credential are kept, which are about
+//! the credential: the others are about connections of a process that is gone.
 
 mod contents;
 mod disk;
@@ -32,10 +32,10 @@ use std::{
 
 use qcc_proto::v1::View;
 
-use crate::routing::{Policy, Routed, Table};
+use crate::routing::{Generation, Policy, Routed, Table};
 use contents::Contents;
 pub(crate) use saver::Saver;
-use seal::Seal;
+pub(crate) use seal::Seal;
 
 /// Begins the file.
 const MAGIC: &[u8] = b"qcc-view\n";
@@ -63,7 +63,9 @@ pub(crate) struct Kept {
     pub policy: Policy,
     /// Its endpoints.
     pub endpoints: Vec<Arc<Routed>>,
-    /// Time since a control plane confirmed it, by the wall clock: for people.
+    /// Generations whose credential that process saw rejected.
+    pub rejected: Vec<Generation>,
+    /// Time since a control plane confirmed it, at most, by the wall clock: for people.
     pub age: Duration,
 }
 
@@ -95,6 +97,8 @@ pub(crate) enum Error {
     OtherCluster(String),
     /// The key file holds no key.
     Key(PathBuf),
+    /// There is no key file.
+    NoKey(PathBuf),
 }
 
 impl Error {
@@ -125,6 +129,7 @@ impl fmt::Display for Error {
             Self::OtherKey => f.write_str("it is sealed with another key"),
             Self::Damaged => f.write_str("it is damaged"),
             Self::OtherCluster(cluster) => write!(f, "it is of cluster `{cluster}`"),
+            Self::NoKey(path) => write!(f, "its key `{}` is not there", path.display()),
             Self::Key(path) => write!(f, "`{}` holds no key", path.display()),
         }
     }
@@ -135,9 +140,8 @@ impl std::error::Error for Error {}
 #[cfg(feature = "simulation")]
 impl Kept {
     /// Returns a table as it is kept, without seal and file.
-    pub(crate) fn bytes(table: &Table, registry_id: &str, now: Instant) -> Vec<u8> {
-        let confirmed = SystemTime::UNIX_EPOCH;
-        let contents = Contents::of("default", table, registry_id, confirmed, now);
+    pub(crate) fn bytes(table: &Table, now: Instant) -> Vec<u8> {
+        let contents = Contents::of("default", table, SystemTime::UNIX_EPOCH, now);
         contents.encode().to_vec()
     }
 
@@ -176,18 +180,18 @@ impl ViewFile {
             Error::Io { .. }
             | Error::Format(_)
             | Error::OtherKey
+            | Error::NoKey(_)
             | Error::Damaged
             | Error::OtherCluster(_) => true,
         }
     }
 
-    /// Reads the view; `None` if there is none. Blocks.
+    /// Reads the view; `None` if there is none. Changes nothing. Blocks.
     pub(crate) fn load(&self) -> Result<Option<Kept>, Error> {
         let Some(bytes) = disk::read(&self.path)? else {
             return Ok(None);
         };
-        self.unpack(&bytes, || Seal::load_or_make(&self.key_path))
-            .map(Some)
+        self.unpack(&bytes, || Seal::load(&self.key_path)).map(Some)
     }
 
     /// Reads the view in the bytes of the file.
@@ -214,18 +218,22 @@ impl ViewFile {
         contents.into_kept(Instant::now())
     }
 
+    /// Reads the key that views are sealed with, making one if there is none. Blocks.
+    pub(crate) fn seal(&self) -> Result<Seal, Error> {
+        disk::make_parent(&self.key_path)?;
+        Seal::load_or_make(&self.key_path)
+    }
+
     /// Writes the view of a table. Blocks. `confirmed`: when a control plane last said
     /// that it is current.
     pub(crate) fn save(
         &self,
+        seal: &Seal,
         table: &Table,
-        registry_id: &str,
         confirmed: SystemTime,
     ) -> Result<(), Error> {
-        let contents = Contents::of(&self.cluster, table, registry_id, confirmed, Instant::now());
+        let contents = Contents::of(&self.cluster, table, confirmed, Instant::now());
         disk::make_parent(&self.path)?;
-        disk::make_parent(&self.key_path)?;
-        let seal = Seal::load_or_make(&self.key_path)?;
         let header = header();
         let sealed = seal.close(&header, &contents.encode())?;
         disk::replace(&self.path, &[&header[..], &sealed].concat())

@@ -46,6 +46,8 @@ pub(crate) struct ReportBuffer {
     in_flight: Option<Batch>,
     /// See [`Batch::registry_id`]; of what is pending.
     registry_id: Arc<str>,
+    /// The life of that registry: reports of another one are about nothing.
+    life: u64,
     next_sequence: u64,
     /// Attempts dropped since the last batch was made, and ever.
     dropped: u64,
@@ -85,6 +87,7 @@ impl ReportBuffer {
             mergeable: BTreeMap::new(),
             in_flight: None,
             registry_id: Arc::default(),
+            life: 0,
             next_sequence: 1,
             dropped: 0,
             dropped_total: 0,
@@ -93,7 +96,13 @@ impl ReportBuffer {
 
     /// Takes a report. At the bound the oldest success goes, or, if there are only
     /// failures, the oldest failure; whatever goes is counted.
+    ///
+    /// A report about a registry that is gone is dropped.
     pub(crate) fn push(&mut self, report: Report) {
+        if report.life != self.life {
+            self.dropped_total += u64::from(report.count);
+            return;
+        }
         let key = (Arc::clone(&report.endpoint), report.generation, report.view);
         if report.is_success() {
             let merged = self
@@ -186,12 +195,14 @@ impl ReportBuffer {
         }
     }
 
-    /// Names the registry that reports are about from now on. One that has taken the
-    /// place of another needs a [`ReportBuffer::clear`] first.
-    pub(crate) fn belong_to(&mut self, registry_id: &str) {
-        if *self.registry_id != *registry_id {
-            self.registry_id = registry_id.into();
+    /// Names the registry that reports are about from now on. In another life all that
+    /// there is goes: it is about a registry that no longer exists.
+    pub(crate) fn belong_to(&mut self, registry_id: &Arc<str>, life: u64) {
+        if self.life != life {
+            self.clear();
+            self.life = life;
         }
+        self.registry_id = Arc::clone(registry_id);
     }
 
     /// Names the registry that reports are about now; empty if it is not known.
@@ -200,7 +211,7 @@ impl ReportBuffer {
     }
 
     /// Drops everything: it is about a registry that no longer exists.
-    pub(crate) fn clear(&mut self) {
+    fn clear(&mut self) {
         let in_flight = self
             .in_flight
             .take()

@@ -22,6 +22,9 @@ pub(crate) struct Report {
     pub endpoint: Arc<str>,
     /// The generation that the attempt used.
     pub generation: u64,
+    /// The life of the registry that gave it out; see
+    /// [`Router::publish`](crate::routing::Router::publish).
+    pub life: u64,
     /// The view under which the endpoint was chosen.
     pub view: View,
     /// Number of attempts; above 1 for successes only.

@@ -204,6 +204,9 @@ impl Attempt {
             };
             live.change(|mark| mark.finished(seen, known, now))
         });
+        if changed && outcome.class == OutcomeClass::Auth {
+            self.router.rejected();
+        }
         if changed {
             self.router.wake();
         }
@@ -248,16 +251,10 @@ impl Attempt {
             // Evidence of nothing.
             OutcomeClass::Request | OutcomeClass::Cancelled | OutcomeClass::Unspecified => return,
         };
-        let newest = self.router.newest();
-        if newest
-            .as_ref()
-            .is_none_or(|newest| newest.life() != self.table.life())
-        {
-            return; // The registry that gave out this generation is gone.
-        }
         if seeded(Bug::ReportBlursClass) && outcome.class == OutcomeClass::Forbidden {
             outcome.class = OutcomeClass::ServerError;
         }
+        let newest = self.router.newest();
         let view = match newest.as_deref() {
             Some(newest) if seeded(Bug::ReportNamesNewest) => newest.view(),
             _ => self.table.view(),
@@ -266,6 +263,7 @@ impl Attempt {
         let report = Report {
             endpoint: Arc::clone(&endpoint.name),
             generation: endpoint.generation,
+            life: self.table.life(),
             view,
             count: 1,
             at: now,

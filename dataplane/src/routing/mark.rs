@@ -147,6 +147,11 @@ impl Mark {
         suspects: Suspects([0; SUSPECTS_MAX]),
     };
 
+    /// Returns the mark after the credential was rejected.
+    pub(crate) fn rejected(&self) -> Self {
+        self.blocked(Block::Rejected)
+    }
+
     /// Returns the mark after an attempt has finished, or `None` if it stays as it
     /// is.
     pub(crate) fn finished(&self, seen: Seen, known: Known<'_>, now: Instant) -> Option<Self> {
@@ -157,7 +162,7 @@ impl Mark {
         match seen.class {
             C::Success => self.succeeded(seen.chosen_at, known),
             C::Auth if seeded(Bug::RejectionIgnored) => None,
-            C::Auth => Some(self.blocked(Block::Rejected)),
+            C::Auth => Some(self.rejected()),
             C::RateLimited => {
                 let wait = wait(seen.retry_after, known.cool_downs.rate_limited, known);
                 Some(self.paused(Cause::RateLimited, now + wait, seen.chosen_at))

@@ -57,4 +57,4 @@ pub(crate) use reason::{Reason, Unavailable};
 pub(crate) use router::{Changes, Router, Update};
 pub(crate) use selection::{Next, Routing};
 pub(crate) use suspicion::{Suspicion, Symptom};
-pub(crate) use table::{Entry, Table};
+pub(crate) use table::{Entry, Generation, Table};

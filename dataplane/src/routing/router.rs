@@ -8,9 +8,9 @@ use std::sync::{
 use arc_swap::{ArcSwapOption, Guard};
 use imbl::OrdMap;
 use qcc_proto::v1::{OutcomeClass, View};
-use tokio::sync::{Notify, futures::Notified};
+use tokio::sync::{Notify, futures::Notified, watch};
 
-use super::{Policy, Routed, Routing, Table};
+use super::{Generation, Policy, Routed, Routing, Table};
 use crate::reports::Outbox;
 
 /// Hands out [`Routing`]s. Cheap to clone; all clones are one.
@@ -26,6 +26,8 @@ struct Shared {
     seeds: AtomicU64,
     /// What attempts came to since the process started, by class.
     outcomes: [AtomicU64; OutcomeClass::Cancelled as usize + 1],
+    /// How often a credential was rejected since the process started.
+    rejections: watch::Sender<u64>,
     outbox: Arc<Outbox>,
 }
 
@@ -34,6 +36,8 @@ struct Shared {
 pub(crate) struct Update {
     /// The view.
     pub view: View,
+    /// Names the registry that it belongs to; empty if that is not known.
+    pub registry_id: Arc<str>,
     /// The cluster's policy.
     pub policy: Arc<Policy>,
     /// Its endpoints by name.
@@ -43,6 +47,8 @@ pub(crate) struct Update {
     /// The view comes from a registry that has forgotten the one before: its
     /// generations mean something else. What was seen so far is void.
     pub reset: bool,
+    /// The view was kept by an earlier process: what that saw rejected.
+    pub restored: Option<Vec<Generation>>,
 }
 
 /// What differs between two views.
@@ -66,10 +72,12 @@ impl Update {
         let named = |routed: Arc<Routed>| (Arc::clone(&routed.endpoint.name), routed);
         Self {
             view,
+            registry_id: Arc::default(),
             policy,
             endpoints: endpoints.into_iter().map(named).collect(),
             changes: None,
             reset,
+            restored: None,
         }
     }
 }
@@ -83,6 +91,7 @@ impl Router {
                 wake: Notify::new(),
                 seeds: AtomicU64::new(seed),
                 outcomes: Default::default(),
+                rejections: watch::Sender::default(),
                 outbox,
             }),
         }
@@ -105,21 +114,30 @@ impl Router {
         self.shared.wake.notified()
     }
 
-    /// Makes a view the one that requests are routed by.
+    /// Makes a view the one that requests are routed by, and reports be about its registry.
+    /// One at a time: views come in order.
     pub(crate) fn publish(&self, update: Update) {
         let previous = self.table();
         let life = previous.as_ref().map_or(0, |table| table.life());
         let life = life + u64::from(update.reset);
+        // Before there are attempts of the new life. Those of the one before can report no
+        // more from here on: that is decided under the outbox's lock.
+        (self.shared.outbox).settle(|buffer| buffer.belong_to(&update.registry_id, life));
         let (view, policy, endpoints) = (update.view, update.policy, update.endpoints);
         let changes = update.changes.filter(|_| !update.reset);
         let base = previous.as_deref().zip(changes);
+        let registry_id = update.registry_id;
         let table = match base.filter(|(previous, changes)| previous.view() == changes.from) {
             Some((previous, changes)) => {
                 let names = changes.names.iter().map(AsRef::as_ref);
                 previous.change(view, policy, names, |name| endpoints.get(name).cloned())
             }
-            None => Table::build(view, life, policy, endpoints.values(), previous.as_deref()),
+            None => match update.restored {
+                Some(rejected) => Table::restore(view, life, policy, endpoints.values(), &rejected),
+                None => Table::build(view, life, policy, endpoints.values(), previous.as_deref()),
+            },
         };
+        let table = table.of_registry(registry_id);
         self.shared.table.store(Some(Arc::new(table)));
         self.wake();
     }
@@ -140,6 +158,16 @@ impl Router {
         if let Some(count) = self.shared.outcomes.get(class as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Follows how often a credential was rejected since the process started.
+    pub(crate) fn rejections(&self) -> watch::Receiver<u64> {
+        self.shared.rejections.subscribe()
+    }
+
+    /// Notes that a credential was rejected.
+    pub(super) fn rejected(&self) {
+        self.shared.rejections.send_modify(|count| *count += 1);
     }
 
     /// Returns the newest table, for a moment's look.

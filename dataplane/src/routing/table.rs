@@ -9,7 +9,7 @@
 //! one before every block that holds no changed endpoint: what an update costs hardly
 //! depends on how many endpoints there are.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
 
 use imbl::OrdMap;
 use qcc_proto::v1::{AdminState, View};
@@ -18,7 +18,7 @@ use super::{
     Policy,
     endpoint::{Health, Routed},
     live::{Live, Totals},
-    mark::Mark,
+    mark::{Block as MarkBlock, Mark},
 };
 use crate::seeded::{Bug, seeded};
 
@@ -32,6 +32,8 @@ pub(crate) struct Table {
     view: View,
     /// Which life of the registry it belongs to; see [`super::Router::publish`].
     life: u64,
+    /// Names the registry it belongs to; empty if that is not known.
+    registry_id: Arc<str>,
     policy: Arc<Policy>,
     /// Endpoints by tier, then name; those in no tier come last. A position counts
     /// through all blocks. No block is empty.
@@ -43,6 +45,9 @@ pub(crate) struct Table {
     tiers: Vec<Tier>,
     by_name: OrdMap<Arc<str>, Entry>,
 }
+
+/// An endpoint's name and generation.
+pub(crate) type Generation = (Arc<str>, u64);
 
 /// Endpoints of one rank that follow each other.
 #[derive(Debug)]
@@ -79,13 +84,39 @@ impl Table {
         endpoints: impl IntoIterator<Item = &'a Arc<Routed>>,
         previous: Option<&Table>,
     ) -> Self {
-        let mut entries: Vec<Entry> = endpoints
-            .into_iter()
-            .map(|routed| Entry {
-                live: live(routed, life, previous),
+        let entries = endpoints.into_iter().map(|routed| Entry {
+            live: live(routed, life, previous),
+            routed: Arc::clone(routed),
+        });
+        Self::of(view, life, policy, entries.collect())
+    }
+
+    /// Builds the table of a view that an earlier process kept. Nothing in it counts as
+    /// proven: much may have changed since. `rejected` are the generations whose credential
+    /// that process saw rejected.
+    pub(crate) fn restore<'a>(
+        view: View,
+        life: u64,
+        policy: Arc<Policy>,
+        endpoints: impl IntoIterator<Item = &'a Arc<Routed>>,
+        rejected: &[Generation],
+    ) -> Self {
+        let rejected: BTreeSet<_> = rejected.iter().collect();
+        let entries = endpoints.into_iter().map(|routed| {
+            let live = Live::new(Arc::default());
+            let endpoint = &routed.endpoint;
+            if rejected.contains(&(Arc::clone(&endpoint.name), endpoint.generation)) {
+                live.change(|mark| Some(mark.rejected()));
+            }
+            Entry {
+                live: Arc::new(live),
                 routed: Arc::clone(routed),
-            })
-            .collect();
+            }
+        });
+        Self::of(view, life, policy, entries.collect())
+    }
+
+    fn of(view: View, life: u64, policy: Arc<Policy>, mut entries: Vec<Entry>) -> Self {
         let by_name = entries
             .iter()
             .map(|entry| (Arc::clone(&entry.routed.endpoint.name), entry.clone()))
@@ -125,6 +156,12 @@ impl Table {
         Self::arrange(view, self.life, policy, blocks, by_name)
     }
 
+    /// Names the registry that the table belongs to.
+    pub(crate) fn of_registry(mut self, registry_id: Arc<str>) -> Self {
+        self.registry_id = registry_id;
+        self
+    }
+
     fn arrange(
         view: View,
         life: u64,
@@ -155,6 +192,7 @@ impl Table {
         Self {
             view,
             life,
+            registry_id: Arc::default(),
             policy,
             blocks,
             ends,
@@ -172,6 +210,21 @@ impl Table {
     /// Returns the life of the registry that the table belongs to.
     pub(crate) fn life(&self) -> u64 {
         self.life
+    }
+
+    /// Names the registry that the table belongs to; empty if that is not known.
+    pub(crate) fn registry_id(&self) -> &Arc<str> {
+        &self.registry_id
+    }
+
+    /// Returns the generations whose credential was rejected here, by name.
+    pub(crate) fn rejected(&self) -> impl Iterator<Item = Generation> {
+        let entries = self.by_name();
+        let rejected = entries.filter(|entry| entry.live.mark().block == MarkBlock::Rejected);
+        rejected.map(|entry| {
+            let endpoint = &entry.routed.endpoint;
+            (Arc::clone(&endpoint.name), endpoint.generation)
+        })
     }
 
     /// Returns the cluster's policy.

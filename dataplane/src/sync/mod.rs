@@ -80,6 +80,8 @@ pub(crate) enum Error {
     Ended,
     /// Nothing was heard for too long.
     Silent,
+    /// It brought no first view, and there is one that was kept.
+    NoView,
     /// The views do not fit together.
     OutOfStep(OutOfStep),
     /// The control plane misses reports that it had acknowledged, again and again.
@@ -96,6 +98,7 @@ impl fmt::Display for Error {
             Self::Call(status) => write!(f, "{}: {}", status.code(), status.message()),
             Self::Ended => f.write_str("the control plane ended the stream"),
             Self::Silent => f.write_str("nothing heard for 15 s"),
+            Self::NoView => f.write_str("no view within 2 s"),
             Self::OutOfStep(error) => write!(f, "out of step: {error}"),
             Self::SequenceGap => f.write_str("the control plane misses reports"),
         }
@@ -114,11 +117,19 @@ impl Client {
         let mut is_known_to_be_away = false;
         for url in self.control_urls.iter().cycle() {
             let mut session = Session::new(&self, url, &mut replica);
-            let error = tokio::select! {
-                error = session.run() => error,
-                () = self.no_view(patience.as_mut()), if kept.is_some() => {
-                    untried = 1;
-                    Error::Silent
+            let error = {
+                let mut run = std::pin::pin!(session.run());
+                loop {
+                    tokio::select! {
+                        biased;
+                        error = &mut run => break error,
+                        // It is large, holds keys, and is of no use any more.
+                        () = self.link.ready(), if kept.is_some() => kept = None,
+                        () = patience.as_mut(), if kept.is_some() => {
+                            untried = 1;
+                            break Error::NoView;
+                        }
+                    }
                 }
             };
             let up_since = session.up_since();
@@ -148,22 +159,12 @@ impl Client {
 }
 
 impl Client {
-    /// Completes once there has been enough time for a first view, and there is none.
-    async fn no_view(&self, patience: impl Future<Output = ()>) {
-        patience.await;
-        if self.link.state().view.is_some() {
-            std::future::pending().await
-        }
-    }
-
     /// Serves from what an earlier process kept.
     pub(crate) fn restore(&self, kept: Kept, replica: &mut Replica) {
         let (view, age) = (kept.view, kept.age);
         let update = replica.restore(kept);
         let endpoints = update.endpoints.len();
         self.router.publish(update);
-        let registry_id = replica.registry_id();
-        (self.outbox).settle(|buffer| buffer.belong_to(registry_id));
         self.link.restored(view, age, Instant::now());
         warn!(
             %view,

@@ -10,8 +10,8 @@ use std::{fmt, sync::Arc, time::Instant};
 
 use imbl::OrdMap;
 use qcc_proto::v1::{
-    RoutedEndpoint, SnapshotBookmark, SnapshotChunk, SnapshotDelta, View, WatchSnapshotsResponse,
-    watch_snapshots_response::Update as Message,
+    AdminState, RoutedEndpoint, SnapshotBookmark, SnapshotChunk, SnapshotDelta, View,
+    WatchSnapshotsResponse, watch_snapshots_response::Update as Message,
 };
 
 use super::convert::{self, Clocks};
@@ -42,7 +42,7 @@ pub(crate) struct Replica {
 #[derive(Debug, Clone, Default)]
 struct Contents {
     /// What the views belong to; empty if the control plane does not say.
-    registry_id: String,
+    registry_id: Arc<str>,
     policy: Arc<Policy>,
     /// Shares all that is alike with those of the views before.
     endpoints: OrdMap<Arc<str>, Arc<Routed>>,
@@ -116,12 +116,15 @@ impl Replica {
         let by_name = |routed: Arc<Routed>| (Arc::clone(&routed.endpoint.name), routed);
         *self = Self::default();
         self.contents = Contents {
-            registry_id: kept.registry_id,
+            registry_id: kept.registry_id.into(),
             policy: Arc::new(kept.policy),
             endpoints: kept.endpoints.into_iter().map(by_name).collect(),
         };
         self.view = Some(kept.view);
-        self.update(kept.view, false, None)
+        Update {
+            restored: Some(kept.rejected),
+            ..self.update(kept.view, false, None)
+        }
     }
 
     /// Begins a new stream, and returns the view to resume from.
@@ -201,22 +204,23 @@ impl Replica {
                 .map(convert::policy)
                 .unwrap_or_default();
             Contents {
-                registry_id: chunk.registry_id,
+                registry_id: chunk.registry_id.into(),
                 policy: Arc::new(policy),
                 endpoints: OrdMap::new(),
             }
         } else {
             (self.incoming.take()).ok_or(OutOfStep::Nonsense("a snapshot without its beginning"))?
         };
+        let is_other = are_different(&self.contents.registry_id, &contents.registry_id);
+        let before = (!is_other).then_some(&self.contents.endpoints);
         for endpoint in chunk.endpoints {
-            contents.put(endpoint, clocks, left_out)?;
+            contents.put(endpoint, before, clocks, left_out)?;
         }
         if !chunk.last {
             self.incoming = Some(contents);
             return Ok(Applied::Partial);
         }
         self.incoming = None;
-        let is_other = are_different(&self.contents.registry_id, &contents.registry_id);
         let reset = is_other || self.view.is_some_and(|ours| view < ours);
         self.contents = contents;
         Ok(self.publish(view, reset, None))
@@ -234,13 +238,17 @@ impl Replica {
         if let Some(policy) = &delta.policy {
             self.contents.policy = Arc::new(convert::policy(policy));
         }
+        let before = self.contents.endpoints.clone();
         let mut names: Vec<Arc<str>> = Vec::with_capacity(delta.endpoints.len());
         for name in delta.removed_endpoints {
             self.contents.endpoints.remove(name.as_str());
             names.push(name.into());
         }
         for endpoint in delta.endpoints {
-            names.push(self.contents.put(endpoint, clocks, left_out)?);
+            names.push(
+                self.contents
+                    .put(endpoint, Some(&before), clocks, left_out)?,
+            );
         }
         let changes = Changes {
             from: theirs,
@@ -257,8 +265,8 @@ impl Replica {
     /// Returns whether a message is part of a snapshot of another registry than ours.
     fn is_of_another_registry(&self, update: Option<&Message>) -> bool {
         let theirs = match update {
-            Some(Message::Snapshot(chunk)) if chunk.first => Some(&chunk.registry_id),
-            Some(Message::Snapshot(_)) => (self.incoming.as_ref()).map(|begun| &begun.registry_id),
+            Some(Message::Snapshot(chunk)) if chunk.first => Some(&*chunk.registry_id),
+            Some(Message::Snapshot(_)) => self.incoming.as_ref().map(|begun| &*begun.registry_id),
             Some(Message::Delta(_) | Message::Bookmark(_)) | None => None,
         };
         theirs.is_some_and(|theirs| are_different(&self.contents.registry_id, theirs))
@@ -283,19 +291,23 @@ impl Replica {
     fn update(&self, view: View, reset: bool, changes: Option<Changes>) -> Update {
         Update {
             view,
+            registry_id: Arc::clone(&self.contents.registry_id),
             policy: Arc::clone(&self.contents.policy),
             endpoints: self.contents.endpoints.clone(),
             changes,
             reset,
+            restored: None,
         }
     }
 }
 
 impl Contents {
-    /// Takes an endpoint as it is now, and returns its name.
+    /// Takes an endpoint as it is now, and returns its name. One that cannot be used stays
+    /// as it was `before`, but shut: with it goes what this process knows of it.
     fn put(
         &mut self,
         endpoint: RoutedEndpoint,
+        before: Option<&OrdMap<Arc<str>, Arc<Routed>>>,
         clocks: Clocks,
         left_out: &mut Vec<LeftOut>,
     ) -> Result<Arc<str>, OutOfStep> {
@@ -307,7 +319,12 @@ impl Contents {
                 name
             }
             Err(error) => {
-                self.endpoints.remove(name.as_str()); // What it was before is not so any more.
+                if let Some(known) = before.and_then(|before| before.get(name.as_str())) {
+                    let mut shut = Routed::clone(known);
+                    shut.admin = AdminState::Disabled;
+                    let name = Arc::clone(&shut.endpoint.name);
+                    self.endpoints.insert(name, Arc::new(shut));
+                }
                 left_out.push(LeftOut {
                     name: name.clone(),
                     error,

@@ -587,6 +587,7 @@ fn kept(registry_id: &str, view: View) -> Kept {
         view,
         policy: crate::routing::Policy::default(),
         endpoints: vec![Arc::new(convert::routed(endpoint, clocks).unwrap())],
+        rejected: Vec::new(),
         age: Duration::from_secs(3600),
     }
 }

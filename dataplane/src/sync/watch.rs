@@ -96,15 +96,6 @@ impl<'a> Watch<'a> {
                 }
                 debug!(%view, endpoints = update.endpoints.len(), "view applied");
                 self.client.router.publish(update);
-                // After the router has a new life: attempts of the one before do not
-                // report any more.
-                let registry_id = self.replica.registry_id();
-                self.client.outbox.settle(|buffer| {
-                    if reset {
-                        buffer.clear();
-                    }
-                    buffer.belong_to(registry_id);
-                });
                 Some(view)
             }
         };

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::{Error, Kept};
 use crate::{
-    routing::{Health, Policy, Routed, Table},
+    routing::{Generation, Health, Policy, Routed, Table},
     sync::{Clocks, convert},
 };
 
@@ -34,16 +34,38 @@ pub(super) struct Contents {
     /// When a control plane last confirmed the view, in milliseconds of Unix time.
     confirmed_ms: u64,
     snapshot: GetSnapshotResponse,
+    marks: Marks,
+}
+
+/// What the process knew beyond the view. It is written behind the snapshot as if it were
+/// more of its fields, with a number that the contract does not use: versions that do not
+/// know it read the view without it.
+#[derive(Clone, PartialEq, Message)]
+struct Marks {
+    #[prost(message, repeated, tag = "15001")]
+    rejected: Vec<Rejected>,
+}
+
+/// A generation whose credential was rejected.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+struct Rejected {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(uint64, tag = "2")]
+    generation: u64,
+}
+
+impl From<Generation> for Rejected {
+    fn from((name, generation): Generation) -> Self {
+        Self {
+            name: name.to_string(),
+            generation,
+        }
+    }
 }
 
 impl Contents {
-    pub(super) fn of(
-        cluster: &str,
-        table: &Table,
-        registry_id: &str,
-        confirmed: SystemTime,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn of(cluster: &str, table: &Table, confirmed: SystemTime, now: Instant) -> Self {
         let since_epoch = confirmed.duration_since(UNIX_EPOCH).unwrap_or_default();
         let endpoints = table.by_name().map(|entry| endpoint(&entry.routed, now));
         Self {
@@ -54,7 +76,10 @@ impl Contents {
                 clock_ms: CLOCK_MS,
                 policy: Some(policy(table.policy())),
                 endpoints: endpoints.collect(),
-                registry_id: registry_id.to_owned(),
+                registry_id: table.registry_id().to_string(),
+            },
+            marks: Marks {
+                rejected: table.rejected().map(Rejected::from).collect(),
             },
         }
     }
@@ -65,9 +90,10 @@ impl Contents {
         };
         let mut bytes = Zeroizing::new(cluster.encode_length_delimited_to_vec());
         // Made in one piece, so that it leaves no copies behind.
-        bytes.reserve_exact(8 + self.snapshot.encoded_len());
+        bytes.reserve_exact(8 + self.snapshot.encoded_len() + self.marks.encoded_len());
         bytes.extend_from_slice(&self.confirmed_ms.to_be_bytes());
         bytes.extend_from_slice(&Zeroizing::new(self.snapshot.encode_to_vec()));
+        bytes.extend_from_slice(&self.marks.encode_to_vec());
         bytes
     }
 
@@ -80,6 +106,7 @@ impl Contents {
             cluster,
             confirmed_ms: u64::from_be_bytes(*confirmed_ms),
             snapshot: GetSnapshotResponse::decode(rest).map_err(|_| Error::Damaged)?,
+            marks: Marks::decode(rest).map_err(|_| Error::Damaged)?,
         })
     }
 
@@ -100,6 +127,9 @@ impl Contents {
             view: self.snapshot.view.ok_or(Error::Damaged)?,
             policy: convert::policy(&self.snapshot.policy.ok_or(Error::Damaged)?),
             endpoints,
+            rejected: (self.marks.rejected.into_iter())
+                .map(|rejected| (rejected.name.into(), rejected.generation))
+                .collect(),
             age: age.unwrap_or_default(),
         })
     }

@@ -82,20 +82,10 @@ fn written(kept: Kept) -> (String, Vec<u8>) {
     let endpoints: BTreeMap<_, _> = (kept.endpoints.into_iter())
         .map(|routed| (Arc::clone(&routed.endpoint.name), routed))
         .collect();
-    let table = Table::build(
-        kept.view,
-        0,
-        Arc::new(kept.policy),
-        endpoints.values(),
-        None,
-    );
-    let contents = Contents::of(
-        CLUSTER,
-        &table,
-        &kept.registry_id,
-        SystemTime::UNIX_EPOCH,
-        Instant::now(),
-    );
+    let policy = Arc::new(kept.policy);
+    let table = Table::restore(kept.view, 0, policy, endpoints.values(), &kept.rejected)
+        .of_registry(kept.registry_id.as_str().into());
+    let contents = Contents::of(CLUSTER, &table, SystemTime::UNIX_EPOCH, Instant::now());
     (kept.registry_id, contents.encode().to_vec())
 }
 

@@ -1,20 +1,25 @@
-//! When the view is written: after it has changed, at most once a second, and at a
-//! graceful stop. Never on the way of a request.
+//! When the view is written: after it has changed or a credential was rejected, at most
+//! once a second; every few minutes while it is confirmed, so that its age is known after a
+//! crash too; and at a graceful stop. Never on the way of a request.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant, SystemTime},
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use qcc_proto::v1::View;
-use tokio::{sync::Mutex, task::spawn_blocking, time::sleep};
+use tokio::{
+    sync::Mutex,
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 use tracing::{info, warn};
 
-use super::ViewFile;
-use crate::{reports::Outbox, routing::Router, sync::Link};
+use super::{Error, Seal, ViewFile};
+use crate::{
+    routing::{Router, Table},
+    sync::Link,
+};
 
 /// Shortest time between two writings. What changes in between is in the next one.
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
@@ -23,84 +28,151 @@ const INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// that changes all the time must not keep the disk busy.
 const REST: u32 = 20;
 
+/// How old the file's word on when the view was confirmed may be: a process that is killed
+/// leaves a view that seems older than it is by at most so much.
+const CONFIRM_INTERVAL: Duration = Duration::from_secs(5 * 60);
+
 /// Writes the view that is routed by.
 #[derive(Debug)]
 pub(crate) struct Saver {
     file: Arc<ViewFile>,
     router: Router,
     link: Link,
-    outbox: Arc<Outbox>,
-    /// What was written last; held while writing.
-    saved: Mutex<Option<View>>,
-    has_failed: AtomicBool,
+    /// Held while writing.
+    progress: Mutex<Progress>,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// What was written last.
+    saved: Option<Saved>,
+    /// The key, read once.
+    seal: Option<Arc<Seal>>,
+    /// The last try has failed.
+    has_failed: bool,
+}
+
+/// What tells one writing from another.
+#[derive(Debug, Clone)]
+struct Saved {
+    registry_id: Arc<str>,
+    view: View,
+    /// Rejections of this process that it holds.
+    rejections: u64,
+    /// Whether a control plane had confirmed the view.
+    is_confirmed: bool,
+    at: Instant,
+}
+
+impl Saved {
+    /// Whether this should take the other's place.
+    fn is_news_after(&self, other: &Self) -> bool {
+        let is_same = self.registry_id == other.registry_id
+            && self.view == other.view
+            && self.rejections == other.rejections
+            && (other.is_confirmed || !self.is_confirmed);
+        let is_old = self.at.saturating_duration_since(other.at) >= CONFIRM_INTERVAL;
+        !is_same || (self.is_confirmed && is_old)
+    }
 }
 
 impl Saver {
-    pub(crate) fn new(
-        file: Arc<ViewFile>,
-        router: Router,
-        link: Link,
-        outbox: Arc<Outbox>,
-    ) -> Self {
+    pub(crate) fn new(file: Arc<ViewFile>, router: Router, link: Link) -> Self {
         Self {
             file,
             router,
             link,
-            outbox,
-            saved: Mutex::new(None),
-            has_failed: AtomicBool::new(false),
+            progress: Mutex::default(),
         }
     }
 
     /// Writes each view that a control plane brings, for as long as it is polled.
     pub(crate) async fn run(&self) {
         let mut states = self.link.subscribe();
-        let mut tried = None;
+        let mut rejections = self.router.rejections();
         loop {
-            // It fails only when the sender is gone, and that is ours.
-            let is_news = |view: Option<View>| view.is_some() && view != tried;
-            let news = states.wait_for(|state| state.restored.is_none() && is_news(state.view));
-            tried = match news.await {
-                Ok(state) => state.view,
-                Err(_) => return,
+            states.mark_unchanged();
+            rejections.mark_unchanged();
+            if self.is_due().await {
+                let start = Instant::now();
+                self.save().await;
+                sleep(INTERVAL_MIN.max(REST * start.elapsed())).await;
+                continue;
+            }
+            // They fail only when the senders are gone, and those are ours.
+            let news = tokio::select! {
+                news = states.changed() => news,
+                news = rejections.changed() => news,
             };
-            let start = Instant::now();
-            self.save().await;
-            sleep(INTERVAL_MIN.max(REST * start.elapsed())).await;
+            if news.is_err() {
+                return;
+            }
         }
     }
 
-    /// Writes the view as it is now, if a control plane has confirmed it.
+    async fn is_due(&self) -> bool {
+        let progress = self.progress.lock().await;
+        self.present().is_some_and(|present| {
+            let saved = progress.saved.as_ref();
+            saved.is_none_or(|saved| present.0.is_news_after(saved))
+        })
+    }
+
+    /// Returns what would be written now; `None` if there is no view, or only the one that
+    /// was read from the file and nothing to add to it.
+    fn present(&self) -> Option<(Saved, Arc<Table>)> {
+        let (state, table) = (self.link.state(), self.router.table()?);
+        let is_confirmed = state.confirmed.is_some() && state.restored.is_none();
+        // Counted before the marks are read: one that comes in between is written again.
+        let rejections = *self.router.rejections().borrow();
+        let is_ready = is_confirmed || (state.restored.is_some() && rejections > 0);
+        let saved = Saved {
+            registry_id: Arc::clone(table.registry_id()),
+            view: table.view(),
+            rejections,
+            is_confirmed,
+            at: Instant::now(),
+        };
+        is_ready.then_some((saved, table))
+    }
+
+    /// Writes the view as it is now, if a control plane has confirmed it or there is
+    /// something to add to what was kept.
     pub(crate) async fn save(&self) {
-        let mut saved = self.saved.lock().await;
-        let state = self.link.state();
-        let (Some(age), None, Some(table)) = (
-            state.age(Instant::now()),
-            state.restored,
-            self.router.table(),
+        let mut progress = self.progress.lock().await;
+        let (Some((present, table)), Some(age)) = (
+            self.present(),
+            self.link.state().age(std::time::Instant::now()),
         ) else {
             return;
         };
-        let view = table.view();
-        let registry_id = Arc::clone(self.outbox.buffer().registry_id());
         let confirmed = SystemTime::now().checked_sub(age);
         let confirmed = confirmed.unwrap_or(SystemTime::UNIX_EPOCH);
-        let file = Arc::clone(&self.file);
-        let writing = spawn_blocking(move || file.save(&table, &registry_id, confirmed));
+        let (file, seal) = (Arc::clone(&self.file), progress.seal.clone());
+        let writing = spawn_blocking(move || {
+            let seal = match seal {
+                Some(seal) => seal,
+                None => Arc::new(file.seal()?),
+            };
+            file.save(&seal, &table, confirmed)?;
+            Ok::<_, Error>(seal)
+        });
         let path = self.file.path().display();
+        let view = present.view;
         match writing.await {
-            Ok(Ok(())) => {
-                if saved.replace(view).is_none() {
+            Ok(Ok(seal)) => {
+                progress.seal = Some(seal);
+                if progress.saved.replace(present).is_none() {
                     info!(%path, %view, "the view is kept");
                 }
-                self.has_failed.store(false, Ordering::Relaxed);
+                progress.has_failed = false;
             }
             Ok(Err(error)) => {
-                if !self.has_failed.swap(true, Ordering::Relaxed) {
-                    warn!(%path, %error, "the view cannot be kept");
+                if !std::mem::replace(&mut progress.has_failed, true) {
+                    warn!(%path, %error, "the view cannot be kept; it is tried again");
                 }
             }
-            Err(error) => warn!(%path, %error, "the view cannot be kept"),
+            Err(error) => warn!(%path, %error, "the view cannot be kept; it is tried again"),
         }
     }
 }

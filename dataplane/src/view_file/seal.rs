@@ -3,7 +3,7 @@
 //! The key is in a file of its own. That protects copies of the view (a backup, a disk
 //! sent in for repair); against somebody who has both files nothing here helps.
 
-use std::path::Path;
+use std::{fmt, path::Path};
 
 use chacha20poly1305::{
     KeyInit, XChaCha20Poly1305, XNonce,
@@ -24,20 +24,29 @@ const NONCE_BYTES: usize = 24;
 const KEY_FILE_PREFIX: &str = "qcc-view-key-1:";
 
 /// A key, and its id.
-pub(super) struct Seal {
+pub(crate) struct Seal {
     cipher: XChaCha20Poly1305,
     id: [u8; KEY_ID_BYTES],
 }
 
 impl Seal {
-    /// Reads the key, making one if there is none.
-    pub(super) fn load_or_make(path: &Path) -> Result<Self, Error> {
-        let text = match disk::read(path)? {
-            Some(text) => Zeroizing::new(text),
-            None => make(path)?,
-        };
+    /// Reads the key.
+    pub(super) fn load(path: &Path) -> Result<Self, Error> {
+        let text = disk::read(path)?.ok_or_else(|| Error::NoKey(path.to_owned()))?;
+        let text = Zeroizing::new(text);
         let key = parse(&text).ok_or_else(|| Error::Key(path.to_owned()))?;
         Ok(Self::new(&key))
+    }
+
+    /// Reads the key, making one if there is none.
+    pub(super) fn load_or_make(path: &Path) -> Result<Self, Error> {
+        match Self::load(path) {
+            Err(Error::NoKey(_)) => {
+                make(path)?;
+                Self::load(path) // Somebody else may have been quicker.
+            }
+            loaded => loaded,
+        }
     }
 
     /// Seals with this key.
@@ -89,8 +98,14 @@ impl Seal {
     }
 }
 
-/// Makes a key file and returns what it holds.
-fn make(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
+impl fmt::Debug for Seal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seal(..)")
+    }
+}
+
+/// Makes a key file, unless there is one.
+fn make(path: &Path) -> Result<(), Error> {
     let mut key = Zeroizing::new([0; KEY_BYTES]);
     getrandom::fill(&mut *key).map_err(|error| Error::io("make a key for", path, error.into()))?;
     let mut text = Zeroizing::new(Vec::with_capacity(128)); // Never moved, so no copies.
@@ -101,9 +116,10 @@ fn make(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     }
     text.push(b'\n');
     disk::make_parent(path)?;
-    disk::replace(path, &text)?;
-    info!(path = %path.display(), "made a key that seals the kept view");
-    Ok(text)
+    if disk::create(path, &text)? {
+        info!(path = %path.display(), "made a key that seals the kept view");
+    }
+    Ok(())
 }
 
 fn parse(text: &[u8]) -> Option<Zeroizing<[u8; KEY_BYTES]>> {

@@ -7,8 +7,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     reports::Outbox,
-    routing::{Health, Router, Update},
-    sync::{Clocks, convert},
+    routing::{Health, Next, Outcome, Reason, Router, Update},
+    sync::{Clocks, Link, Replica, convert},
 };
 
 const CANARY: &str = "sk-canary-0123456789";
@@ -34,7 +34,8 @@ impl Disk {
 
     fn save(&self) {
         let an_hour_ago = SystemTime::now() - Duration::from_secs(3600);
-        self.file.save(&table(), "registry-1", an_hour_ago).unwrap();
+        let seal = self.file.seal().unwrap();
+        self.file.save(&seal, &table(), an_hour_ago).unwrap();
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -88,7 +89,7 @@ fn wire() -> Vec<v1::RoutedEndpoint> {
     vec![endpoint, bearer, paused]
 }
 
-fn table() -> Arc<Table> {
+fn update(registry_id: &str) -> Update {
     let clocks = Clocks {
         clock_ms: 50_000,
         received: Instant::now(),
@@ -97,12 +98,12 @@ fn table() -> Arc<Table> {
         let routed = Arc::new(convert::routed(endpoint, clocks).unwrap());
         (Arc::clone(&routed.endpoint.name), routed)
     };
-    let router = Router::new(1, Arc::new(Outbox::new(1)));
-    router.publish(Update {
+    Update {
         view: View {
             term: 3,
             revision: 17,
         },
+        registry_id: registry_id.into(),
         policy: Arc::new(Policy {
             attempts_max: 5,
             queue_timeout: Duration::from_millis(1234),
@@ -111,7 +112,13 @@ fn table() -> Arc<Table> {
         endpoints: wire().into_iter().map(named).collect(),
         changes: None,
         reset: false,
-    });
+        restored: None,
+    }
+}
+
+fn table() -> Arc<Table> {
+    let router = Router::new(1, Arc::new(Outbox::new(1)));
+    router.publish(update("registry-1"));
     router.table().unwrap()
 }
 
@@ -227,6 +234,7 @@ fn a_view_of_another_cluster_key_or_format_is_not_used_but_may_be_replaced() {
     assert!(disk.file.may_be_replaced_after(&error));
 
     let elsewhere = ViewFile::new(path, Some(disk.path("sub/other.key")), "default".into());
+    elsewhere.seal().unwrap();
     let error = elsewhere.load().unwrap_err();
     assert!(matches!(error, Error::OtherKey), "{error}");
     assert!(disk.file.may_be_replaced_after(&error));
@@ -248,21 +256,158 @@ fn a_key_file_that_is_something_else_is_neither_used_nor_replaced() {
         let error = disk.file.load().unwrap_err();
         assert!(matches!(error, Error::Key(_)), "{error}");
         assert!(!disk.file.may_be_replaced_after(&error));
-        disk.file
-            .save(&table(), "r", SystemTime::now())
-            .unwrap_err();
+        disk.file.seal().unwrap_err();
         assert_eq!(fs::read_to_string(disk.path("view.key")).unwrap(), text);
     }
 }
 
 #[test]
-fn the_rest_of_an_interrupted_writing_is_in_nobodys_way() {
+fn the_rest_of_an_interrupted_writing_goes_and_what_another_process_writes_stays() {
     let disk = Disk::with_a_view();
-    fs::write(disk.path("view.incomplete"), "torn").unwrap();
-    assert!(disk.file.load().unwrap().is_some());
+    let (rest, others) = ("view.1-0.incomplete", "view.2-0.incomplete");
+    for name in [rest, others] {
+        fs::write(disk.path(name), "torn").unwrap();
+    }
+    let an_hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    let file = fs::File::options().write(true).open(disk.path(rest));
+    file.unwrap().set_modified(an_hour_ago).unwrap();
     disk.save();
-    assert!(!disk.path("view.incomplete").exists());
+    assert!(!disk.path(rest).exists());
+    assert_eq!(fs::read_to_string(disk.path(others)).unwrap(), "torn");
     assert!(disk.file.load().unwrap().is_some());
+}
+
+#[test]
+fn a_key_that_somebody_else_has_made_is_not_replaced() {
+    let disk = Disk::empty();
+    let path = disk.path("view.key");
+    assert!(disk::create(&path, b"theirs").unwrap());
+    assert!(!disk::create(&path, b"ours").unwrap());
+    assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
+    assert_eq!(fs::read_dir(disk.dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn reading_makes_no_key() {
+    let disk = Disk::with_a_view();
+    fs::remove_file(disk.path("view.key")).unwrap();
+    let error = disk.file.load().unwrap_err();
+    assert!(matches!(error, Error::NoKey(_)), "{error}");
+    assert!(!disk.path("view.key").exists());
+}
+
+/// A control plane's view at a router, and what keeps it.
+struct Keeping {
+    disk: Disk,
+    router: Router,
+    link: Link,
+    saver: Saver,
+}
+
+impl Keeping {
+    fn new() -> Self {
+        let disk = Disk::empty();
+        let router = Router::new(1, Arc::new(Outbox::new(10)));
+        let link = Link::new();
+        let path = disk.file.path().to_owned();
+        let file = Arc::new(ViewFile::new(path, None, "default".into()));
+        let saver = Saver::new(file, router.clone(), link.clone());
+        Self {
+            disk,
+            router,
+            link,
+            saver,
+        }
+    }
+
+    fn publish(&self, registry_id: &str, reset: bool) {
+        self.router.publish(Update {
+            reset,
+            ..update(registry_id)
+        });
+        let url = http::Uri::from_static("http://127.0.0.1:1");
+        let view = self.router.table().map(|table| table.view());
+        self.link.confirmed(&url, view, Instant::now());
+    }
+
+    /// Lets the saver work until the file is as wanted.
+    async fn until(&self, wanted: impl Fn(&Kept) -> bool) -> Kept {
+        let found = async {
+            loop {
+                if let Ok(Some(kept)) = self.disk.file.load()
+                    && wanted(&kept)
+                {
+                    return kept;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let found = tokio::time::timeout(Duration::from_secs(60), found);
+        tokio::select! {
+            found = found => found.expect("it is written"),
+            () = self.saver.run() => panic!("it ends never"),
+        }
+    }
+
+    fn rejects(&self) {
+        let Next::Attempt(attempt) = self.router.begin().unwrap().next(Instant::now()) else {
+            panic!("an attempt");
+        };
+        attempt.finish(Outcome::of(v1::OutcomeClass::Auth), Instant::now());
+    }
+}
+
+#[tokio::test]
+async fn a_rejected_credential_is_not_forgotten_and_nothing_kept_counts_as_proven() {
+    let keeping = Keeping::new();
+    keeping.publish("registry-1", false);
+    keeping.until(|kept| kept.rejected.is_empty()).await;
+    keeping.rejects();
+    let kept = keeping.until(|kept| !kept.rejected.is_empty()).await;
+    assert_eq!(kept.rejected, [("a".into(), 7)]);
+
+    let router = Router::new(1, Arc::new(Outbox::new(10)));
+    let update = Replica::default().restore(kept);
+    router.publish(update);
+    let table = router.table().unwrap();
+    let rejected = table.find("a").unwrap();
+    assert_eq!(rejected.routed.health, Health::Healthy); // A local mark.
+    let reason = rejected.selectable(table.policy(), Instant::now());
+    assert_eq!(reason, Err(Reason::Rejected));
+    assert!(table.by_name().all(|entry| !entry.live.proven()));
+}
+
+#[tokio::test]
+async fn a_kept_view_that_is_not_confirmed_learns_of_a_rejection_too() {
+    let keeping = Keeping::new();
+    keeping.disk.save();
+    let kept = keeping.disk.file.load().unwrap().unwrap();
+    let (view, age) = (kept.view, kept.age);
+    keeping.router.publish(Replica::default().restore(kept));
+    keeping.link.restored(view, age, Instant::now());
+    keeping.rejects();
+    let kept = keeping.until(|kept| !kept.rejected.is_empty()).await;
+    assert!(kept.age >= age, "it has not been confirmed since");
+}
+
+#[tokio::test]
+async fn a_writing_that_fails_is_tried_again() {
+    let keeping = Keeping::new();
+    fs::create_dir(keeping.disk.path("view.key")).unwrap();
+    keeping.publish("registry-1", false);
+    keeping.saver.save().await;
+    assert!(!keeping.disk.file.path().exists());
+    fs::remove_dir(keeping.disk.path("view.key")).unwrap();
+    keeping.until(|_| true).await;
+}
+
+#[tokio::test]
+async fn a_new_registry_is_written_even_at_the_same_view() {
+    let keeping = Keeping::new();
+    keeping.publish("registry-1", false);
+    keeping.until(|kept| kept.registry_id == "registry-1").await;
+    keeping.publish("registry-2", true);
+    keeping.until(|kept| kept.registry_id == "registry-2").await;
 }
 
 proptest! {

@@ -10,6 +10,7 @@ fn report(endpoint: &str, revision: u64, class: OutcomeClass) -> Report {
     Report {
         endpoint: endpoint.into(),
         generation: 1,
+        life: 0,
         view: View { term: 1, revision },
         count: 1,
         at: Instant::now(),
@@ -154,14 +155,20 @@ fn a_control_plane_that_has_forgotten_is_told_how_much() {
 }
 
 #[test]
-fn nothing_is_left_after_a_clearing_but_the_numbers() {
+fn nothing_outlasts_its_registry_but_the_numbers() {
     let mut buffer = filled([failure("a"), success("b"), success("b")]);
     buffer.next_batch();
     buffer.push(failure("c"));
-    buffer.clear();
+    buffer.belong_to(&"r2".into(), 1);
     assert!(buffer.is_empty());
     assert_eq!(buffer.dropped_total(), 4);
-    buffer.push(failure("d"));
+    buffer.push(failure("c")); // Its attempt began in the life before.
+    assert!(buffer.is_empty());
+    assert_eq!(buffer.dropped_total(), 5);
+    buffer.push(Report {
+        life: 1,
+        ..failure("d")
+    });
     assert_eq!(buffer.next_batch().unwrap().first_sequence, 3);
 }
 

@@ -285,7 +285,7 @@ fn a_fresh_start_begins_with_a_snapshot() {
 }
 
 #[test]
-fn an_endpoint_that_cannot_be_used_is_left_out_and_what_it_was_is_forgotten() {
+fn an_endpoint_that_cannot_be_used_stays_in_the_table_but_shut() {
     let mut follower = Follower::at_1_5();
     let broken = RoutedEndpoint {
         base_url: "gopher://a".into(),
@@ -308,7 +308,26 @@ fn an_endpoint_that_cannot_be_used_is_left_out_and_what_it_was_is_forgotten() {
     let Applied::View(update) = applied else {
         panic!("a new view");
     };
-    assert_eq!(update.endpoints.len(), 1);
+    // In its generation, so that marks of this process outlast it.
+    assert_eq!(update.endpoints["a"].admin, AdminState::Disabled);
+    assert_eq!(update.endpoints["a"].endpoint.generation, 1);
+    assert_eq!(update.endpoints["b"].admin, AdminState::Enabled);
     assert_eq!(left_out[0].name, "a");
     assert_eq!(left_out[0].error, convert::Error::BaseUrl);
+}
+
+#[test]
+fn an_endpoint_that_no_snapshot_can_use_stays_shut_in_its_registry_only() {
+    for (registry_id, stays) in [("r1", true), ("r2", false)] {
+        let mut follower = Follower::at_1_5();
+        let Message::Snapshot(mut chunk) = snapshot_of(registry_id, &["a", "b"]) else {
+            unreachable!("a snapshot");
+        };
+        chunk.endpoints[0].state = 99;
+        let update = follower
+            .update(view(1, 6), Message::Snapshot(chunk))
+            .unwrap();
+        let admin = update.endpoints.get("a").map(|routed| routed.admin);
+        assert_eq!(admin, stays.then_some(AdminState::Disabled));
+    }
 }
