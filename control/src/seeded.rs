@@ -34,6 +34,16 @@ pub enum Bug {
     EtagIgnored,
     /// An unhealthy endpoint has no check planned.
     NoCheckPlanned,
+    /// The first counted failure takes an endpoint out.
+    FirstFailureEjects,
+    /// Counted failures take no endpoint out.
+    FailuresNeverEject,
+    /// A report of a rejected key takes no endpoint out.
+    RejectionUnheard,
+    /// Two that agree are not believed.
+    WitnessesUnheard,
+    /// Nor is one that nobody can contradict.
+    LoneReporterUnheard,
 }
 
 #[cfg(feature = "simulation")]

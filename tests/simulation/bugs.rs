@@ -19,7 +19,7 @@ enum Bug {
 }
 
 /// Each mistake, and the invariants that it may break first.
-const BUGS: [(Bug, &[&str]); 31] = {
+const BUGS: [(Bug, &[&str]); 36] = {
     use control::Bug as C;
     use dataplane::Bug as P;
     [
@@ -37,6 +37,11 @@ const BUGS: [(Bug, &[&str]); 31] = {
         (Bug::Control(C::PromiseBeforeCommit), &["R-3"]),
         (Bug::Control(C::EtagIgnored), &["I-1"]),
         (Bug::Control(C::NoCheckPlanned), &["I-31"]),
+        (Bug::Control(C::FirstFailureEjects), &["R-16"]),
+        (Bug::Control(C::FailuresNeverEject), &["R-16"]),
+        (Bug::Control(C::RejectionUnheard), &["R-16"]),
+        (Bug::Control(C::WitnessesUnheard), &["I-32"]),
+        (Bug::Control(C::LoneReporterUnheard), &["I-32"]),
         (Bug::Proxy(P::RejectionIgnored), &["R-10"]),
         (Bug::Proxy(P::MarkNeverExpires), &["I-31"]),
         (Bug::Proxy(P::ViewForgetsMarks), &["R-8", "R-10"]),

@@ -9,10 +9,12 @@
 //! | `turns` | what a turn of the writer has changed, by what it was asked |
 //! | `views` | what proxies are told, and whom they choose |
 //! | `counts` | that each attempt counts once |
+//! | `falls` | what has to take an endpoint out, and what must not yet |
 //! | `end` | that everything becomes good when faults stop |
 
 mod counts;
 mod end;
+mod falls;
 mod turns;
 mod views;
 
@@ -34,6 +36,7 @@ use qcc_control::{
 use crate::{checks::Check, time::Time, trace::Trace};
 pub(crate) use counts::Ended;
 use counts::Ledger;
+use falls::Rows;
 use turns::Doubts;
 use views::Chosen;
 pub(crate) use views::{Choice, Left};
@@ -167,6 +170,10 @@ pub(crate) struct Judge {
     ledger: Ledger,
     /// Local-origin evidence, and failures, by endpoint and generation.
     doubts: Doubts,
+    /// What was reported in a row.
+    rows: Rows,
+    /// There is one proxy only.
+    alone: bool,
     /// Whom proxies chose, and what they know of them.
     chosen: Chosen,
     /// Open streams of each data plane, by its name.
@@ -184,6 +191,7 @@ impl Judge {
     pub(crate) fn started(&mut self, found: &Arc<Snapshot>, term: u64) -> Result<(), Violation> {
         self.streams.clear();
         self.doubts.restarted();
+        self.rows.restarted();
         self.recovered(found, term)
     }
 
@@ -252,6 +260,7 @@ impl Judge {
             }
         }
         self.count(asked);
+        self.rows.may_have_seen(&self.ledger.news);
         if commits > self.commits {
             let before = self.now.as_deref();
             self.doubts.note(asked, before, clock, &self.ledger);
@@ -285,6 +294,11 @@ impl Judge {
     pub(crate) fn etag_read(&self, name: &str) -> Option<String> {
         let read = self.history.values().rev().nth(3)?;
         Some(read.endpoints.get(name)?.etag())
+    }
+
+    /// Notes that there is one proxy only.
+    pub(crate) fn has_one_proxy(&mut self) {
+        self.alone = true;
     }
 
     /// Notes that faults have stopped.

@@ -121,6 +121,9 @@ impl World {
     }
 
     fn live(&mut self) -> Result<(), Violation> {
+        if self.plan.proxies == 1 {
+            self.judge.has_one_proxy();
+        }
         let plan = format!("{:?}", self.plan);
         self.turn_to(format_args!("{plan}"));
         self.tell_time();

@@ -100,6 +100,7 @@ impl Endpoint {
                 }
                 health.succeed()
             }
+            Blame::Credential(_) if seeded(Bug::RejectionUnheard) => health,
             Blame::Credential(cause) => health.eject(cause, turn.now),
             Blame::Endpoint(_) | Blame::Pause(_) if older_than_success => {
                 return Observation::Stale;
@@ -116,7 +117,7 @@ impl Endpoint {
                 // With nobody to disagree, the reporter's word is all there is.
                 if was.incident().is_some()
                     || self.doubted(evidence, policy, turn)
-                    || alone
+                    || (alone && !seeded(Bug::LoneReporterUnheard))
                     || seeded(Bug::OneReporterEjects)
                 {
                     health.eject(cause, turn.now)
@@ -182,7 +183,7 @@ impl Endpoint {
                 self.changed = turn.view;
             }
         }
-        self.doubts.len() >= 2
+        self.doubts.len() >= 2 && !seeded(Bug::WitnessesUnheard)
     }
 
     /// Drops the doubts that nobody has shared within the window.
@@ -203,6 +204,12 @@ impl Endpoint {
 
     /// Returns the failures in a row that eject.
     pub fn failures_max(&self, policy: &Policy) -> u32 {
+        if seeded(Bug::FirstFailureEjects) {
+            return 1;
+        }
+        if seeded(Bug::FailuresNeverEject) {
+            return u32::MAX;
+        }
         self.spec.max_failures.unwrap_or(policy.max_failures)
     }
 

@@ -182,6 +182,7 @@ impl Judge {
                 "verified is not recovered and still failed",
             ));
         }
+        self.fell_duly(before, after, asked, clock)?;
         self.seen_to_change(before, after)
     }
 
@@ -541,7 +542,7 @@ fn is_refusal(class: OutcomeClass) -> bool {
     matches!(class, OutcomeClass::Auth | OutcomeClass::Forbidden)
 }
 
-fn is_operators(asked: &[Asked], name: &EndpointName) -> bool {
+pub(super) fn is_operators(asked: &[Asked], name: &EndpointName) -> bool {
     asked.iter().any(|asked| match asked {
         Asked::Operator { names, .. } => names.is_empty() || names.contains(name),
         _ => false,
