@@ -3,13 +3,13 @@
 use std::{path::Path, process::Command};
 
 use qcc_proto::v1::HealthState;
-use qcc_tests::{Testbed, python};
+use qcc_tests::{Testbed, foreign};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_client_needs_reflection_only() {
     let imports = "grpc, grpc_reflection.v1alpha, grpc_health.v1";
     let packages = "grpcio grpcio-reflection grpcio-health-checking";
-    let Some(python) = python::with(imports, packages) else {
+    let Some(python) = foreign::python(imports, packages) else {
         return;
     };
     let mut testbed = Testbed::start()

@@ -2,6 +2,7 @@
 //! test tells one story; each module is one theme.
 
 mod blame;
+mod clients;
 mod command_line;
 mod contract;
 mod credentials;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path, process::Command};
 use hyper::Method;
 use qcc_proto::v1::HealthState;
 use qcc_tests::{
-    ControlPlane, Logs, Process, Testbed, client::Call, eventually, metrics::Metrics, python,
+    ControlPlane, Logs, Process, Testbed, client::Call, eventually, foreign, metrics::Metrics,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -107,7 +107,7 @@ async fn both_servers_count_an_incident() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_parser_reads_the_pages() {
-    let Some(python) = python::with("prometheus_client", "prometheus-client") else {
+    let Some(python) = foreign::python("prometheus_client", "prometheus-client") else {
         return;
     };
     let testbed = incident().await;

@@ -5,8 +5,9 @@
 //! - [`Upstream`]: an LLM API that says what the test tells it to say, by
 //!   [`Answer`]s, some of them held back by a [`Gate`].
 //! - [`client`]: HTTP requests with nothing between the test and the wire.
-//! - [`metrics`]: a page of metrics, read strictly. [`python`]: other implementations.
-//! - [`Relay`]: a TCP relay that can be cut, stalled and made long.
+//! - [`metrics`]: a page of metrics, read strictly. [`foreign`]: other implementations.
+//! - [`Relay`]: a TCP relay that can be cut, stalled and made long. [`Tap`]: one that
+//!   keeps what clients send.
 //! - [`FakeProxy`]: a data plane that misbehaves on purpose.
 //! - [`Injection`]: a fault at a system call of a process.
 //! - [`possible`]: says loudly what this machine does not let a test do.
@@ -24,6 +25,7 @@ mod cli;
 pub mod client;
 mod control;
 mod fake_proxy;
+pub mod foreign;
 mod load;
 pub mod metrics;
 mod names;
@@ -31,9 +33,9 @@ mod needs;
 mod network;
 mod process;
 mod proxy;
-pub mod python;
 mod relay;
 mod strace;
+mod tap;
 mod testbed;
 mod tls;
 mod upstream;
@@ -50,6 +52,7 @@ pub use process::{Logs, Process, binary};
 pub use proxy::Proxy;
 pub use relay::Relay;
 pub use strace::{Fault, Injection};
+pub use tap::Tap;
 pub use testbed::{Builder, Testbed, no_check, schedule};
 pub use tls::{Authority, TlsFront, Validity};
 pub use upstream::{Answer, Checks, Gate, Piece, Request, Upstream};

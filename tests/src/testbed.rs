@@ -75,6 +75,11 @@ impl Testbed {
         &self.upstreams[endpoint]
     }
 
+    /// All upstreams, by name.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        self.upstreams.values()
+    }
+
     /// The relay between the proxies and the control plane.
     pub fn relay(&self) -> &Relay {
         self.relay
