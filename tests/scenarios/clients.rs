@@ -1,7 +1,9 @@
 //! The clients that people use, in front of a proxy that they must not notice.
 //!
 //! - [`sdks`]: the official Python SDKs of Anthropic and OpenAI.
+//! - [`claude_code`]: the command line that asks for the most.
 
+mod claude_code;
 mod sdks;
 
 use qcc_tests::Request;

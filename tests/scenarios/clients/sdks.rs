@@ -413,7 +413,7 @@ impl Sdk {
 }
 
 /// The events of a whole answer in two words, as Anthropic's API sends them.
-fn anthropic_events(first: &str, last: &str) -> Vec<Piece> {
+pub(super) fn anthropic_events(first: &str, last: &str) -> Vec<Piece> {
     let message = json!({
         "id": "msg_1",
         "type": "message",
