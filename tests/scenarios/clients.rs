@@ -2,9 +2,11 @@
 //!
 //! - [`sdks`]: the official Python SDKs of Anthropic and OpenAI.
 //! - [`claude_code`]: the command line that asks for the most.
+//! - [`tools`]: curl and h2load, for the protocols below.
 
 mod claude_code;
 mod sdks;
+mod tools;
 
 use qcc_tests::Request;
 
