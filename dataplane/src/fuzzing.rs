@@ -7,7 +7,7 @@
 use crate::{proxy::Scanner, view_file};
 
 /// A stream of server-sent events: what is found in it does not depend on how it is cut,
-/// and an error stays found.
+/// and an error stays found, as does content.
 ///
 /// # Panics
 ///
@@ -16,7 +16,9 @@ pub fn sse(data: &[u8]) {
     let whole = scan([data]);
     let found = whole.error().map(str::to_owned);
     let agrees = |other: &Scanner| {
-        other.error() == found.as_deref() && other.at_boundary() == whole.at_boundary()
+        other.error() == found.as_deref()
+            && other.at_boundary() == whole.at_boundary()
+            && other.has_content() == whole.has_content()
     };
     assert!(
         agrees(&scan(data.chunks(1))),
@@ -27,6 +29,7 @@ pub fn sse(data: &[u8]) {
     let mut scanner = Scanner::default();
     for (at, byte) in data.iter().enumerate() {
         let known = scanner.error().map(str::to_owned);
+        let had_content = scanner.has_content();
         if scanner.at_boundary() {
             // Nothing of what came before bears on what follows.
             let rest = scan([&data[at..]]);
@@ -41,6 +44,10 @@ pub fn sse(data: &[u8]) {
         assert!(
             known.is_none() || scanner.error() == known.as_deref(),
             "an error is forgotten"
+        );
+        assert!(
+            !had_content || scanner.has_content(),
+            "content is forgotten"
         );
     }
 }

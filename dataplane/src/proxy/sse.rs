@@ -1,33 +1,68 @@
-//! Watches a stream of server-sent events for an error inside of it.
+//! Watches a stream of server-sent events: for its first content, and for an error inside
+//! of it.
 //!
-//! A provider that fails after its 200 says so in band: an `event: error` whose data
-//! names an `error.type`. The scanner sees every byte once, changes none, and keeps
-//! nothing but the start of the line it is in, so that bytes can pass as they arrive
-//! however they are cut.
+//! A provider that fails after its 200 says so in band. The scanner sees every byte once,
+//! changes none, and keeps nothing but the start of the line it is in, so that bytes can
+//! pass as they arrive however they are cut. These are errors:
 //!
-//! Holding a response head back until the first event with content, so that an early
-//! error can still fail over, would use the same scanner before the head goes out.
+//! | event | data | as sent by |
+//! | --- | --- | --- |
+//! | `error` | `{"type":"error","error":{"type":…}}` | Anthropic |
+//! | none | the same, or `{"error":{"type":…,"code":…}}`; `error` or `type` first | OpenAI, chat |
+//! | `error` | `{"type":"error","code":…}` | OpenAI, responses |
+//! | `response.failed` | `{"response":{"error":{"code":…}}}` | OpenAI, responses |
+//!
+//! Content is whatever is neither an error nor an opening: `message_start`, `ping`, what
+//! the responses API says before its first item, a chat chunk in which nothing but a role
+//! is said, and comments.
 
-use super::failure::error_type;
+use memchr::memchr2;
+use qcc_proto::{upstream::class_of_error_type, v1::OutcomeClass};
+use serde_json::{Map, Value};
 
-/// Bytes of an ordinary line that are looked at: enough for `event: error` and blanks.
+/// Bytes of an ordinary line that are looked at: enough for a field and the name of an
+/// event, or for how the data of an error begins.
 const FIELD_MAX: usize = 32;
-/// Bytes of an error's data that are looked at.
-const ERROR_DATA_MAX: usize = 4096;
+/// Bytes of data that are looked at: of an error, and of what may be the first content.
+const DATA_MAX: usize = 16 << 10;
+
+/// Names of events that come before content.
+const OPENINGS: [&[u8]; 5] = [
+    b"message_start",
+    b"ping",
+    b"response.created",
+    b"response.queued",
+    b"response.in_progress",
+];
 
 /// The state between two chunks.
 #[derive(Debug, Default)]
 pub(crate) struct Scanner {
-    /// The current line so far, cut off where its kind says.
+    /// The current line so far, if its start came in an earlier chunk; cut off where its
+    /// kind says.
     line: Vec<u8>,
     /// The last line ended with `\r`: a `\n` that follows belongs to it.
     after_cr: bool,
     /// Something of an event has come that its blank line has not yet closed.
     inside_event: bool,
-    /// The current event is an error.
-    is_error: bool,
-    /// The `error.type` of the first error; empty if it named none.
+    /// What the current event is.
+    kind: Kind,
+    /// Something has come that is worth a client's while.
+    has_content: bool,
+    /// The type of the first error; empty if it named none.
     error: Option<String>,
+}
+
+/// What an event is, by its name.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It has none: its data tells.
+    #[default]
+    Unnamed,
+    /// It comes before content.
+    Opening,
+    Error,
+    Content,
 }
 
 impl Scanner {
@@ -38,23 +73,32 @@ impl Scanner {
                 chunk = &chunk[1..];
                 continue;
             }
-            let end = chunk.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
-            let part = &chunk[..end.unwrap_or(chunk.len())];
-            self.keep(part);
-            match end {
-                Some(end) => {
-                    self.after_cr = chunk[end] == b'\r';
-                    self.end_line();
-                    chunk = &chunk[end + 1..];
-                }
-                None => return,
+            let Some(end) = memchr2(b'\n', b'\r', chunk) else {
+                self.keep(chunk);
+                return;
+            };
+            self.after_cr = chunk[end] == b'\r';
+            if self.line.is_empty() {
+                self.end_line(self.bounded(&chunk[..end]));
+            } else {
+                self.keep(&chunk[..end]);
+                let mut line = std::mem::take(&mut self.line);
+                self.end_line(&line);
+                line.clear();
+                self.line = line;
             }
+            chunk = &chunk[end + 1..];
         }
     }
 
-    /// The `error.type` of the first error in the stream; empty if it named none.
+    /// The type of the first error in the stream; empty if it named none.
     pub(crate) fn error(&self) -> Option<&str> {
         self.error.as_deref()
+    }
+
+    /// Whether anything has come that is neither an opening nor an error.
+    pub(crate) fn has_content(&self) -> bool {
+        self.has_content
     }
 
     /// Whether the stream stands between two events, so that another may follow.
@@ -62,39 +106,91 @@ impl Scanner {
         !self.inside_event
     }
 
+    /// Keeps a part of a line, as much of it as will be looked at.
     fn keep(&mut self, part: &[u8]) {
-        if part.is_empty() {
-            return;
+        self.inside_event |= !part.is_empty();
+        let room = FIELD_MAX.saturating_sub(self.line.len());
+        let (start, rest) = part.split_at(part.len().min(room));
+        self.line.extend_from_slice(start);
+        if !rest.is_empty() && self.wants_data(&self.line[..FIELD_MAX]) {
+            let room = DATA_MAX - self.line.len();
+            self.line.extend_from_slice(&rest[..rest.len().min(room)]);
         }
-        self.inside_event = true;
-        let max = if self.is_error {
-            ERROR_DATA_MAX
-        } else {
-            FIELD_MAX
-        };
-        let room = max.saturating_sub(self.line.len());
-        self.line.extend_from_slice(&part[..part.len().min(room)]);
     }
 
-    fn end_line(&mut self) {
-        if self.line.is_empty() {
-            // The blank line that ends an event. One that never got data is an error too.
-            if self.is_error && self.error.is_none() {
-                self.error = Some(String::new());
+    /// Of a whole line, as much as will be looked at.
+    fn bounded<'a>(&self, line: &'a [u8]) -> &'a [u8] {
+        if line.len() <= FIELD_MAX {
+            line
+        } else if self.wants_data(&line[..FIELD_MAX]) {
+            &line[..line.len().min(DATA_MAX)]
+        } else {
+            &line[..FIELD_MAX]
+        }
+    }
+
+    /// Whether a line that begins like this has data that matters.
+    fn wants_data(&self, start: &[u8]) -> bool {
+        let Some(data) = value_of(start, b"data") else {
+            return false;
+        };
+        match self.kind {
+            Kind::Error => self.error.is_none(),
+            Kind::Unnamed => !self.has_content || begins_an_error(data),
+            Kind::Opening | Kind::Content => false,
+        }
+    }
+
+    fn end_line(&mut self, line: &[u8]) {
+        match line.first() {
+            None => return self.end_event(),
+            Some(b'e') => {
+                if let Some(name) = value_of(line, b"event") {
+                    self.kind = Kind::of(name);
+                    self.has_content |= self.kind == Kind::Content;
+                }
             }
-            self.is_error = false;
-            self.inside_event = false;
-            return;
+            Some(b'd') => {
+                if let Some(data) = value_of(line, b"data") {
+                    self.take_data(data);
+                }
+            }
+            Some(_) => {}
         }
-        if let Some(name) = value_of(&self.line, b"event") {
-            self.is_error = name == b"error";
-        } else if self.is_error
-            && self.error.is_none()
-            && let Some(data) = value_of(&self.line, b"data")
-        {
-            self.error = Some(error_type(data));
+        self.inside_event = true;
+    }
+
+    fn take_data(&mut self, data: &[u8]) {
+        let is_error = match self.kind {
+            Kind::Error => true,
+            Kind::Unnamed => begins_an_error(&data[..data.len().min(FIELD_MAX - "data: ".len())]),
+            Kind::Opening | Kind::Content => false,
+        };
+        if is_error {
+            self.error.get_or_insert_with(|| error_type(data));
+        } else if self.kind == Kind::Unnamed && !self.has_content {
+            self.has_content = !is_opening(data);
         }
-        self.line.clear();
+    }
+
+    /// Sees the blank line that ends an event. An error that never got data is one too.
+    fn end_event(&mut self) {
+        if self.kind == Kind::Error {
+            self.error.get_or_insert_default();
+        }
+        self.kind = Kind::Unnamed;
+        self.inside_event = false;
+    }
+}
+
+impl Kind {
+    fn of(name: &[u8]) -> Self {
+        match name {
+            b"" | b"message" => Self::Unnamed, // The standard's own name for none.
+            b"error" | b"response.failed" => Self::Error,
+            _ if OPENINGS.contains(&name) => Self::Opening,
+            _ => Self::Content,
+        }
     }
 }
 
@@ -102,6 +198,71 @@ impl Scanner {
 fn value_of<'a>(line: &'a [u8], field: &[u8]) -> Option<&'a [u8]> {
     let value = line.strip_prefix(field)?.strip_prefix(b":")?;
     Some(value.strip_prefix(b" ").unwrap_or(value))
+}
+
+/// Whether data begins as that of an error without a name does: `{"error": {` or
+/// `{"error": "`, as `null` is none, or `{"type": "error"`.
+fn begins_an_error(data: &[u8]) -> bool {
+    let member = |key| {
+        let members = data.strip_prefix(b"{")?; // Nobody puts blanks before it.
+        let value = members.trim_ascii_start().strip_prefix(key)?;
+        let value = value.trim_ascii_start().strip_prefix(b":")?;
+        Some(value.trim_ascii_start())
+    };
+    let error = member(br#""error""#.as_slice());
+    error.is_some_and(|value| matches!(value.first(), Some(b'{' | b'"')))
+        || member(br#""type""#).is_some_and(|value| value.starts_with(br#""error""#))
+}
+
+/// What the data of an error says it is: `type` or `code`, whichever tells more; empty if
+/// it says nothing.
+fn error_type(data: &[u8]) -> String {
+    let Ok(Value::Object(data)) = serde_json::from_slice(data) else {
+        return String::new();
+    };
+    let response = data.get("response").and_then(Value::as_object);
+    let holder = response.unwrap_or(&data);
+    let word = |object: &Map<String, Value>, key| match object.get(key) {
+        Some(Value::String(word)) => Some(word.clone()),
+        Some(Value::Number(status)) => Some(status.to_string()),
+        _ => None,
+    };
+    let Some(error) = holder.get("error").and_then(Value::as_object) else {
+        return word(holder, "code").unwrap_or_default();
+    };
+    let (named, code) = (word(error, "type"), word(error, "code"));
+    let is_telling = |word: &String| {
+        let class = class_of_error_type(word);
+        !matches!(class, OutcomeClass::ServerError | OutcomeClass::Request)
+    };
+    match (named, code) {
+        (Some(named), Some(code)) if is_telling(&code) && !is_telling(&named) => code,
+        (named, code) => named.or(code).unwrap_or_default(),
+    }
+}
+
+/// Whether data without a name says no more than that an answer begins: it is empty, or
+/// a chat chunk without a word.
+fn is_opening(data: &[u8]) -> bool {
+    if data.is_empty() {
+        return true;
+    }
+    match serde_json::from_slice(data) {
+        Ok(Value::Object(chunk)) => chunk.get("choices").is_some_and(is_blank),
+        _ => false,
+    }
+}
+
+/// Whether there is nothing in a value but who speaks.
+fn is_blank(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(_) | Value::Number(_) => false,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.iter().all(is_blank),
+        Value::Object(members) => (members.iter())
+            .all(|(key, value)| matches!(key.as_str(), "role" | "index") || is_blank(value)),
+    }
 }
 
 #[cfg(test)]
@@ -158,12 +319,119 @@ mod tests {
     }
 
     #[test]
+    fn an_error_is_found_in_each_shape_and_known_by_its_most_telling_word() {
+        for (stream, expected) in [
+            (
+                r#"data: {"error":{"message":"m","type":"server_error","param":null,"code":null}}"#,
+                "server_error",
+            ),
+            (
+                r#"data: { "error" : {"type":"invalid_request_error","code":"invalid_api_key"}}"#,
+                "invalid_api_key",
+            ),
+            (
+                r#"data: {"error":{"type":"invalid_request_error","code":"model_not_found"}}"#,
+                "invalid_request_error",
+            ),
+            (
+                r#"data: {"error":{"type":"tokens","code":"rate_limit_exceeded"}}"#,
+                "rate_limit_exceeded",
+            ),
+            (r#"data: {"error":{"message":"m","code":429}}"#, "429"),
+            (r#"data: {"error":"oops"}"#, ""),
+            (
+                r#"data:{"type":"error","error":{"type":"overloaded_error"}}"#,
+                "overloaded_error",
+            ),
+            (
+                "event: message\ndata: {\"error\":{\"type\":\"api_error\"}}",
+                "api_error",
+            ),
+            (
+                "event: error\ndata: {\"type\":\"error\",\"code\":\"server_error\",\"message\":\"m\"}",
+                "server_error",
+            ),
+            (
+                "event: response.failed\ndata: {\"response\":{\"error\":{\"code\":\"rate_limit_exceeded\"}}}",
+                "rate_limit_exceeded",
+            ),
+        ] {
+            let after_content = format!(
+                "data: {{\"choices\":[{{\"delta\":{{\"content\":\"a\"}}}}]}}\n\n{stream}\n\n"
+            );
+            for stream in [format!("{stream}\n\n"), after_content] {
+                assert_eq!(
+                    scan([stream.as_bytes()]).error(),
+                    Some(expected),
+                    "{stream}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_message_before_the_type_does_not_hide_it() {
+        let message = "m".repeat(8000);
+        let stream =
+            format!("data: {{\"error\":{{\"message\":\"{message}\",\"type\":\"api_error\"}}}}\n");
+        assert_eq!(scan([stream.as_bytes()]).error(), Some("api_error"));
+    }
+
+    #[test]
+    fn content_is_neither_an_opening_nor_an_error() {
+        for (stream, expected) in [
+            ("", false),
+            (": comment\n\n: another\n\n", false),
+            ("retry: 3\nid: 1\n\n", false),
+            (
+                "event: message_start\ndata: {\"type\":\"message_start\"}\n\n",
+                false,
+            ),
+            ("event: ping\ndata: {\"type\": \"ping\"}\n\n", false),
+            ("event: content_block_start\n", true),
+            (
+                "event: response.created\ndata: {}\n\nevent: response.in_progress\ndata: {}\n\n",
+                false,
+            ),
+            ("event: response.output_item.added\n", true),
+            ("event: error\ndata: {}\n\n", false),
+            (
+                "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},\"finish_reason\":null}]}\n\n",
+                false,
+            ),
+            ("data: {\"choices\":[]}\n\n", false),
+            ("data:\n\n", false),
+            (
+                "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"H\"}}]}\n",
+                true,
+            ),
+            (
+                "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"c\"}]}}]}\n",
+                true,
+            ),
+            (
+                "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n",
+                true,
+            ),
+            (
+                "data: {\"error\":null,\"choices\":[{\"text\":\"a\"}]}\n",
+                true,
+            ),
+            ("data: [DONE]\n", true),
+            ("data: x\n", true),
+        ] {
+            let scanner = scan([stream.as_bytes()]);
+            assert_eq!(scanner.has_content(), expected, "{stream:?}");
+        }
+    }
+
+    #[test]
     fn an_endless_line_takes_no_memory() {
         let mut scanner = scan([&b"event: error\ndata: "[..]]);
         for _ in 0..1000 {
             scanner.scan(&[b'x'; 1000]);
         }
-        assert!(scanner.line.capacity() <= 2 * ERROR_DATA_MAX);
+        assert!(scanner.line.capacity() <= 2 * DATA_MAX);
         assert!(!scanner.at_boundary());
     }
 
@@ -193,6 +461,9 @@ mod tests {
                 prop_oneof![
                     Just("event: error"), Just("event: ping"), Just(""), Just("data: x"), Just(":"),
                     Just("data: {\"error\":{\"type\":\"api_error\"}}"), Just("event"),
+                    Just("data: {\"error\":{\"message\":\"a longer one\",\"code\":\"x\"}}"),
+                    Just("data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}"),
+                    Just("event: response.in_progress"), Just("event: content_block_start"),
                 ],
                 0..12,
             ),
@@ -215,6 +486,8 @@ mod tests {
             prop_assert_eq!(whole.error(), cut.error());
             prop_assert_eq!(whole.at_boundary(), bytewise.at_boundary());
             prop_assert_eq!(whole.at_boundary(), cut.at_boundary());
+            prop_assert_eq!(whole.has_content(), bytewise.has_content());
+            prop_assert_eq!(whole.has_content(), cut.has_content());
         }
     }
 }

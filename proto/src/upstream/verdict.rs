@@ -67,8 +67,9 @@ pub fn classify(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Ver
 /// Tells who is to blame for an error inside a 200, such as SSE `event: error`, by
 /// its `error.type`: as the status that the type stands for.
 ///
-/// An unknown type is a `SERVER_ERROR`: the provider broke its promise of a 200,
-/// and one such error alone ejects nobody.
+/// Gateways that name a number mean the status itself. An unknown type is a
+/// `SERVER_ERROR`: the provider broke its promise of a 200, and one such error alone
+/// ejects nobody.
 pub fn class_of_error_type(error_type: &str) -> OutcomeClass {
     match error_type {
         "authentication_error" | "invalid_api_key" => OutcomeClass::Auth,
@@ -81,8 +82,15 @@ pub fn class_of_error_type(error_type: &str) -> OutcomeClass {
             OutcomeClass::Request
         }
         // `api_error`, `timeout_error`, `server_error` and what nobody knows yet.
-        _ => OutcomeClass::ServerError,
+        _ => class_of_status(error_type).unwrap_or(OutcomeClass::ServerError),
     }
+}
+
+fn class_of_status(text: &str) -> Option<OutcomeClass> {
+    let status = StatusCode::from_u16(text.parse().ok()?).ok()?;
+    let is_error = status.is_client_error() || status.is_server_error();
+    let verdict = || classify(status, &HeaderMap::new(), SystemTime::UNIX_EPOCH);
+    is_error.then(|| verdict().class)
 }
 
 /// Returns how long a rate-limited provider wants to be left alone: by
@@ -335,6 +343,11 @@ mod tests {
             ("insufficient_quota", RateLimited),
             ("", ServerError),
             ("something_new", ServerError),
+            ("401", Auth),
+            ("429", RateLimited),
+            ("503", ServerError),
+            ("200", ServerError),
+            ("70000", ServerError),
         ] {
             assert_eq!(class_of_error_type(error_type), class, "{error_type}");
         }
