@@ -62,7 +62,7 @@ pub use config::Config;
 
 use admin::Admin;
 use drain::Drain;
-use proxy::Counters;
+use proxy::{Counters, Curfew};
 use reports::Outbox;
 use routing::Router;
 use sync::{Address, Link};
@@ -325,22 +325,26 @@ async fn serve(
 ) {
     {
         let stop = drain.token();
+        let curfew = Curfew::default();
         let mut http = std::pin::pin!(proxy::serve(
             listener,
             router,
             settings,
             counters,
             link,
-            stop.clone()
+            stop.clone(),
+            curfew.clone(),
         ));
         tokio::select! {
             () = &mut http => {}
             () = stop.cancelled() => {
                 info!(timeout = ?drain.remaining().unwrap_or_default(), "draining");
                 tokio::select! {
-                    () = http => {}
+                    () = &mut http => {}
                     () = drain.expired() => {
-                        warn!("running requests were ended: they did not finish in time");
+                        warn!("running requests are ended: they did not finish in time");
+                        curfew.call();
+                        http.await;
                     }
                 }
             }

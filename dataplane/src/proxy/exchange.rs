@@ -8,13 +8,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, response::Parts};
 use hyper::body::Incoming;
 use qcc_proto::{
-    upstream::{Verdict, classify},
+    upstream::{Verdict, class_of_error_type, classify, retry_after},
     v1::OutcomeClass,
 };
-use tokio::time::timeout_at;
+use tokio::time::{self, timeout_at};
 use tracing::{debug, warn};
 
 use super::{
@@ -23,6 +24,7 @@ use super::{
     failure::{Failure, request_id, text_of},
     headers::{self, X_QCC_ATTEMPTS, X_QCC_ENDPOINT, X_QCC_REVISION},
     inbound::Inbound,
+    opening::{self, Opening},
     outgoing::{Outgoing, Payload},
     relay::{Body, Clock, Events, Pending},
     reply::{Kind, Refusal},
@@ -32,6 +34,9 @@ use super::{
     upstream::Failed,
 };
 use crate::routing::{Attempt, Endpoint, Judged, Next, Outcome, Routing, Suspicion, Symptom};
+
+/// Longest time for which the head of a stream of events waits for its first content.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One request on its way through the endpoints.
 pub(super) struct Exchange<'a> {
@@ -50,9 +55,26 @@ pub(super) struct Exchange<'a> {
     in_flight: InFlight,
 }
 
+/// An endpoint's answer.
+struct Answer {
+    head: Parts,
+    body: Reading,
+    verdict: Verdict,
+    /// The type of the error that its stream began with.
+    error_type: Option<String>,
+}
+
+/// How far an answer's body has been read.
+enum Reading {
+    /// Not at all.
+    Unread(Inbound),
+    /// As far as its head was held.
+    Begun(Box<Opening>),
+}
+
 /// What one try came to.
 enum Tried {
-    Answered(Response<Incoming>, Verdict),
+    Answered(Answer),
     Failed(Failed),
     /// The client's body is at fault.
     Faulty(Fault),
@@ -108,17 +130,13 @@ impl<'a> Exchange<'a> {
             self.count();
             let trying = self.attempt(attempt.endpoint(), upload, &progress, now);
             match hold(&mut suspicion, trying).await {
-                Tried::Answered(response, verdict) => match verdict.class {
+                Tried::Answered(answer) => match answer.verdict.class {
                     OutcomeClass::Success => {
                         suspicion.clear();
-                        return self.relay(attempt, response, verdict, progress);
+                        return self.relay(attempt, answer, progress);
                     }
-                    OutcomeClass::Request => {
-                        return self.relay(attempt, response, verdict, progress);
-                    }
-                    _ => {
-                        self.keep(attempt, response, verdict, &mut suspicion).await;
-                    }
+                    OutcomeClass::Request => return self.relay(attempt, answer, progress),
+                    _ => self.keep(attempt, answer, &mut suspicion).await,
                 },
                 Tried::Failed(failed) => self.record(attempt, failed, &mut suspicion),
                 Tried::Faulty(fault) => return self.conclude(End::Faulty(fault)),
@@ -174,7 +192,8 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Sends the request to one endpoint, and waits for the head of the answer.
+    /// Sends the request to one endpoint, and waits for the head of the answer; for a
+    /// stream of events also for its first content.
     async fn attempt(
         &self,
         endpoint: &Endpoint,
@@ -212,16 +231,55 @@ impl<'a> Exchange<'a> {
         if let Some(fault) = progress.fault() {
             return Tried::Faulty(fault);
         }
-        match sent {
-            Ok(response) => match check(&response) {
-                Ok(()) => {
-                    let verdict =
-                        classify(response.status(), response.headers(), SystemTime::now());
-                    Tried::Answered(response, verdict)
-                }
-                Err(failed) => Tried::Failed(failed),
-            },
+        match sent.and_then(|response| check(&response).map(|()| response)) {
+            Ok(response) => self.answer(response).await,
             Err(failed) => Tried::Failed(failed),
+        }
+    }
+
+    /// Judges an answer. The head of a stream of events is held for that, for as long as
+    /// the policy says.
+    async fn answer(&self, response: Response<Incoming>) -> Tried {
+        let now = SystemTime::now();
+        let (head, body) = response.into_parts();
+        let body = Inbound::new(body, head.version);
+        let verdict = classify(head.status, &head.headers, now);
+        let is_held = verdict.class == OutcomeClass::Success
+            && !HOLD_TIMEOUT.is_zero()
+            && is_readable(&head.headers);
+        if !is_held {
+            return Tried::Answered(Answer {
+                head,
+                body: Reading::Unread(body),
+                verdict,
+                error_type: None,
+            });
+        }
+        let limits = opening::Limits {
+            hold: HOLD_TIMEOUT,
+            idle: self.routing.policy().timeouts.idle,
+            deadline: self.deadline.into(),
+        };
+        match Opening::read(body, limits).await {
+            Ok(opening) => {
+                let error_type = opening.scanner.error().map(str::to_owned);
+                let in_band = error_type
+                    .as_deref()
+                    .map(|it| in_band(it, &head.headers, now));
+                Tried::Answered(Answer {
+                    head,
+                    body: Reading::Begun(Box::new(opening)),
+                    verdict: in_band.unwrap_or(verdict),
+                    error_type,
+                })
+            }
+            Err(opening::Failed::OutOfTime) => Tried::OutOfTime,
+            Err(opening::Failed::Broken(reason)) => Tried::Failed(Failed {
+                class: OutcomeClass::StreamBroken,
+                detail: format!("before the first content of its stream: {reason}"),
+                was_reused: false,
+                is_kill: true, // As without a head: it may be the request that does it.
+            }),
         }
     }
 
@@ -256,73 +314,76 @@ impl<'a> Exchange<'a> {
     }
 
     /// Passes an answer on. Its end decides the attempt.
-    fn relay(
-        mut self,
-        attempt: Attempt,
-        response: Response<Incoming>,
-        verdict: Verdict,
-        upload: Arc<Progress>,
-    ) -> Response<Body> {
-        if verdict.class == OutcomeClass::Success {
+    fn relay(mut self, attempt: Attempt, answer: Answer, upload: Arc<Progress>) -> Response<Body> {
+        if answer.verdict.class == OutcomeClass::Success {
             attempt.answered();
         }
-        let (mut head, body) = response.into_parts();
-        let body = Inbound::new(body, head.version);
-        let readable =
-            headers::is_event_stream(&head.headers) && headers::is_identity(&head.headers);
-        let events = readable.then(|| Events {
-            scanner: Scanner::default(),
+        let mut head = answer.head;
+        let now = Instant::now().into();
+        let (start, rest, scanner, last) = match answer.body {
+            Reading::Unread(body) => (Bytes::new(), body, Scanner::default(), now),
+            Reading::Begun(opening) => {
+                let opening = *opening;
+                (opening.start, opening.rest, opening.scanner, opening.last)
+            }
+        };
+        let events = is_readable(&head.headers).then_some(Events {
+            scanner,
             shape: self.request.shape,
         });
-        let clock = self.clock();
+        let clock = self.clock(last);
         let endpoint = Arc::clone(attempt.endpoint());
         let pending = Pending {
             attempt,
-            class: verdict.class,
+            class: answer.verdict.class,
             http_status: head.status.as_u16(),
             request_id: request_id(&head.headers).cloned(),
             upload,
         };
         headers::strip_response(&mut head.headers);
         let in_flight = self.in_flight.take();
-        let body = Body::of_answer(body, pending, events, clock, in_flight);
+        let body = Body::of_answer(start, rest, pending, events, clock, in_flight);
         self.answer_with(head, body, &endpoint)
     }
 
-    /// Finishes an attempt that was answered with an error, and keeps the answer. Its
-    /// status is judged before its body is waited for, in which the client may go.
-    async fn keep(
-        &mut self,
-        attempt: Attempt,
-        response: Response<Incoming>,
-        verdict: Verdict,
-        suspicion: &mut Suspicion,
-    ) {
-        let (head, body) = response.into_parts();
+    /// Finishes an attempt that was answered with an error, and keeps the answer. What it
+    /// says of itself is judged before its body is waited for, in which the client may go.
+    async fn keep(&mut self, attempt: Attempt, answer: Answer, suspicion: &mut Suspicion) {
+        let Answer {
+            head,
+            body,
+            verdict,
+            error_type,
+        } = answer;
         let endpoint = Arc::clone(attempt.endpoint());
+        let http_status = head.status.as_u16();
         self.tries.push(Try {
             endpoint: Arc::clone(&endpoint),
             class: verdict.class,
-            detail: format!("answered {}", head.status.as_u16()),
+            detail: match error_type {
+                Some(_) => format!("answered {http_status}, and then with an error"),
+                None => format!("answered {http_status}"),
+            },
         });
         let outcome = Outcome {
             class: verdict.class,
-            http_status: head.status.as_u16(),
+            http_status,
             error_type: String::new(),
             retry_after: verdict.retry_after,
             detail: String::new(), // Providers put parts of keys into their messages.
             upstream_request_id: text_of(request_id(&head.headers)),
         };
-        let http_status = outcome.http_status;
         let may_be_its_own = verdict.class == OutcomeClass::Forbidden;
         let now = Instant::now();
         let mut judged = match may_be_its_own {
             true => attempt.hold(outcome, now),
             false => attempt.judge(outcome, now),
         };
-        let body = Inbound::new(body, head.version);
-        let failure = Failure::read(head, body).await;
-        let error_type = failure.error_type();
+        let failure = match body {
+            Reading::Unread(body) => Failure::read(head, body).await,
+            Reading::Begun(opening) => Failure::begun(head, opening.start, opening.rest),
+        };
+        let error_type = error_type.unwrap_or_else(|| failure.error_type());
         judged.set_error_type(error_type.clone());
         let symptom = may_be_its_own.then_some(Symptom::Refused {
             http_status,
@@ -389,7 +450,8 @@ impl<'a> Exchange<'a> {
         };
         let mut head = failure.head;
         headers::strip_response(&mut head.headers);
-        let (clock, in_flight) = (self.clock(), self.in_flight.take());
+        let clock = self.clock(Instant::now().into());
+        let in_flight = self.in_flight.take();
         let body = Body::of_failure(failure.start, failure.rest, clock, in_flight);
         self.answer_with(head, body, &endpoint)
     }
@@ -426,9 +488,10 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn clock(&self) -> Clock {
+    fn clock(&self, last: time::Instant) -> Clock {
         let idle = self.routing.policy().timeouts.idle;
-        Clock::new(idle, self.deadline.into(), Instant::now().into())
+        let curfew = self.service.curfew.clone();
+        Clock::new(idle, self.deadline.into(), curfew, last)
     }
 
     fn log(&self, status: StatusCode, endpoint: &str, refused: Option<Kind>) {
@@ -454,6 +517,21 @@ async fn hold<T>(suspicion: &mut Suspicion, step: impl Future<Output = T>) -> T 
         }
     }
     step.await
+}
+
+/// What an error means that a stream begins with: the same as the status it stands for.
+fn in_band(error_type: &str, headers: &HeaderMap, now: SystemTime) -> Verdict {
+    let class = class_of_error_type(error_type);
+    let is_limit = class == OutcomeClass::RateLimited;
+    Verdict {
+        class,
+        retry_after: is_limit.then(|| retry_after(headers, now)).flatten(),
+    }
+}
+
+/// Whether the body is a stream of events that we can look into.
+fn is_readable(headers: &HeaderMap) -> bool {
+    headers::is_event_stream(headers) && headers::is_identity(headers)
 }
 
 /// Refuses answers that no HTTP server should give, and no client should get.

@@ -68,6 +68,18 @@ impl Failure {
         }
     }
 
+    /// Takes an answer whose body has been begun.
+    pub(super) fn begun(head: Parts, start: Bytes, body: Inbound) -> Self {
+        Self {
+            head,
+            start,
+            rest: match body.is_end() {
+                true => Rest::End,
+                false => Rest::More(body),
+            },
+        }
+    }
+
     /// The provider's machine-readable type of the error; empty if there is none.
     pub(super) fn error_type(&self) -> String {
         if is_identity(&self.head.headers) {

@@ -3,10 +3,12 @@
 //! One client request is one [`exchange`]: its body is kept ([`replay`]), endpoints
 //! are tried one after the other ([`upstream`]), and the first answer that is not an
 //! endpoint's failure is relayed frame by frame ([`relay`]). The verdict on a try is
-//! made from its response head, *before* anything is sent to the client; once the head
-//! has gone out nothing is retried, and what breaks after it breaks visibly.
+//! made from its response head, and the [`opening`] of a stream of events, *before*
+//! anything is sent to the client; once the head has gone out nothing is retried, and what
+//! breaks after it breaks visibly.
 //!
-//! - [`server`], [`stall`]: the accept loop, limits of a connection, graceful stop.
+//! - [`server`], [`stall`], [`curfew`]: the accept loop, limits of a connection, graceful
+//!   stop.
 //! - [`service`]: one request from its head to its response head.
 //! - [`rules`]: which requests are taken at all, and which we answer ourselves.
 //! - [`headers`]: what does not cross a proxy.
@@ -14,6 +16,7 @@
 //! - [`replay`], [`upload`]: the request body, kept for another try or passed through.
 //! - [`outgoing`]: the request, as it goes to whichever endpoint.
 //! - [`exchange`], [`ending`]: the tries of one request, and what the client gets in the end.
+//! - [`opening`]: the start of a stream of events, while its head is held.
 //! - [`upstream`], [`connector`]: connection pools, and where they may connect.
 //! - [`failure`]: an answer that a client does not get (yet).
 //! - [`relay`], [`sse`]: the response body on its way, and errors inside of it.
@@ -61,11 +64,13 @@
 //! requests themselves.
 
 mod connector;
+mod curfew;
 mod ending;
 mod exchange;
 mod failure;
 mod headers;
 mod inbound;
+mod opening;
 mod outgoing;
 mod relay;
 mod replay;
@@ -80,6 +85,7 @@ mod tests;
 mod upload;
 mod upstream;
 
+pub(crate) use curfew::Curfew;
 pub(crate) use server::serve;
 #[cfg(feature = "fuzzing")]
 pub(crate) use sse::Scanner;

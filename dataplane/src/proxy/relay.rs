@@ -3,19 +3,23 @@
 //! Frames pass as they arrive. The attempt lives in here: a proper end makes it a
 //! success (or what an error inside of the stream says), a cut or silence breaks it,
 //! and being dropped means that the client has gone: then the upstream connection is
-//! closed, and nobody is blamed. Nor is anybody where the total time is up, which is our
-//! own limit, or where the client held the answer up before it was cut.
+//! closed, and nobody is blamed. Nor is anybody where the total time is up or the proxy
+//! stops, which are our own limits, or where the client held the answer up before it was
+//! cut.
 //!
 //! A broken stream never looks like a whole one. The body ends in an error, which the
 //! client sees as a missing last chunk, a short body or a stream reset; a stream of
-//! events first gets an `error` event, for clients that would mistake silence for an end.
+//! events first gets an error event in the caller's shape, for clients that would mistake
+//! silence for an end.
+//!
+//! A frame costs no allocation and, while frames keep coming, one look at the clock.
 
 use std::{
     fmt,
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -23,10 +27,14 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http_body::{Frame, SizeHint};
 use qcc_proto::{upstream::class_of_error_type, v1::OutcomeClass};
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::{
+    sync::futures::OwnedNotified,
+    time::{Instant, Sleep, sleep, sleep_until},
+};
 use tracing::debug;
 
 use super::{
+    curfew::Curfew,
     failure::{Rest, text_of},
     inbound::{Cut, Inbound},
     reply::Shape,
@@ -90,13 +98,24 @@ pub(super) struct Events {
 pub(super) struct Clock {
     idle: Duration,
     deadline: Instant,
+    curfew: Curfew,
     /// When the last frame came or the next was asked for, whichever is later.
     last: Instant,
     /// A frame came, and the next has not been asked for.
     moved: bool,
+    /// The next was asked for, and was not there.
+    waiting: bool,
     /// The client has let us wait.
     held_up: bool,
-    timer: Option<Pin<Box<Sleep>>>,
+    alarm: Option<Alarm>,
+}
+
+/// What wakes an answer that waits for its endpoint.
+struct Alarm {
+    timer: Pin<Box<Sleep>>,
+    curfew: Pin<Box<OwnedNotified>>,
+    /// Who is woken.
+    waker: Waker,
 }
 
 /// Why an answer breaks off.
@@ -107,6 +126,8 @@ enum Break {
     Silent,
     /// The time for the whole request is up. That is our own limit: nobody is to blame.
     OutOfTime,
+    /// The proxy stops, and could not wait any longer.
+    Stopping,
 }
 
 impl fmt::Display for Break {
@@ -115,6 +136,7 @@ impl fmt::Display for Break {
             Self::Cut(reason) => f.write_str(reason),
             Self::Silent => f.write_str("it was silent for too long"),
             Self::OutOfTime => f.write_str("the total time is up"),
+            Self::Stopping => f.write_str("the proxy is stopping"),
         }
     }
 }
@@ -137,8 +159,9 @@ impl Body {
         Self::Own(Some(bytes).filter(|bytes| !bytes.is_empty()))
     }
 
-    /// An endpoint's answer, whose end decides its attempt.
+    /// An endpoint's answer, whose end decides its attempt. `start` has been read of it.
     pub(super) fn of_answer(
+        start: Bytes,
         upstream: Inbound,
         attempt: Pending,
         events: Option<Events>,
@@ -146,7 +169,7 @@ impl Body {
         in_flight: InFlight,
     ) -> Self {
         Self::relayed(Relay {
-            start: None,
+            start: Some(start).filter(|start| !start.is_empty()),
             upstream: Some(upstream),
             attempt: Some(attempt),
             events,
@@ -193,8 +216,8 @@ impl Relay {
         let Some(upstream) = &mut self.upstream else {
             return Poll::Ready(None);
         };
-        if self.clock.is_over() {
-            return self.break_off(&Break::OutOfTime);
+        if let Some(reason) = self.clock.is_over() {
+            return self.break_off(&reason);
         }
         match upstream.poll_data(cx) {
             Poll::Ready(Some(Ok(data))) => {
@@ -247,15 +270,15 @@ impl Relay {
             (Some(events), None) if left.is_none() => {
                 let message = format!("the answer broke off: {reason}");
                 let at_boundary = events.scanner.at_boundary();
-                Some(events.shape.stream_error(&message, at_boundary))
+                events.shape.stream_error(&message, at_boundary)
             }
             // The provider has said itself what is wrong, or the bytes are not for us to add to.
-            (Some(_), _) | (None, _) => None,
+            (Some(_) | None, _) => None,
         };
         if let Some(pending) = self.attempt.take() {
             let by_client = pending.upload.fault().is_some() // Its own body broke off.
                 || (self.clock.held_up && matches!(reason, Break::Cut(_)));
-            let by_us = matches!(reason, Break::OutOfTime);
+            let by_us = matches!(reason, Break::OutOfTime | Break::Stopping);
             match error_type {
                 _ if by_client || by_us => drop(pending), // Nobody is blamed.
                 Some(error_type) => {
@@ -302,43 +325,61 @@ impl Pending {
 }
 
 impl Clock {
-    pub(super) fn new(idle: Duration, deadline: Instant, now: Instant) -> Self {
+    /// `last`: when the last piece came.
+    pub(super) fn new(idle: Duration, deadline: Instant, curfew: Curfew, last: Instant) -> Self {
         Self {
             idle,
             deadline,
-            last: now,
+            curfew,
+            last,
             moved: false,
+            waiting: false,
             held_up: false,
-            timer: None,
+            alarm: None,
         }
     }
 
-    /// Takes note of a frame.
+    /// Takes note of a frame. One that was there when it was asked for came at that time.
     fn advance(&mut self) {
-        self.last = Instant::now();
+        if std::mem::take(&mut self.waiting) {
+            self.last = Instant::now();
+        }
         self.moved = true;
     }
 
     /// Takes note that the next frame is asked for, and says whether it is too late for
     /// it. What passes until then is the client's time: the endpoint was not listened to.
-    fn is_over(&mut self) -> bool {
+    fn is_over(&mut self) -> Option<Break> {
         if std::mem::take(&mut self.moved) {
             let now = Instant::now();
             self.held_up |= now.saturating_duration_since(self.last) >= HELD_UP;
             self.last = now;
         }
-        self.last >= self.deadline
+        if self.curfew.is_called() {
+            return Some(Break::Stopping);
+        }
+        (self.last >= self.deadline).then_some(Break::OutOfTime)
     }
 
-    /// Completes with the limit that was reached. Called while there is no frame: a timer
-    /// is not set anew for each.
+    /// Completes with the limit that was reached. Called while there is no frame: nothing
+    /// is set anew for each.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Break> {
+        self.waiting = true;
         let limit = self.deadline.min(self.last + self.idle);
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(sleep_until(limit)));
+        let alarm = self.alarm.get_or_insert_with(|| Alarm {
+            timer: Box::pin(sleep_until(limit)),
+            curfew: Box::pin(self.curfew.called()),
+            waker: Waker::noop().clone(),
+        });
+        if alarm.is_set(cx.waker()) {
+            return Poll::Pending;
+        }
+        alarm.waker.clone_from(cx.waker());
+        if alarm.curfew.as_mut().poll(cx).is_ready() || self.curfew.is_called() {
+            return Poll::Ready(Break::Stopping);
+        }
         loop {
-            ready!(timer.as_mut().poll(cx));
+            ready!(alarm.timer.as_mut().poll(cx));
             let now = Instant::now();
             if now >= self.deadline {
                 return Poll::Ready(Break::OutOfTime);
@@ -346,8 +387,15 @@ impl Clock {
             if now >= limit {
                 return Poll::Ready(Break::Silent);
             }
-            timer.as_mut().reset(limit);
+            alarm.timer.as_mut().reset(limit);
         }
+    }
+}
+
+impl Alarm {
+    /// Whether it will wake this one, at the latest when it has to be set anew.
+    fn is_set(&self, waker: &Waker) -> bool {
+        self.waker.will_wake(waker) && !self.timer.is_elapsed()
     }
 }
 

@@ -290,14 +290,15 @@ impl Shape {
     }
 
     /// The last event of a stream that breaks off: not an end that could be taken for
-    /// a proper one. `at_boundary`: the stream stands between two events.
-    pub(super) fn stream_error(self, message: &str, at_boundary: bool) -> Bytes {
+    /// a proper one. `at_boundary`: the stream stands between two events. `None`: nobody
+    /// knows what its readers would make of an event of ours; breaking off has to do.
+    pub(super) fn stream_error(self, message: &str, at_boundary: bool) -> Option<Bytes> {
         // A half event cannot be taken back. Closing it lets the error be read; what its
         // reader makes of the half is an error as well.
         let mut event = String::from(if at_boundary { "" } else { "\n\n" });
-        let error = json!({ "type": "api_error", "message": message });
         let written = match self {
             Self::Anthropic => {
+                let error = json!({ "type": "api_error", "message": message });
                 let data = json!({ "type": "error", "error": error });
                 write!(event, "event: error\ndata: {data}\n\n")
             }
@@ -310,9 +311,9 @@ impl Shape {
                 }});
                 write!(event, "data: {data}\n\n")
             }
-            Self::Problem => write!(event, "event: error\ndata: {error}\n\n"),
+            Self::Problem => return None,
         };
-        written.map_or_else(|_| Bytes::new(), |()| event.into())
+        written.ok().map(|()| event.into())
     }
 }
 
@@ -401,13 +402,14 @@ mod tests {
 
     #[test]
     fn a_broken_stream_ends_in_an_error_event() {
-        let event = Shape::Anthropic.stream_error("cut", false);
+        let event = Shape::Anthropic.stream_error("cut", false).unwrap();
         let event = std::str::from_utf8(&event).unwrap();
         let data = event.strip_prefix("\n\nevent: error\ndata: ").unwrap();
         let data: Value = serde_json::from_str(data).unwrap();
         assert_eq!(data["type"], "error");
         assert_eq!(data["error"]["type"], "api_error");
-        let event = Shape::OpenAi.stream_error("cut", true);
+        let event = Shape::OpenAi.stream_error("cut", true).unwrap();
         assert!(event.starts_with(b"data: {\"error\":"));
+        assert_eq!(Shape::Problem.stream_error("cut", true), None);
     }
 }

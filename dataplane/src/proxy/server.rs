@@ -24,12 +24,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Counters, Settings, service::Service, stall::Impatient};
+use super::{Counters, Curfew, Settings, service::Service, stall::Impatient};
 use crate::{routing::Router, sync::Link};
 
 /// Pause after a failed accept. The usual cause is that file descriptors have run out:
 /// asking again at once would only burn the processor until one is closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Time for answers that are cut off when the drain is over to say so. Whoever does not
+/// read it by then is not waited for.
+const FAREWELL_MAX: Duration = Duration::from_millis(500);
 
 /// Interval at which unused connection pools are dropped. Chosen by feel.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
@@ -42,7 +46,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves clients until `stop` is cancelled, then lets running requests finish for
-/// at most `settings.drain_timeout`. Dropping the future ends every connection at once.
+/// at most `settings.drain_timeout`, or until the curfew is called: answers that are still
+/// on their way end visibly. Dropping the future ends every connection at once.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -50,11 +55,20 @@ pub(crate) async fn serve(
     counters: Arc<Counters>,
     link: Link,
     stop: CancellationToken,
+    curfew: Curfew,
 ) {
     let builder = Arc::new(builder(&settings));
     let drain_timeout = settings.drain_timeout;
     let connections_max = settings.connections_max;
-    let service = Arc::new(Service::new(router, settings, counters, link, stop.clone()));
+    let service = Service::new(
+        router,
+        settings,
+        counters,
+        link,
+        stop.clone(),
+        curfew.clone(),
+    );
+    let service = Arc::new(service);
     let mut connections = JoinSet::new();
     let mut sweep = interval(SWEEP_INTERVAL);
     loop {
@@ -77,19 +91,25 @@ pub(crate) async fn serve(
         }
     }
     drop(listener); // New connections are refused from here on.
-    let finished = async {
+    let mut finished = pin!(async {
         while let Some(ended) = connections.join_next().await {
             log_panic(ended);
         }
+    });
+    let is_called = curfew.called(); // Made first: misses nothing.
+    let called = async {
+        if !curfew.is_called() {
+            is_called.await;
+        }
     };
-    if timeout(drain_timeout, finished).await.is_err() {
-        let left = connections.len();
-        info!(
-            left,
-            ?drain_timeout,
-            "ending connections that did not finish in time"
-        );
+    tokio::select! {
+        () = &mut finished => return,
+        () = called => {}
+        () = sleep(drain_timeout) => {}
     }
+    info!("ending what did not finish in time");
+    curfew.call();
+    let _ = timeout(FAREWELL_MAX, finished).await;
 }
 
 fn builder(settings: &Settings) -> auto::Builder<TokioExecutor> {

@@ -15,7 +15,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Counters, Settings, count,
+    Counters, Curfew, Settings, count,
     exchange::Exchange,
     headers,
     inbound::Inbound,
@@ -44,6 +44,7 @@ pub(super) struct Service {
     /// How current the view is.
     pub(super) link: Link,
     stop: CancellationToken,
+    pub(super) curfew: Curfew,
 }
 
 /// A request that is being served. Dropped before it was settled: its client went away.
@@ -58,6 +59,7 @@ impl Service {
         counters: Arc<Counters>,
         link: Link,
         stop: CancellationToken,
+        curfew: Curfew,
     ) -> Self {
         Self {
             router,
@@ -71,6 +73,7 @@ impl Service {
             counters,
             link,
             stop,
+            curfew,
         }
     }
 

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    proxy::{Counters, Settings, serve},
+    proxy::{Counters, Curfew, Settings, serve},
     reports::Outbox,
     routing::{Endpoint, Health, Policy, Routed, Router, Update},
     sync::Link,
@@ -279,6 +279,7 @@ impl Proxy {
             Arc::clone(&counters),
             link.clone(),
             stop.clone(),
+            Curfew::default(),
         );
         Self {
             address,

@@ -3,6 +3,7 @@
 mod blame;
 mod bodies;
 mod harness;
+mod holding;
 mod own;
 mod retries;
 mod streams;

@@ -12,7 +12,7 @@ async fn events_pass_as_they_arrive_byte_for_byte() {
     let steps = vec![
         send(EVENTS),
         send(chunk(
-            "event: message_start\r\ndata: {\"caf\u{e9}\":1}\r\n\r\n: ping\n",
+            "event: delta\r\ndata: {\"caf\u{e9}\":1}\r\n\r\n: ping\n",
         )),
         Step::Gate(gate.clone()),
         send(chunk("\ndata: [DONE]\n\n")),
@@ -26,8 +26,7 @@ async fn events_pass_as_they_arrive_byte_for_byte() {
     gate.open();
     let got = client.answer().await;
     assert!(got.whole);
-    let expected =
-        "event: message_start\r\ndata: {\"caf\u{e9}\":1}\r\n\r\n: ping\n\ndata: [DONE]\n\n";
+    let expected = "event: delta\r\ndata: {\"caf\u{e9}\":1}\r\n\r\n: ping\n\ndata: [DONE]\n\n";
     assert_eq!(got.text(), expected);
     assert_eq!(proxy.reported(1).await, [("e0".into(), Class::Success)]);
 }
@@ -84,6 +83,16 @@ async fn a_cut_body_is_visibly_short() {
             [("e0".into(), Class::StreamBroken)]
         );
     }
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_is_known_to_read_gets_no_event_of_ours() {
+    let upstream =
+        Upstream::always(vec![send(EVENTS), send(chunk("data: 1\n\n")), Step::Close]).await;
+    let proxy = Proxy::start(&[&upstream]).await;
+    let got = proxy.send(POST.replace("/v1/messages", "/events")).await;
+    assert_eq!((got.status(), got.whole), (200, false));
+    assert!(!String::from_utf8_lossy(&got.body).contains("error"));
 }
 
 #[tokio::test]
@@ -192,6 +201,11 @@ async fn what_does_not_finish_in_time_is_ended() {
     client.reads("data: 1").await;
     proxy.stop.cancel();
     (&mut proxy.serving).await.unwrap();
-    assert!(!client.answer().await.whole);
+    let got = client.answer().await;
+    assert!(!got.whole);
+    let body = String::from_utf8_lossy(&got.body);
+    assert!(body.contains("event: error\ndata: {"), "{body}");
+    assert!(body.contains("the proxy is stopping"));
     upstream.sees_the_peer_leave().await;
+    assert_eq!(proxy.reports(), []); // Nobody is to blame.
 }
