@@ -3,6 +3,7 @@
 //! - [`endpoints`], [`clusters`], [`queue`], [`proxies`], [`events`]: the nouns with their verbs.
 //! - [`whole`]: commands about the system as a whole.
 //! - [`check`]: flags that describe a check, shared by endpoints and clusters.
+//! - [`selection`]: flags that say how endpoints are chosen.
 //! - [`change`]: flags of commands that change something.
 //! - [`key`]: where an API key is read from.
 //! - [`values`]: values of flags that are more than text.
@@ -15,6 +16,7 @@ pub(crate) mod events;
 pub(crate) mod key;
 pub(crate) mod proxies;
 pub(crate) mod queue;
+pub(crate) mod selection;
 pub(crate) mod values;
 pub(crate) mod whole;
 

@@ -171,6 +171,13 @@ pub(crate) fn exact(duration: Option<&prost_types::Duration>) -> String {
         .map_or_else(|| NOTHING.to_owned(), qcc_proto::duration::format)
 }
 
+/// Yes or no, or left to a default.
+pub(crate) fn yes_no(value: Option<bool>) -> String {
+    value
+        .map_or(NOTHING, |value| if value { "yes" } else { "no" })
+        .to_owned()
+}
+
 /// A number that may be left to a default.
 pub(crate) fn number(value: Option<u32>) -> String {
     value.map_or_else(|| NOTHING.to_owned(), |value| value.to_string())

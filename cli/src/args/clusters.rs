@@ -6,6 +6,7 @@ use qcc_proto::v1;
 use super::{
     change::{Guard, Removal},
     check::CheckFlags,
+    selection::SelectionFlags,
     values,
 };
 
@@ -117,6 +118,20 @@ pub(crate) struct PolicyFlags {
     #[arg(long, value_name = "NUMBER")]
     verify_per_hour_max: Option<u32>,
     #[command(flatten)]
+    selection: SelectionFlags,
+    /// How long the head of an event stream is held back while it has no content; 0s: not at all [default: 2s].
+    #[arg(long, value_name = "DURATION", value_parser = values::wire_duration)]
+    hold_timeout: Option<prost_types::Duration>,
+    /// Model that takes the place of the one that requests name; `""`: none.
+    #[arg(long, value_name = "MODEL")]
+    model_override: Option<String>,
+    /// Another name for a model that requests name; those given replace all before.
+    #[arg(long = "model-alias", value_name = "FROM=TO", value_parser = values::alias)]
+    model_aliases: Vec<(String, String)>,
+    /// Whether answers carry the x-qcc-… headers [default: true].
+    #[arg(long, value_name = "BOOL")]
+    expose_headers: Option<bool>,
+    #[command(flatten)]
     check: CheckFlags,
 }
 
@@ -171,6 +186,11 @@ impl PolicyFlags {
             self.corroboration_window.is_some(),
         );
         given("policy.queue_timeout", self.queue_timeout.is_some());
+        given("policy.hold_timeout", self.hold_timeout.is_some());
+        given("policy.model_override", self.model_override.is_some());
+        given("policy.model_aliases", !self.model_aliases.is_empty());
+        given("policy.expose_headers", self.expose_headers.is_some());
+        self.selection.given(&mut given);
         given("policy.verification.first", self.verify_first.is_some());
         given("policy.verification.max", self.verify_max.is_some());
         given(
@@ -183,7 +203,7 @@ impl PolicyFlags {
         );
         let check = self.check.check()?;
         given("policy.check", check.is_some());
-        let policy = v1::ClusterPolicy {
+        let mut policy = v1::ClusterPolicy {
             api: match self.api {
                 Some(Api::Anthropic) => v1::ApiFlavor::Anthropic,
                 Some(Api::Openai) => v1::ApiFlavor::Openai,
@@ -220,7 +240,13 @@ impl PolicyFlags {
             }),
             corroboration_window: self.corroboration_window,
             queue_timeout: self.queue_timeout,
+            hold_timeout: self.hold_timeout,
+            model_override: self.model_override.unwrap_or_default(),
+            model_aliases: self.model_aliases.into_iter().collect(),
+            expose_headers: self.expose_headers,
+            ..v1::ClusterPolicy::default()
         };
+        self.selection.write(&mut policy);
         Ok((policy, paths))
     }
 }

@@ -51,6 +51,14 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// A model's other name, `FROM=TO`.
+pub(crate) fn alias(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((from, to)) if !from.is_empty() && !to.is_empty() => Ok((from.into(), to.into())),
+        _ => Err("must be FROM=TO".to_owned()),
+    }
+}
+
 /// A health state by its short name.
 pub(crate) fn state(text: &str) -> Result<HealthState, String> {
     match text {

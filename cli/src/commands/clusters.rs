@@ -224,6 +224,7 @@ fn properties(cluster: &v1::Cluster) -> Vec<(&'static str, Cell)> {
     let timeouts = policy.timeouts.unwrap_or_default();
     let cool_downs = policy.cool_downs.unwrap_or_default();
     let verification = policy.verification.unwrap_or_default();
+    let budget = policy.retry_budget.unwrap_or_default();
     let scheme = text::word(
         policy.credential_scheme().as_str_name(),
         "CREDENTIAL_SCHEME_",
@@ -297,8 +298,64 @@ fn properties(cluster: &v1::Cluster) -> Vec<(&'static str, Cell)> {
             "checks per hour",
             text::number(verification.per_hour_max).into(),
         ),
+        (
+            "strategy",
+            text::word(policy.strategy().as_str_name(), "STRATEGY_").into(),
+        ),
+        ("affinity", affinity(&policy).into()),
+        ("slow start", text::exact(policy.slow_start.as_ref()).into()),
+        (
+            "retry budget",
+            format!(
+                "{} %, at least {} per second",
+                text::number(budget.percent),
+                text::number(budget.min_per_second)
+            )
+            .into(),
+        ),
+        (
+            "hold timeout",
+            text::exact(policy.hold_timeout.as_ref()).into(),
+        ),
+        (
+            "max ejected percent",
+            text::number(policy.max_ejected_percent).into(),
+        ),
+        ("last resort", text::yes_no(policy.last_resort).into()),
+        (
+            "model override",
+            text::or_nothing(&policy.model_override).into(),
+        ),
+        ("model aliases", aliases(&policy).into()),
+        ("expose headers", text::yes_no(policy.expose_headers).into()),
         ("etag", text::or_nothing(&cluster.etag).into()),
     ]
+}
+
+/// How sessions are kept, in a few words: `by session, then x-thread; they return`.
+fn affinity(policy: &v1::ClusterPolicy) -> String {
+    let affinity = policy.affinity.clone().unwrap_or_default();
+    match affinity.enabled {
+        None => return text::NOTHING.to_owned(),
+        Some(false) => return "no".to_owned(),
+        Some(true) => {}
+    }
+    let mut words = "by session".to_owned();
+    for header in &affinity.headers {
+        words.push_str(", then ");
+        words.push_str(&text::clean(header));
+    }
+    words.push_str(match affinity.return_policy() {
+        v1::ReturnPolicy::Unspecified | v1::ReturnPolicy::Return => "; sessions return",
+        v1::ReturnPolicy::Stay => "; sessions stay",
+    });
+    words
+}
+
+fn aliases(policy: &v1::ClusterPolicy) -> String {
+    let pairs = policy.model_aliases.iter();
+    let pairs: Vec<_> = pairs.map(|(from, to)| format!("{from}={to}")).collect();
+    text::or_nothing(&pairs.join(", "))
 }
 
 /// A check in a few words: `http GET /v1/models`.

@@ -4,9 +4,9 @@ use qcc_proto::{duration::to_proto, v1};
 
 use super::explain;
 use crate::registry::{
-    AdminState, ApiFlavor, Cause, Check, CheckKind, Clock, Cluster, ClusterName, CredentialScheme,
-    Endpoint, Evidence, Facts, Health, HttpCheck, Moment, OutcomeClass, Policy, Snapshot, Spec,
-    State, View, Witness,
+    AdminState, Affinity, ApiFlavor, Cause, Check, CheckKind, Clock, Cluster, ClusterName,
+    CredentialScheme, Endpoint, Evidence, Facts, Health, HttpCheck, Moment, OutcomeClass, Policy,
+    ReturnPolicy, Snapshot, Spec, State, Strategy, View, Witness,
 };
 
 /// Relates the registry's clock to the wall, for people: deadlines are shown as times.
@@ -244,6 +244,42 @@ pub(super) fn policy(policy: &Policy) -> v1::ClusterPolicy {
         }),
         corroboration_window: Some(to_proto(policy.corroboration_window)),
         queue_timeout: Some(to_proto(policy.queue_timeout)),
+        strategy: strategy(policy.strategy).into(),
+        affinity: Some(affinity(&policy.affinity)),
+        slow_start: Some(to_proto(policy.slow_start)),
+        retry_budget: Some(v1::RetryBudget {
+            percent: Some(policy.retry_budget.percent),
+            min_per_second: Some(policy.retry_budget.min_per_second),
+        }),
+        hold_timeout: Some(to_proto(policy.hold_timeout)),
+        max_ejected_percent: Some(policy.max_ejected_percent),
+        last_resort: Some(policy.last_resort),
+        model_override: policy.model_override.clone().unwrap_or_default(),
+        model_aliases: policy.model_aliases.clone(),
+        expose_headers: Some(policy.expose_headers),
+    }
+}
+
+fn strategy(strategy: Strategy) -> v1::Strategy {
+    match strategy {
+        Strategy::Priority => v1::Strategy::Priority,
+        Strategy::Weighted => v1::Strategy::Weighted,
+        Strategy::RoundRobin => v1::Strategy::RoundRobin,
+        Strategy::Random => v1::Strategy::Random,
+        Strategy::LeastInflight => v1::Strategy::LeastInflight,
+        Strategy::PeakEwma => v1::Strategy::PeakEwma,
+    }
+}
+
+fn affinity(affinity: &Affinity) -> v1::Affinity {
+    v1::Affinity {
+        enabled: Some(affinity.enabled),
+        headers: affinity.headers.clone(),
+        return_policy: match affinity.return_policy {
+            ReturnPolicy::Return => v1::ReturnPolicy::Return,
+            ReturnPolicy::Stay => v1::ReturnPolicy::Stay,
+        }
+        .into(),
     }
 }
 

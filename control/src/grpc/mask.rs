@@ -38,10 +38,13 @@ macro_rules! fields {
     (@one $type:ty, $path:literal, $outer:ident . $inner:ident) => {
         Field::<$type> {
             path: $path,
-            is_set: |from| from.$outer.as_ref().is_some_and(|outer| outer.$inner.is_some()),
+            is_set: |from| {
+                let outer = from.$outer.as_ref();
+                outer.is_some_and(|outer| differs_from_default(&outer.$inner))
+            },
             copy: |to, from| {
-                let value = from.$outer.as_ref().and_then(|outer| outer.$inner.clone());
-                to.$outer.get_or_insert_default().$inner = value;
+                let value = from.$outer.as_ref().map(|outer| outer.$inner.clone());
+                to.$outer.get_or_insert_default().$inner = value.unwrap_or_default();
             },
         }
     };
@@ -82,6 +85,19 @@ const POLICY: &[Field<v1::ClusterPolicy>] = fields! {
     "policy.verification.per_hour_max" => verification.per_hour_max,
     "policy.corroboration_window" => corroboration_window,
     "policy.queue_timeout" => queue_timeout,
+    "policy.strategy" => strategy,
+    "policy.affinity.enabled" => affinity.enabled,
+    "policy.affinity.headers" => affinity.headers,
+    "policy.affinity.return_policy" => affinity.return_policy,
+    "policy.slow_start" => slow_start,
+    "policy.retry_budget.percent" => retry_budget.percent,
+    "policy.retry_budget.min_per_second" => retry_budget.min_per_second,
+    "policy.hold_timeout" => hold_timeout,
+    "policy.max_ejected_percent" => max_ejected_percent,
+    "policy.last_resort" => last_resort,
+    "policy.model_override" => model_override,
+    "policy.model_aliases" => model_aliases,
+    "policy.expose_headers" => expose_headers,
 };
 
 /// Returns `present` with the masked fields of `wanted`, and whether the credential is

@@ -68,8 +68,9 @@ pub use names::{ClusterName, EndpointName, InvalidName, NAME_RULE};
 pub use observe::{Observation, Outcome};
 
 pub use policy::{
-    ApiFlavor, CHECK_MAX_TOKENS, CHECK_TIMEOUT, Check, CheckKind, CoolDowns, CredentialScheme,
-    HttpCheck, Policy, Timeouts, VerificationSchedule,
+    Affinity, ApiFlavor, CHECK_MAX_TOKENS, CHECK_TIMEOUT, Check, CheckKind, CoolDowns,
+    CredentialScheme, HttpCheck, Policy, RetryBudget, ReturnPolicy, Strategy, Timeouts,
+    VerificationSchedule,
 };
 pub use proxies::{ProxyId, ProxyKey, ProxyRecord, Receipt, ReportBatch, ReportCounts};
 pub use requests::{Request, RequestRecord};

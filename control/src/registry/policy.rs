@@ -3,7 +3,7 @@
 //! Ranges are checked where messages become these types (`grpc::convert`); a
 //! `Policy` that exists is valid.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 /// `qcc.v1.ClusterPolicy`.
 #[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)] // A record of an earlier version lacks what came later.
 pub struct Policy {
     pub api: ApiFlavor,
     pub credential_scheme: CredentialScheme,
@@ -23,6 +24,16 @@ pub struct Policy {
     pub verification: VerificationSchedule,
     pub corroboration_window: Duration,
     pub queue_timeout: Duration,
+    pub strategy: Strategy,
+    pub affinity: Affinity,
+    pub slow_start: Duration,
+    pub retry_budget: RetryBudget,
+    pub hold_timeout: Duration,
+    pub max_ejected_percent: u32,
+    pub last_resort: bool,
+    pub model_override: Option<String>,
+    pub model_aliases: BTreeMap<String, String>,
+    pub expose_headers: bool,
 }
 
 /// Which API endpoints speak.
@@ -45,6 +56,51 @@ pub enum CredentialScheme {
     XApiKey,
     /// `authorization: Bearer KEY`.
     Bearer,
+}
+
+/// How one of several selectable endpoints is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// The lowest priority; among equals by weight.
+    Priority,
+    /// By weight.
+    Weighted,
+    /// One after the other.
+    RoundRobin,
+    /// Each as likely as the other.
+    Random,
+    /// Of two the less busy one.
+    LeastInflight,
+    /// Of two the one that answers sooner.
+    PeakEwma,
+}
+
+/// How a session is kept at one endpoint.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Affinity {
+    pub enabled: bool,
+    pub headers: Vec<String>,
+    pub return_policy: ReturnPolicy,
+}
+
+/// What becomes of sessions that went elsewhere while their endpoint was away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReturnPolicy {
+    /// They return once it has succeeded again.
+    Return,
+    /// They stay where they went.
+    Stay,
+}
+
+/// How many tries may follow a first one.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryBudget {
+    pub percent: u32,
+    pub min_per_second: u32,
 }
 
 /// Limits on one attempt.
@@ -185,6 +241,23 @@ impl Policy {
             },
             corroboration_window: Duration::from_secs(30),
             queue_timeout: Duration::from_secs(2),
+            strategy: Strategy::Priority,
+            affinity: Affinity {
+                enabled: true,
+                headers: Vec::new(),
+                return_policy: ReturnPolicy::Return,
+            },
+            slow_start: Duration::from_secs(30),
+            retry_budget: RetryBudget {
+                percent: 20,
+                min_per_second: 3,
+            },
+            hold_timeout: Duration::from_secs(2),
+            max_ejected_percent: 0,
+            last_resort: false,
+            model_override: None,
+            model_aliases: BTreeMap::new(),
+            expose_headers: true,
         }
     }
 }

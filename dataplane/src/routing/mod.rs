@@ -52,7 +52,9 @@ mod tests;
 pub(crate) use attempt::{Attempt, Judged, Outcome, Witness};
 pub(crate) use endpoint::{Endpoint, Health, Routed};
 pub(crate) use mark::Block;
-pub(crate) use policy::{ATTEMPTS_MAX, CoolDowns, Policy, Timeouts};
+pub(crate) use policy::{
+    ATTEMPTS_MAX, Affinity, CoolDowns, Policy, RetryBudget, ReturnPolicy, Strategy, Timeouts,
+};
 pub(crate) use reason::{Reason, Unavailable};
 pub(crate) use router::{Changes, Router, Update};
 pub(crate) use selection::{Next, Routing};

@@ -1,7 +1,8 @@
 //! The rules of a cluster, as the data plane needs them.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use http::HeaderName;
 use qcc_proto::v1::ApiFlavor;
 
 /// Most attempts that any policy allows for one client request.
@@ -22,6 +23,72 @@ pub(crate) struct Policy {
     pub cool_downs: CoolDowns,
     /// How long a request waits while all endpoints are busy.
     pub queue_timeout: Duration,
+    /// How one of several endpoints is chosen.
+    pub strategy: Strategy,
+    /// How a session is kept at one endpoint.
+    pub affinity: Affinity,
+    /// How long the share of an endpoint grows after it has proven itself. 0: not at all.
+    pub slow_start: Duration,
+    /// How many tries may follow a first one.
+    pub retry_budget: RetryBudget,
+    /// How long the head of an event stream is held back. 0: not at all.
+    pub hold_timeout: Duration,
+    /// Most endpoints, in percent, that are left alone for failing. 0: no limit.
+    pub max_ejected_percent: u32,
+    /// Whether the least bad endpoint is used when none is selectable.
+    pub last_resort: bool,
+    /// Model for every request whose own has no alias.
+    pub model_override: Option<Box<str>>,
+    /// Models by the names that requests have for them.
+    pub model_aliases: BTreeMap<Box<str>, Box<str>>,
+    /// Whether answers carry the `x-qcc-…` headers.
+    pub expose_headers: bool,
+}
+
+/// How one of several selectable endpoints is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Strategy {
+    /// The lowest priority; among equals by weight.
+    Priority,
+    /// By weight.
+    Weighted,
+    /// One after the other.
+    RoundRobin,
+    /// Each as likely as the other.
+    Random,
+    /// Of two the less busy one.
+    LeastInflight,
+    /// Of two the one that answers sooner.
+    PeakEwma,
+}
+
+/// How a session is kept at one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Affinity {
+    /// Whether it is.
+    pub enabled: bool,
+    /// Headers that name a session, beside those that always do.
+    pub headers: Vec<HeaderName>,
+    /// What becomes of sessions whose endpoint comes back.
+    pub return_policy: ReturnPolicy,
+}
+
+/// What becomes of sessions that went elsewhere while their endpoint was away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReturnPolicy {
+    /// They return.
+    Return,
+    /// They stay where they went.
+    Stay,
+}
+
+/// How many tries may follow a first one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RetryBudget {
+    /// In percent of client requests.
+    pub percent: u32,
+    /// A second, however few requests there are.
+    pub min_per_second: u32,
 }
 
 /// Limits on attempts. The wait for a response head belongs to the endpoint.
@@ -65,6 +132,23 @@ impl Default for Policy {
                 max: Duration::from_secs(600),
             },
             queue_timeout: Duration::from_secs(2),
+            strategy: Strategy::Priority,
+            affinity: Affinity {
+                enabled: true,
+                headers: Vec::new(),
+                return_policy: ReturnPolicy::Return,
+            },
+            slow_start: Duration::from_secs(30),
+            retry_budget: RetryBudget {
+                percent: 20,
+                min_per_second: 3,
+            },
+            hold_timeout: Duration::from_secs(2),
+            max_ejected_percent: 0,
+            last_resort: false,
+            model_override: None,
+            model_aliases: BTreeMap::new(),
+            expose_headers: true,
         }
     }
 }

@@ -14,7 +14,10 @@ use qcc_proto::{
     v1,
 };
 
-use crate::routing::{ATTEMPTS_MAX, CoolDowns, Endpoint, Health, Policy, Routed, Timeouts};
+use crate::routing::{
+    ATTEMPTS_MAX, Affinity, CoolDowns, Endpoint, Health, Policy, RetryBudget, ReturnPolicy, Routed,
+    Strategy, Timeouts,
+};
 
 /// No wait is longer: the largest value that the contract allows anywhere.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -122,6 +125,7 @@ pub(crate) fn policy(policy: &v1::ClusterPolicy) -> Policy {
     let defaults = Policy::default();
     let timeouts = policy.timeouts.unwrap_or_default();
     let cool_downs = policy.cool_downs.unwrap_or_default();
+    let budget = policy.retry_budget.unwrap_or_default();
     let attempts_max = policy.attempts_max.unwrap_or(defaults.attempts_max);
     let unproven = policy.unproven_concurrency;
     Policy {
@@ -142,6 +146,51 @@ pub(crate) fn policy(policy: &v1::ClusterPolicy) -> Policy {
             max: wait(&cool_downs.max, defaults.cool_downs.max),
         },
         queue_timeout: wait(&policy.queue_timeout, defaults.queue_timeout),
+        strategy: strategy(policy.strategy()),
+        affinity: affinity(policy.affinity.as_ref(), defaults.affinity),
+        slow_start: wait(&policy.slow_start, defaults.slow_start),
+        retry_budget: RetryBudget {
+            percent: budget.percent.unwrap_or(defaults.retry_budget.percent),
+            min_per_second: budget
+                .min_per_second
+                .unwrap_or(defaults.retry_budget.min_per_second),
+        },
+        hold_timeout: wait(&policy.hold_timeout, defaults.hold_timeout),
+        max_ejected_percent: policy.max_ejected_percent.unwrap_or_default().min(100),
+        last_resort: policy.last_resort.unwrap_or_default(),
+        model_override: (!policy.model_override.is_empty())
+            .then(|| policy.model_override.as_str().into()),
+        model_aliases: (policy.model_aliases.iter())
+            .map(|(from, to)| (from.as_str().into(), to.as_str().into()))
+            .collect(),
+        expose_headers: policy.expose_headers.unwrap_or(defaults.expose_headers),
+    }
+}
+
+fn strategy(strategy: v1::Strategy) -> Strategy {
+    match strategy {
+        v1::Strategy::Unspecified | v1::Strategy::Priority => Strategy::Priority,
+        v1::Strategy::Weighted => Strategy::Weighted,
+        v1::Strategy::RoundRobin => Strategy::RoundRobin,
+        v1::Strategy::Random => Strategy::Random,
+        v1::Strategy::LeastInflight => Strategy::LeastInflight,
+        v1::Strategy::PeakEwma => Strategy::PeakEwma,
+    }
+}
+
+fn affinity(affinity: Option<&v1::Affinity>, defaults: Affinity) -> Affinity {
+    let Some(affinity) = affinity else {
+        return defaults;
+    };
+    Affinity {
+        enabled: affinity.enabled.unwrap_or(defaults.enabled),
+        headers: (affinity.headers.iter())
+            .filter_map(|name| name.parse().ok())
+            .collect(),
+        return_policy: match affinity.return_policy() {
+            v1::ReturnPolicy::Unspecified | v1::ReturnPolicy::Return => ReturnPolicy::Return,
+            v1::ReturnPolicy::Stay => ReturnPolicy::Stay,
+        },
     }
 }
 
@@ -293,8 +342,20 @@ mod tests {
                 seconds: 0,
                 nanos: 0,
             }),
+            strategy: 99,
+            affinity: Some(v1::Affinity {
+                headers: vec!["no header".into(), "X-Session".into()],
+                return_policy: 99,
+                ..Default::default()
+            }),
+            max_ejected_percent: Some(200),
             ..Default::default()
         });
+        assert_eq!(odd.strategy, Strategy::Priority);
+        assert_eq!(odd.affinity.headers, ["x-session"]);
+        assert_eq!(odd.affinity.return_policy, ReturnPolicy::Return);
+        assert!(odd.affinity.enabled);
+        assert_eq!(odd.max_ejected_percent, 100);
         assert_eq!(odd.attempts_max, 10);
         assert_eq!(odd.unproven_concurrency, 1);
         assert_eq!(odd.timeouts.connect, Duration::from_secs(5));

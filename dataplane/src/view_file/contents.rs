@@ -11,15 +11,15 @@ use prost::Message;
 use qcc_proto::{
     duration,
     v1::{
-        Cause, ClusterPolicy, CoolDowns, CredentialScheme, GetSnapshotRequest, GetSnapshotResponse,
-        HealthState, RoutedEndpoint, Timeouts,
+        self, Cause, ClusterPolicy, CoolDowns, CredentialScheme, GetSnapshotRequest,
+        GetSnapshotResponse, HealthState, RoutedEndpoint, Timeouts,
     },
 };
 use zeroize::Zeroizing;
 
 use super::{Error, Kept};
 use crate::{
-    routing::{Generation, Health, Policy, Routed, Table},
+    routing::{Affinity, Generation, Health, Policy, ReturnPolicy, Routed, Strategy, Table},
     sync::{Clocks, convert},
 };
 
@@ -198,7 +198,46 @@ fn policy(policy: &Policy) -> ClusterPolicy {
             max: wait(policy.cool_downs.max),
         }),
         queue_timeout: wait(policy.queue_timeout),
+        strategy: strategy(policy.strategy).into(),
+        affinity: Some(affinity(&policy.affinity)),
+        slow_start: wait(policy.slow_start),
+        retry_budget: Some(v1::RetryBudget {
+            percent: Some(policy.retry_budget.percent),
+            min_per_second: Some(policy.retry_budget.min_per_second),
+        }),
+        hold_timeout: wait(policy.hold_timeout),
+        max_ejected_percent: Some(policy.max_ejected_percent),
+        last_resort: Some(policy.last_resort),
+        model_override: policy.model_override.as_deref().unwrap_or_default().into(),
+        model_aliases: (policy.model_aliases.iter())
+            .map(|(from, to)| (from.to_string(), to.to_string()))
+            .collect(),
+        expose_headers: Some(policy.expose_headers),
+        // The rest is the control plane's business.
         ..Default::default()
+    }
+}
+
+fn strategy(strategy: Strategy) -> v1::Strategy {
+    match strategy {
+        Strategy::Priority => v1::Strategy::Priority,
+        Strategy::Weighted => v1::Strategy::Weighted,
+        Strategy::RoundRobin => v1::Strategy::RoundRobin,
+        Strategy::Random => v1::Strategy::Random,
+        Strategy::LeastInflight => v1::Strategy::LeastInflight,
+        Strategy::PeakEwma => v1::Strategy::PeakEwma,
+    }
+}
+
+fn affinity(affinity: &Affinity) -> v1::Affinity {
+    v1::Affinity {
+        enabled: Some(affinity.enabled),
+        headers: affinity.headers.iter().map(ToString::to_string).collect(),
+        return_policy: match affinity.return_policy {
+            ReturnPolicy::Return => v1::ReturnPolicy::Return,
+            ReturnPolicy::Stay => v1::ReturnPolicy::Stay,
+        }
+        .into(),
     }
 }
 

@@ -1,5 +1,6 @@
 use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Instant};
 
+use http::HeaderName;
 use proptest::prelude::*;
 use qcc_proto::v1::{self, AdminState, Cause, CredentialScheme, HealthState};
 use tempfile::TempDir;
@@ -7,7 +8,10 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     reports::Outbox,
-    routing::{Health, Next, Outcome, Reason, Router, Update},
+    routing::{
+        Affinity, Health, Next, Outcome, Reason, RetryBudget, ReturnPolicy, Router, Strategy,
+        Update,
+    },
     sync::{Clocks, Link, Replica, convert},
 };
 
@@ -107,6 +111,23 @@ fn update(registry_id: &str) -> Update {
         policy: Arc::new(Policy {
             attempts_max: 5,
             queue_timeout: Duration::from_millis(1234),
+            strategy: Strategy::PeakEwma,
+            affinity: Affinity {
+                enabled: false,
+                headers: vec![HeaderName::from_static("x-session")],
+                return_policy: ReturnPolicy::Stay,
+            },
+            slow_start: Duration::ZERO,
+            retry_budget: RetryBudget {
+                percent: 7,
+                min_per_second: 0,
+            },
+            hold_timeout: Duration::ZERO,
+            max_ejected_percent: 40,
+            last_resort: true,
+            model_override: Some("m".into()),
+            model_aliases: [("a".into(), "b".into())].into(),
+            expose_headers: false,
             ..Policy::default()
         }),
         endpoints: wire().into_iter().map(named).collect(),

@@ -24,6 +24,22 @@ pub(super) const SCHEMES: [(&str, v1::CredentialScheme); 2] = [
     ("bearer", v1::CredentialScheme::Bearer),
 ];
 
+/// Words for `strategy`.
+pub(super) const STRATEGIES: [(&str, v1::Strategy); 6] = [
+    ("priority", v1::Strategy::Priority),
+    ("weighted", v1::Strategy::Weighted),
+    ("round_robin", v1::Strategy::RoundRobin),
+    ("random", v1::Strategy::Random),
+    ("least_inflight", v1::Strategy::LeastInflight),
+    ("peak_ewma", v1::Strategy::PeakEwma),
+];
+
+/// Words for `affinity.return_policy`.
+pub(super) const RETURN_POLICIES: [(&str, v1::ReturnPolicy); 2] = [
+    ("return", v1::ReturnPolicy::Return),
+    ("stay", v1::ReturnPolicy::Stay),
+];
+
 #[derive(Clone, Copy)]
 enum CheckKind {
     Conversation,
@@ -104,6 +120,19 @@ fn cluster(
         verification: verification(table)?,
         corroboration_window: table.duration("corroboration_window")?,
         queue_timeout: table.duration("queue_timeout")?,
+        strategy: table
+            .word("strategy", &STRATEGIES)?
+            .unwrap_or_default()
+            .into(),
+        affinity: affinity(table)?,
+        slow_start: table.duration("slow_start")?,
+        retry_budget: retry_budget(table)?,
+        hold_timeout: table.duration("hold_timeout")?,
+        max_ejected_percent: table.number("max_ejected_percent")?,
+        last_resort: table.boolean("last_resort")?,
+        model_override: table.string("model_override")?.unwrap_or_default(),
+        model_aliases: table.texts("model_aliases")?,
+        expose_headers: table.boolean("expose_headers")?,
     };
     Ok(v1::Cluster {
         name,
@@ -137,6 +166,34 @@ fn cool_downs(table: &mut Table<'_>) -> Result<Option<v1::CoolDowns>, Error> {
     };
     table.finish()?;
     Ok(Some(cool_downs))
+}
+
+fn affinity(table: &mut Table<'_>) -> Result<Option<v1::Affinity>, Error> {
+    let Some(mut table) = table.table("affinity")? else {
+        return Ok(None);
+    };
+    let affinity = v1::Affinity {
+        enabled: table.boolean("enabled")?,
+        headers: table.strings("headers")?,
+        return_policy: table
+            .word("return_policy", &RETURN_POLICIES)?
+            .unwrap_or_default()
+            .into(),
+    };
+    table.finish()?;
+    Ok(Some(affinity))
+}
+
+fn retry_budget(table: &mut Table<'_>) -> Result<Option<v1::RetryBudget>, Error> {
+    let Some(mut table) = table.table("retry_budget")? else {
+        return Ok(None);
+    };
+    let budget = v1::RetryBudget {
+        percent: table.number("percent")?,
+        min_per_second: table.number("min_per_second")?,
+    };
+    table.finish()?;
+    Ok(Some(budget))
 }
 
 fn verification(table: &mut Table<'_>) -> Result<Option<v1::VerificationSchedule>, Error> {

@@ -1,6 +1,8 @@
 //! Messages as a resources file.
 
-use super::file::{APIS, SCHEMES};
+use std::collections::BTreeMap;
+
+use super::file::{APIS, RETURN_POLICIES, SCHEMES, STRATEGIES};
 use crate::{duration, v1};
 
 const HEADER: &str = "\
@@ -55,6 +57,13 @@ impl Entries {
         self.text(key, text.as_deref().unwrap_or_default());
     }
 
+    fn texts(&mut self, key: &str, texts: &BTreeMap<String, String>) {
+        let pairs = texts
+            .iter()
+            .map(|(name, text)| format!("{} = {}", quoted(name), quoted(text)));
+        self.table(key, (!texts.is_empty()).then(|| Entries(pairs.collect())));
+    }
+
     fn table(&mut self, key: &str, entries: Option<Entries>) {
         self.raw(
             key,
@@ -100,6 +109,19 @@ fn cluster(cluster: &v1::Cluster) -> Entries {
     entries.raw("unproven_concurrency", policy.unproven_concurrency);
     entries.duration("corroboration_window", policy.corroboration_window.as_ref());
     entries.duration("queue_timeout", policy.queue_timeout.as_ref());
+    entries.text("strategy", word(&STRATEGIES, policy.strategy()));
+    entries.duration("slow_start", policy.slow_start.as_ref());
+    entries.duration("hold_timeout", policy.hold_timeout.as_ref());
+    entries.raw("max_ejected_percent", policy.max_ejected_percent);
+    entries.raw("last_resort", policy.last_resort);
+    entries.raw("expose_headers", policy.expose_headers);
+    entries.text("model_override", &policy.model_override);
+    entries.texts("model_aliases", &policy.model_aliases);
+    entries.table("affinity", policy.affinity.as_ref().map(affinity));
+    entries.table(
+        "retry_budget",
+        policy.retry_budget.as_ref().map(retry_budget),
+    );
     entries.table("timeouts", policy.timeouts.as_ref().map(timeouts));
     entries.table("cool_downs", policy.cool_downs.as_ref().map(cool_downs));
     entries.table(
@@ -107,6 +129,28 @@ fn cluster(cluster: &v1::Cluster) -> Entries {
         policy.verification.as_ref().map(verification),
     );
     entries.table("check", policy.check.as_ref().and_then(check));
+    entries
+}
+
+fn affinity(affinity: &v1::Affinity) -> Entries {
+    let mut entries = Entries::default();
+    entries.raw("enabled", affinity.enabled);
+    let headers: Vec<_> = affinity.headers.iter().map(|name| quoted(name)).collect();
+    entries.raw(
+        "headers",
+        (!headers.is_empty()).then(|| format!("[{}]", headers.join(", "))),
+    );
+    entries.text(
+        "return_policy",
+        word(&RETURN_POLICIES, affinity.return_policy()),
+    );
+    entries
+}
+
+fn retry_budget(budget: &v1::RetryBudget) -> Entries {
+    let mut entries = Entries::default();
+    entries.raw("percent", budget.percent);
+    entries.raw("min_per_second", budget.min_per_second);
     entries
 }
 
@@ -185,13 +229,6 @@ fn endpoint(endpoint: &v1::Endpoint) -> Entries {
     }
     entries.raw("allow_plaintext", endpoint.allow_plaintext.then_some(true));
     entries.table("check", endpoint.check.as_ref().and_then(check));
-    let labels = endpoint
-        .labels
-        .iter()
-        .map(|(key, value)| format!("{} = {}", quoted(key), quoted(value)));
-    entries.table(
-        "labels",
-        (!endpoint.labels.is_empty()).then(|| Entries(labels.collect())),
-    );
+    entries.texts("labels", &endpoint.labels);
     entries
 }

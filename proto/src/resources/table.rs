@@ -153,6 +153,19 @@ impl<'i> Table<'i> {
         numbers.ok_or_else(|| self.wrong(value.span().start, key, &shown(value.get_ref()), rule))
     }
 
+    pub(super) fn strings(&mut self, key: &'static str) -> Result<Vec<String>, Error> {
+        let Some(value) = self.value(key) else {
+            return Ok(Vec::new());
+        };
+        let text = |item: &Value<'_>| item.get_ref().as_str().map(str::to_owned);
+        let texts = match value.get_ref() {
+            DeValue::Array(items) => items.iter().map(text).collect(),
+            _ => None,
+        };
+        let rule = "must be a list of texts in quotes, such as [\"a\", \"b\"]";
+        texts.ok_or_else(|| self.wrong(value.span().start, key, &shown(value.get_ref()), rule))
+    }
+
     pub(super) fn duration(
         &mut self,
         key: &'static str,

@@ -26,6 +26,16 @@ max_failures = 5
 unproven_concurrency = 8
 corroboration_window = "10s"
 queue_timeout = "0s"
+strategy = "peak_ewma"
+slow_start = "0s"
+hold_timeout = "1s"
+max_ejected_percent = 50
+last_resort = true
+expose_headers = false
+model_override = "m-2"
+model_aliases = { "m 1" = "m-3", small = "m-4" }
+affinity = { enabled = true, headers = ["x-session", "x-thread"], return_policy = "stay" }
+retry_budget = { percent = 10, min_per_second = 0 }
 timeouts = { connect = "1s", first_byte = "2m", idle = "3m", total = "1h" }
 cool_downs = { overloaded = "5s", rate_limited = "1m", max = "1d" }
 verification = { first = "250ms", max = "30s", auth_max = "1m30s", per_hour_max = 10 }
@@ -78,6 +88,11 @@ fn every_key_reaches_its_field() {
         policy.verification.unwrap().first.unwrap().nanos,
         250_000_000
     );
+    assert_eq!(policy.strategy(), v1::Strategy::PeakEwma);
+    assert_eq!(policy.model_aliases["m 1"], "m-3");
+    let affinity = policy.affinity.unwrap();
+    assert_eq!(affinity.return_policy(), v1::ReturnPolicy::Stay);
+    assert_eq!(affinity.headers, ["x-session", "x-thread"]);
     let precheck = |cluster: usize| {
         let policy = request.clusters[cluster].policy.clone().unwrap();
         policy.check.unwrap().precheck
@@ -228,6 +243,10 @@ fn errors_name_line_key_value_and_rule() {
         (
             "[[clusters]]\nname = \"a\"\n[[clusters]]\nname = \"a\"\n",
             "line 3: cluster `a`: there are two of this name; names are unique",
+        ),
+        (
+            "[[clusters]]\nname = \"a\"\naffinity = { headers = \"x\" }\n",
+            "line 3: cluster `a`: `affinity`: `headers` is `x`: it must be a list of texts in quotes, such as [\"a\", \"b\"]",
         ),
         (
             "[[clusters]]\nname = \"a\"\napi = \"claude\"\n",
