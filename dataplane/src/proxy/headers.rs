@@ -7,8 +7,8 @@
 use http::{
     HeaderMap, HeaderName,
     header::{
-        CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST,
-        PROXY_AUTHENTICATE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, FORWARDED, HOST,
+        PROXY_AUTHENTICATE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
     },
 };
 
@@ -35,12 +35,25 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     UPGRADE,
 ];
 
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// What a request says about its way here, beside `x-forwarded-*`. Who our clients are is
+/// not for an endpoint to know, and what they say of themselves is not for it to trust.
+const WAY_HERE: [HeaderName; 3] = [FORWARDED, VIA, X_REAL_IP];
+
 /// Removes from a request's fields what is not for the endpoint. Its length is removed
 /// too: the body that is sent upstream brings its own. Credentials are left to
 /// [`qcc_proto::upstream::set_credential`].
 pub(super) fn strip_request(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     for name in [HOST, CONTENT_LENGTH, EXPECT] {
+        headers.remove(name);
+    }
+    for name in WAY_HERE {
+        headers.remove(name);
+    }
+    let is_forwarded = |name: &&HeaderName| name.as_str().starts_with("x-forwarded-");
+    while let Some(name) = headers.keys().find(is_forwarded).cloned() {
         headers.remove(name);
     }
 }
@@ -158,7 +171,7 @@ mod tests {
             ("anthropic-version", "2026-10-21"),
             ("anthropic-beta", "a"),
             ("anthropic-beta", "b"),
-            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarding", "10.0.0.1"),
             ("host", "proxy"),
             ("content-length", "3"),
             ("expect", "100-continue"),
@@ -166,10 +179,25 @@ mod tests {
         strip_request(&mut request);
         assert_eq!(
             names(&request),
-            ["anthropic-version", "anthropic-beta", "x-forwarded-for"]
+            ["anthropic-version", "anthropic-beta", "x-forwarding"]
         );
         let beta: Vec<_> = request.get_all("anthropic-beta").iter().collect();
         assert_eq!(beta, ["a", "b"]);
+    }
+
+    #[test]
+    fn what_a_request_says_of_its_way_here_stays_here() {
+        let mut request = headers(&[
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-for", "10.0.0.2"),
+            ("X-Forwarded-Proto", "https"),
+            ("forwarded", "for=10.0.0.1"),
+            ("via", "1.1 a"),
+            ("x-real-ip", "10.0.0.1"),
+            ("accept", "a"),
+        ]);
+        strip_request(&mut request);
+        assert_eq!(names(&request), ["accept"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri,
-    header::{AUTHORIZATION, PROXY_AUTHORIZATION},
+    header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
     uri::PathAndQuery,
 };
 
@@ -14,10 +14,20 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Azure's name for the same thing.
 const API_KEY: HeaderName = HeaderName::from_static("api-key");
 
+/// Google's.
+const X_GOOG_API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
+
 /// Every header that may carry a client's credential. None of them reaches an
-/// endpoint: it would show one party's key to another.
-const CLIENT_CREDENTIALS: [HeaderName; 4] =
-    [AUTHORIZATION, X_API_KEY, API_KEY, PROXY_AUTHORIZATION];
+/// endpoint: it would show one party's key to another. A cookie is the session of one
+/// client, and an endpoint's are not passed on either.
+const CLIENT_CREDENTIALS: [HeaderName; 6] = [
+    AUTHORIZATION,
+    X_API_KEY,
+    API_KEY,
+    X_GOOG_API_KEY,
+    PROXY_AUTHORIZATION,
+    COOKIE,
+];
 
 /// Longest URL that `http` can hold.
 const URI_BYTES_MAX: usize = 65_534;
@@ -175,7 +185,9 @@ mod tests {
             "X-API-Key",
             "x-ApI-kEy",
             "API-KEY",
+            "X-Goog-Api-Key",
             "Proxy-Authorization",
+            "Cookie",
             "Accept",
         ] {
             headers.append(
