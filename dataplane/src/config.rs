@@ -22,6 +22,9 @@ pub use args::{Args, LogFormat};
 pub use error::Error;
 pub use file::File;
 
+/// More than can be of use; a semaphore cannot count for ever.
+const WAITING_MAX: usize = 1_000_000;
+
 /// What a data plane is to do.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -48,6 +51,20 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Longest time for which a client may read nothing of an answer.
     pub client_stall_timeout: Duration,
+    /// Longest time for which a connection is kept without a request.
+    pub client_idle_timeout: Duration,
+    /// Time for a client to send a request head.
+    pub header_read_timeout: Duration,
+    /// Client connections at a time.
+    pub connections_max: usize,
+    /// The same for each address; unset means 1,024, and no such limit for loopback.
+    pub connections_per_address_max: Option<usize>,
+    /// Connections without a request that are kept.
+    pub idle_connections_max: usize,
+    /// Requests at a time.
+    pub requests_max: usize,
+    /// Requests at a time that wait for an endpoint.
+    pub waiting_max: usize,
     /// Longest request body that is kept for another try.
     pub replay_max_bytes: usize,
     /// Bytes kept for all requests together.
@@ -72,6 +89,13 @@ impl Default for Config {
             view_key_file: None,
             drain_timeout: Duration::from_secs(30),
             client_stall_timeout: Duration::from_secs(60),
+            client_idle_timeout: Duration::from_secs(75),
+            header_read_timeout: Duration::from_secs(10),
+            connections_max: 16_384,
+            connections_per_address_max: None,
+            idle_connections_max: 12_288,
+            requests_max: 8192,
+            waiting_max: 1024,
             replay_max_bytes: 32 << 20,
             replay_total_bytes: 512 << 20,
             body_max_bytes: None,
@@ -155,10 +179,43 @@ impl Args {
                 read(
                     "client_stall_timeout",
                     file.client_stall_timeout,
-                    args::stall_timeout,
+                    args::client_timeout,
                 )?,
                 defaults.client_stall_timeout,
             ),
+            client_idle_timeout: pick(
+                self.client_idle_timeout,
+                read(
+                    "client_idle_timeout",
+                    file.client_idle_timeout,
+                    args::client_timeout,
+                )?,
+                defaults.client_idle_timeout,
+            ),
+            header_read_timeout: pick(
+                self.header_read_timeout,
+                read(
+                    "header_read_timeout",
+                    file.header_read_timeout,
+                    args::client_timeout,
+                )?,
+                defaults.header_read_timeout,
+            ),
+            connections_max: pick(
+                self.connections_max,
+                file.connections_max,
+                defaults.connections_max,
+            ),
+            connections_per_address_max: self
+                .connections_per_address_max
+                .or(file.connections_per_address_max),
+            idle_connections_max: pick(
+                self.idle_connections_max,
+                file.idle_connections_max,
+                defaults.idle_connections_max,
+            ),
+            requests_max: pick(self.requests_max, file.requests_max, defaults.requests_max),
+            waiting_max: pick(self.waiting_max, file.waiting_max, defaults.waiting_max),
             replay_max_bytes: pick(
                 self.replay_max_bytes,
                 file.replay_max_bytes,
@@ -186,8 +243,22 @@ impl Args {
                 return Err(Error::InsecureListen { key, address });
             }
         }
-        if config.reports_max == 0 {
-            return Err(Error::value("reports_max", "0", "at least 1"));
+        for (key, value) in [
+            ("reports_max", config.reports_max),
+            ("connections_max", config.connections_max),
+            (
+                "connections_per_address_max",
+                config.connections_per_address_max.unwrap_or(1),
+            ),
+            ("requests_max", config.requests_max),
+        ] {
+            if value == 0 {
+                return Err(Error::value(key, "0", "at least 1"));
+            }
+        }
+        if config.waiting_max > WAITING_MAX {
+            let value = config.waiting_max.to_string();
+            return Err(Error::value("waiting_max", &value, "at most 1000000"));
         }
         Ok(Invocation {
             config,
@@ -339,6 +410,8 @@ mod tests {
             "invalid drain_timeout `2d`: must be a duration from 0s to 24h, such as `30s`"
         );
         assert!(refusal("client_stall_timeout = '0s'").contains("from 1s to 24h"));
+        assert!(refusal("connections_per_address_max = 0").contains("at least 1"));
+        assert!(refusal("waiting_max = 1000001").contains("at most 1000000"));
         assert!(refusal("control = 'https://a:1'").contains("must be `http://host:port`"));
         assert!(refusal("allow_host = 'a:80'").contains("without a port"));
         assert!(refusal("cluster = 'A b'").contains("lower-case"));

@@ -379,6 +379,13 @@ fn settings(config: &Config) -> proxy::Settings {
         replay_total_bytes: config.replay_total_bytes,
         body_max_bytes: config.body_max_bytes,
         client_stall_timeout: config.client_stall_timeout,
+        client_idle_timeout: config.client_idle_timeout,
+        header_read_timeout: config.header_read_timeout,
+        connections_max: config.connections_max,
+        connections_per_address_max: config.connections_per_address_max,
+        idle_connections_max: config.idle_connections_max,
+        requests_max: config.requests_max as u64,
+        waiting_max: config.waiting_max,
         // Who asks for a drain names its time, so that bound is kept here.
         drain_timeout: drain::DRAIN_MAX,
         ..proxy::Settings::default()

@@ -10,11 +10,12 @@ use hyper::Method;
 use crate::client::Call;
 
 /// Every label that a page may have. None of them can hold a URL, a key or a client.
-const LABELS: [&str; 8] = [
+const LABELS: [&str; 9] = [
     "admin_state",
     "cause",
     "class",
     "endpoint",
+    "limit",
     "reason",
     "result",
     "state",

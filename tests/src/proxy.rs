@@ -83,6 +83,11 @@ impl Proxy {
         self.http
     }
 
+    /// Where its admin service, metrics and probes are.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
     /// URL of its admin service.
     pub fn admin_url(&self) -> String {
         format!("http://{}", self.admin_address)

@@ -16,7 +16,10 @@ use qcc_proto::{
 };
 
 use super::Admin;
-use crate::routing::{Entry, Reason, Table};
+use crate::{
+    proxy::Limit,
+    routing::{Entry, Reason, Table},
+};
 
 /// Why an endpoint is not selected, as a label, and what is.
 const REASONS: [&str; 12] = [
@@ -185,6 +188,23 @@ impl Admin {
             "Bytes of request bodies that are kept for another try.",
             counters.buffered_bytes.load(Ordering::Relaxed),
         );
+        let open = counters.connections.load(Ordering::Relaxed);
+        let busy = counters.connections_busy.load(Ordering::Relaxed).min(open);
+        let mut family = page.family(
+            "qcc_proxy_connections",
+            Kind::Gauge,
+            "Client connections, with a request and without.",
+        );
+        family.sample(&[("state", "busy")], busy);
+        family.sample(&[("state", "idle")], open - busy);
+        let mut family = page.family(
+            "qcc_proxy_limits_hit_total",
+            Kind::Counter,
+            "How often a limit on clients was met.",
+        );
+        for limit in Limit::ALL {
+            family.sample(&[("limit", limit.label())], counters.hits(limit));
+        }
         let mut family = page.family(
             "qcc_proxy_outcomes_total",
             Kind::Counter,

@@ -85,8 +85,41 @@ pub struct Args {
     pub drain_timeout: Option<Duration>,
 
     /// Longest time for which a client may read nothing of an answer [default: 60s]
-    #[arg(long, env = "QCC_PROXY_CLIENT_STALL_TIMEOUT", value_name = "DURATION", value_parser = stall_timeout)]
+    #[arg(long, env = "QCC_PROXY_CLIENT_STALL_TIMEOUT", value_name = "DURATION", value_parser = client_timeout)]
     pub client_stall_timeout: Option<Duration>,
+
+    /// Longest time for which a client connection is kept without a request [default: 75s]
+    #[arg(long, env = "QCC_PROXY_CLIENT_IDLE_TIMEOUT", value_name = "DURATION", value_parser = client_timeout)]
+    pub client_idle_timeout: Option<Duration>,
+
+    /// Time for a client to send a request head [default: 10s]
+    #[arg(long, env = "QCC_PROXY_HEADER_READ_TIMEOUT", value_name = "DURATION", value_parser = client_timeout)]
+    pub header_read_timeout: Option<Duration>,
+
+    /// Client connections at a time [default: 16384]
+    #[arg(long, env = "QCC_PROXY_CONNECTIONS_MAX", value_name = "NUMBER")]
+    pub connections_max: Option<usize>,
+
+    /// Client connections of one address, or IPv6 /64, at a time
+    /// [default: 1024; no limit for this machine]
+    #[arg(
+        long,
+        env = "QCC_PROXY_CONNECTIONS_PER_ADDRESS_MAX",
+        value_name = "NUMBER"
+    )]
+    pub connections_per_address_max: Option<usize>,
+
+    /// Client connections that are kept without a request [default: 12288]
+    #[arg(long, env = "QCC_PROXY_IDLE_CONNECTIONS_MAX", value_name = "NUMBER")]
+    pub idle_connections_max: Option<usize>,
+
+    /// Requests at a time [default: 8192]
+    #[arg(long, env = "QCC_PROXY_REQUESTS_MAX", value_name = "NUMBER")]
+    pub requests_max: Option<usize>,
+
+    /// Requests at a time that wait for an endpoint [default: 1024]
+    #[arg(long, env = "QCC_PROXY_WAITING_MAX", value_name = "NUMBER")]
+    pub waiting_max: Option<usize>,
 
     /// Longest request body that is kept for another try [default: 32 MiB]
     #[arg(long, env = "QCC_PROXY_REPLAY_MAX_BYTES", value_name = "BYTES")]
@@ -188,8 +221,8 @@ pub(super) fn drain_timeout(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a duration from 0s to 24h, such as `30s`".into())
 }
 
-/// Reads the time for which a client may read nothing.
-pub(super) fn stall_timeout(text: &str) -> Result<Duration, String> {
+/// Reads a time that a client is given.
+pub(super) fn client_timeout(text: &str) -> Result<Duration, String> {
     duration::parse(text)
         .ok()
         .filter(|timeout| (Duration::from_secs(1)..=DRAIN_MAX).contains(timeout))

@@ -19,7 +19,7 @@ use tokio::time::{self, timeout_at};
 use tracing::{debug, warn};
 
 use super::{
-    count,
+    Limit, count,
     ending::{End, Try, blames_credential},
     failure::{Failure, request_id, text_of},
     headers::{self, X_QCC_ATTEMPTS, X_QCC_ENDPOINT, X_QCC_REVISION},
@@ -168,6 +168,7 @@ impl<'a> Exchange<'a> {
 
     async fn wait(&mut self) -> Result<Attempt, End> {
         let Ok(_place) = self.service.waiting.try_acquire() else {
+            self.service.counters.hit(Limit::Waiting);
             return Err(End::Busy("too many requests wait for an endpoint"));
         };
         let queue_timeout = self.routing.policy().queue_timeout;

@@ -7,8 +7,9 @@
 //! anything is sent to the client; once the head has gone out nothing is retried, and what
 //! breaks after it breaks visibly.
 //!
-//! - [`server`], [`stall`], [`curfew`]: the accept loop, limits of a connection, graceful
-//!   stop.
+//! - [`server`], [`presence`], [`stall`], [`curfew`]: the accept loop, limits of a
+//!   connection, graceful stop.
+//! - [`framing`]: where heads begin, and what hyper does not tell of them.
 //! - [`service`]: one request from its head to its response head.
 //! - [`rules`]: which requests are taken at all, and which we answer ourselves.
 //! - [`headers`]: what does not cross a proxy.
@@ -68,10 +69,12 @@ mod curfew;
 mod ending;
 mod exchange;
 mod failure;
+mod framing;
 mod headers;
 mod inbound;
 mod opening;
 mod outgoing;
+mod presence;
 mod relay;
 mod replay;
 mod reply;
@@ -91,10 +94,7 @@ pub(crate) use server::serve;
 pub(crate) use sse::Scanner;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -110,9 +110,10 @@ pub(crate) struct Settings {
     pub(crate) body_max_bytes: Option<u64>,
     /// Longest silence of a client in the middle of its request body.
     pub(crate) body_idle_timeout: Duration,
-    /// Time for a client to send a request head, and to stay silent between two
-    /// HTTP/1 requests: hyper knows one limit for both.
+    /// Time for a client to send a request head. On a new connection it begins at once.
     pub(crate) header_read_timeout: Duration,
+    /// Longest time for which a connection is kept without a request.
+    pub(crate) client_idle_timeout: Duration,
     /// Longest time for which a client may read nothing of an answer.
     pub(crate) client_stall_timeout: Duration,
     /// Number of header fields of a request or response.
@@ -121,6 +122,13 @@ pub(crate) struct Settings {
     pub(crate) head_max_bytes: usize,
     /// Client connections at a time; further ones are closed at once.
     pub(crate) connections_max: usize,
+    /// The same for each address, or network of them. Unset:
+    /// [`CONNECTIONS_PER_ADDRESS_MAX`], and no such limit for this machine.
+    pub(crate) connections_per_address_max: Option<usize>,
+    /// Connections without a request that are kept; above, HTTP/1 answers close theirs.
+    pub(crate) idle_connections_max: usize,
+    /// Requests at a time; further ones are refused.
+    pub(crate) requests_max: u64,
     /// Requests at a time that wait for an endpoint; further ones are refused.
     pub(crate) waiting_max: usize,
     /// Time for running requests to finish after a graceful stop began.
@@ -135,17 +143,72 @@ impl Default for Settings {
             body_max_bytes: None,
             body_idle_timeout: Duration::from_secs(60),
             header_read_timeout: Duration::from_secs(10),
+            client_idle_timeout: Duration::from_secs(75), // Longer than clients keep them.
             client_stall_timeout: Duration::from_secs(60),
             headers_max: 128,
             head_max_bytes: 64 << 10,
             connections_max: 16_384,
+            connections_per_address_max: None,
+            idle_connections_max: 12_288, // A quarter is for those who have something to say.
+            requests_max: 8192,
             waiting_max: 1024,
             drain_timeout: Duration::from_secs(30),
         }
     }
 }
 
-/// Counts since the process started, but for `active` and `buffered_bytes`, which are now.
+/// Connections of one address, where nothing else is said. An attack from a few machines
+/// leaves most places to others; a thousand clients behind one gateway are served.
+pub(crate) const CONNECTIONS_PER_ADDRESS_MAX: usize = 1024;
+
+/// What clients are bounded by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limit {
+    Connections,
+    ConnectionsPerAddress,
+    IdleConnections,
+    HeaderReadTime,
+    IdleTime,
+    ClientStallTime,
+    HeadBytes,
+    Requests,
+    Waiting,
+    BufferedBytes,
+}
+
+impl Limit {
+    /// All of them, each in its own place.
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Connections,
+        Self::ConnectionsPerAddress,
+        Self::IdleConnections,
+        Self::HeaderReadTime,
+        Self::IdleTime,
+        Self::ClientStallTime,
+        Self::HeadBytes,
+        Self::Requests,
+        Self::Waiting,
+        Self::BufferedBytes,
+    ];
+
+    /// What it is called in metrics.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::ConnectionsPerAddress => "connections_per_address",
+            Self::IdleConnections => "idle_connections",
+            Self::HeaderReadTime => "header_read_time",
+            Self::IdleTime => "idle_time",
+            Self::ClientStallTime => "client_stall_time",
+            Self::HeadBytes => "head_bytes",
+            Self::Requests => "requests",
+            Self::Waiting => "waiting",
+            Self::BufferedBytes => "buffered_bytes",
+        }
+    }
+}
+
+/// Counts since the process started, but for those that say that they are of now.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     /// Client requests that were taken, not counting those that ask only for us.
@@ -165,7 +228,25 @@ pub(crate) struct Counters {
     /// Requests being served now.
     pub(crate) active: AtomicU64,
     /// Bytes of request bodies that are kept now.
-    pub(crate) buffered_bytes: Arc<AtomicUsize>,
+    pub(crate) buffered_bytes: AtomicUsize,
+    /// Client connections now.
+    pub(crate) connections: AtomicUsize,
+    /// Those of them with a request.
+    pub(crate) connections_busy: AtomicUsize,
+    /// How often each limit was met.
+    limits: [AtomicU64; Limit::ALL.len()],
+}
+
+impl Counters {
+    /// Counts that a limit was met.
+    pub(crate) fn hit(&self, limit: Limit) {
+        count(&self.limits[limit as usize]);
+    }
+
+    /// How often it was met.
+    pub(crate) fn hits(&self, limit: Limit) -> u64 {
+        self.limits[limit as usize].load(Ordering::Relaxed)
+    }
 }
 
 /// Counts one more.

@@ -6,17 +6,14 @@
 //! endpoint. A body over a limit is not kept: it streams through, with one try.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 
-use super::{inbound::Inbound, upload::Fault};
+use super::{Counters, Limit, inbound::Inbound, upload::Fault};
 
 /// Room made at once for a body that claims to be long; the rest as it really comes.
 const ROOM_AT_ONCE: usize = 256 << 10;
@@ -25,21 +22,24 @@ const ROOM_AT_ONCE: usize = 256 << 10;
 #[derive(Debug)]
 pub(super) struct Budget {
     max: usize,
-    used: Arc<AtomicUsize>,
+    /// Where its account is, for others to read.
+    counters: Arc<Counters>,
 }
 
 impl Budget {
-    /// Returns a budget that keeps its account in `used`, for others to read.
-    pub(super) fn new(max: usize, used: Arc<AtomicUsize>) -> Arc<Self> {
-        Arc::new(Self { max, used })
+    pub(super) fn new(max: usize, counters: Arc<Counters>) -> Arc<Self> {
+        Arc::new(Self { max, counters })
     }
 
     fn take(&self, bytes: usize) -> bool {
-        self.used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(bytes).filter(|used| *used <= self.max)
-            })
-            .is_ok()
+        let used = &self.counters.buffered_bytes;
+        let taken = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(bytes).filter(|used| *used <= self.max)
+        });
+        if taken.is_err() {
+            self.counters.hit(Limit::BufferedBytes);
+        }
+        taken.is_ok()
     }
 }
 
@@ -92,7 +92,8 @@ impl AsRef<[u8]> for Kept {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        let used = &self.budget.counters.buffered_bytes;
+        used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -201,7 +202,7 @@ mod tests {
         drop(one);
         assert!(two.grow(6));
         drop(two);
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.counters.buffered_bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -213,9 +214,9 @@ mod tests {
         let slice = bytes.split_to(2);
         let again = slice.clone();
         drop((bytes, slice));
-        assert_eq!(budget.used.load(Ordering::Relaxed), 4);
+        assert_eq!(budget.counters.buffered_bytes.load(Ordering::Relaxed), 4);
         assert_eq!(&*again, b"12");
         drop(again);
-        assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.counters.buffered_bytes.load(Ordering::Relaxed), 0);
     }
 }

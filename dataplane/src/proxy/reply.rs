@@ -12,7 +12,7 @@ use http::{
 };
 use serde_json::json;
 
-use super::{relay::Body, upload::Fault};
+use super::{framing::Why, relay::Body, upload::Fault};
 
 const X_QCC_ERROR: HeaderName = HeaderName::from_static("x-qcc-error");
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -25,6 +25,10 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 pub(super) enum Kind {
     /// The head breaks a rule of HTTP or of ours.
     Malformed,
+    /// The head is longer than is taken.
+    HeadTooLarge,
+    /// Its target alone is.
+    TargetTooLong,
     /// The body broke off or is badly framed.
     BodyBroken,
     /// The client stopped sending its body.
@@ -41,6 +45,8 @@ pub(super) enum Kind {
     NoView,
     /// We are stopping.
     Draining,
+    /// There are too many requests at a time.
+    Overloaded,
     /// No endpoint is selectable.
     NoEndpoint,
     /// Every selectable endpoint is busy.
@@ -64,6 +70,11 @@ impl Kind {
         use StatusCode as Status;
         match self {
             Self::Malformed => Facts(Status::BAD_REQUEST, "malformed_request", INVALID),
+            Self::HeadTooLarge => {
+                let status = Status::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                Facts(status, "head_too_large", INVALID)
+            }
+            Self::TargetTooLong => Facts(Status::URI_TOO_LONG, "target_too_long", INVALID),
             Self::BodyBroken => Facts(Status::BAD_REQUEST, "malformed_body", INVALID),
             Self::BodyTimeout => Facts(Status::REQUEST_TIMEOUT, "body_timeout", "timeout_error"),
             Self::BodyTooLarge => {
@@ -75,6 +86,10 @@ impl Kind {
             Self::Expectation => Facts(Status::EXPECTATION_FAILED, "expectation_failed", INVALID),
             Self::NoView => Facts(Status::SERVICE_UNAVAILABLE, "no_view", API),
             Self::Draining => Facts(Status::SERVICE_UNAVAILABLE, "draining", API),
+            Self::Overloaded => {
+                let status = Status::SERVICE_UNAVAILABLE;
+                Facts(status, "overloaded", "overloaded_error")
+            }
             Self::NoEndpoint => Facts(Status::SERVICE_UNAVAILABLE, "no_endpoint_available", API),
             Self::Busy => Facts(Status::SERVICE_UNAVAILABLE, "endpoints_busy", API),
             Self::CredentialsRejected => Facts(Status::BAD_GATEWAY, "credentials_rejected", API),
@@ -91,6 +106,8 @@ impl Kind {
     fn closes(self) -> bool {
         match self {
             Self::Malformed
+            | Self::HeadTooLarge
+            | Self::TargetTooLong
             | Self::BodyBroken
             | Self::BodyTimeout
             | Self::BodyTooLarge
@@ -99,6 +116,7 @@ impl Kind {
             | Self::Draining => true,
             Self::NotFound
             | Self::NoView
+            | Self::Overloaded
             | Self::NoEndpoint
             | Self::Busy
             | Self::CredentialsRejected
@@ -110,10 +128,12 @@ impl Kind {
     /// The shortest sensible pause before another try, where another may help.
     fn retry_after(self) -> Option<Duration> {
         match self {
-            Self::NoView | Self::Draining | Self::NoEndpoint | Self::Busy => {
+            Self::NoView | Self::Draining | Self::Overloaded | Self::NoEndpoint | Self::Busy => {
                 Some(Duration::from_secs(1))
             }
             Self::Malformed
+            | Self::HeadTooLarge
+            | Self::TargetTooLong
             | Self::BodyBroken
             | Self::BodyTimeout
             | Self::BodyTooLarge
@@ -162,6 +182,11 @@ impl Refusal {
     /// Builds the response. `shape` is the caller's; only HTTP/1 may be told to close.
     pub(super) fn into_response(self, shape: Shape, is_http1: bool) -> Response<Body> {
         let Facts(status, name, _) = self.kind.facts();
+        let status = match (self.kind, shape) {
+            // Its own status for that.
+            (Kind::Overloaded, Shape::Anthropic) => StatusCode::from_u16(529).unwrap_or(status),
+            _ => status,
+        };
         let request_id = format!("req_qcc_{:032x}", rand::random::<u128>());
         let body = shape.error(self.kind, &self.message, &request_id);
         let mut response = Response::new(Body::own(body));
@@ -200,6 +225,18 @@ impl From<Fault> for Refusal {
             Fault::Stalled => Kind::BodyTimeout,
         };
         Self::new(kind, fault.to_string())
+    }
+}
+
+impl From<Why> for Refusal {
+    fn from(why: Why) -> Self {
+        match why {
+            Why::FramedTwice => {
+                let message = "the body's length is told in more than one way";
+                Self::new(Kind::Malformed, message)
+            }
+            Why::TooLong => Self::new(Kind::HeadTooLarge, "the request head is too long"),
+        }
     }
 }
 

@@ -9,15 +9,22 @@
 //! it either way, as the body is framed anew with what hyper has read.
 
 use http::{
-    HeaderMap, Method, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Version,
     header::{EXPECT, HOST},
     request::Parts,
 };
 
 use super::{
+    Settings,
     headers::transfer_coding_is_plain,
     reply::{Kind, Refusal},
 };
+
+/// Longest request target: four times what common servers take.
+const TARGET_BYTES_MAX: usize = 32 << 10;
+
+/// What HTTP/2 counts for a field beside its name and value (RFC 9113, section 6.5.2).
+const FIELD_BYTES: usize = 32;
 
 /// Under which we answer ourselves.
 const OWN_PREFIX: &str = "/__qcc__/";
@@ -38,6 +45,9 @@ pub(super) enum Route {
 /// Decides by the head alone.
 pub(super) fn route(request: &Parts) -> Result<Route, Refusal> {
     well_formed(request)?;
+    if is_ping(request) {
+        return Ok(Route::Hello);
+    }
     let path = request.uri.path();
     let is_head = request.method == Method::HEAD;
     let is_get = request.method == Method::GET;
@@ -53,6 +63,31 @@ pub(super) fn route(request: &Parts) -> Result<Route, Refusal> {
     }
 }
 
+/// Decides whether a head is within our limits. How long one of HTTP/1 was on the wire
+/// is looked at as it comes in.
+pub(super) fn fits(request: &Parts, settings: &Settings) -> Result<(), Refusal> {
+    let fields = &request.headers;
+    let target = request.uri.path_and_query();
+    if target.is_some_and(|target| target.as_str().len() > TARGET_BYTES_MAX) {
+        let message = "the request target is too long";
+        return Err(Refusal::new(Kind::TargetTooLong, message));
+    }
+    if fields.len() > settings.headers_max {
+        let message = "the request head has too many fields";
+        return Err(Refusal::new(Kind::HeadTooLarge, message));
+    }
+    if request.version == Version::HTTP_2 {
+        let bytes = |(name, value): (&HeaderName, &HeaderValue)| {
+            name.as_str().len() + value.len() + FIELD_BYTES
+        };
+        if fields.iter().map(bytes).sum::<usize>() > settings.head_max_bytes {
+            let message = "the request head is too long";
+            return Err(Refusal::new(Kind::HeadTooLarge, message));
+        }
+    }
+    Ok(())
+}
+
 fn well_formed(request: &Parts) -> Result<(), Refusal> {
     let malformed = |message: &'static str| Err(Refusal::new(Kind::Malformed, message));
     if request.method == Method::CONNECT || request.method == Method::TRACE {
@@ -61,7 +96,7 @@ fn well_formed(request: &Parts) -> Result<(), Refusal> {
     }
     // What a client puts before the path (absolute-form) never decides where a request goes.
     let path = request.uri.path();
-    if !path.starts_with('/') {
+    if !path.starts_with('/') && !is_ping(request) {
         return malformed("the request target is not a path");
     }
     if has_dot_segment(path) {
@@ -79,6 +114,11 @@ fn well_formed(request: &Parts) -> Result<(), Refusal> {
         return Err(Refusal::new(Kind::Expectation, message));
     }
     Ok(())
+}
+
+/// `OPTIONS *` asks the server itself whether it is there (RFC 9110, section 9.3.7).
+fn is_ping(request: &Parts) -> bool {
+    request.method == Method::OPTIONS && request.uri.path() == "*"
 }
 
 /// HTTP/1.1 asks for one `host` (RFC 9112, section 3.2); HTTP/2 has `:authority`.
@@ -163,6 +203,8 @@ mod tests {
             ("HEAD", "/api/hello", Route::Hello),
             ("GET", "/__qcc__/health", Route::Health),
             ("GET", "/__qcc__/ready", Route::Ready),
+            ("OPTIONS", "*", Route::Hello),
+            ("OPTIONS", "/v1/models", Route::Forward),
             ("GET", "/api/hello", Route::Forward),
             ("POST", "/", Route::Forward),
             ("POST", "/v1/messages?beta=true", Route::Forward),
@@ -209,7 +251,7 @@ mod tests {
         }
         let fields = [("host", "a"), ("expect", "100-Continue")];
         assert_eq!(route_of("POST", "/v1", &fields), Ok(Route::Forward));
-        assert_eq!(route_of("OPTIONS", "*", HOST), Err(Kind::Malformed));
+        assert_eq!(route_of("POST", "*", HOST), Err(Kind::Malformed));
         assert_eq!(route_of("TRACE", "/", HOST), Err(Kind::Method));
         assert_eq!(route_of("CONNECT", "a:443", HOST), Err(Kind::Method));
     }

@@ -4,10 +4,7 @@ use std::{
     convert::Infallible,
     io,
     pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,12 +16,17 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     task::{JoinError, JoinSet},
-    time::{interval, sleep, timeout},
+    time::{interval, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::{Counters, Curfew, Settings, service::Service, stall::Impatient};
+use super::{
+    Counters, Curfew, Settings,
+    presence::{Due, Place, Presence},
+    service::Service,
+    stall::Impatient,
+};
 use crate::{routing::Router, sync::Link};
 
 /// Pause after a failed accept. The usual cause is that file descriptors have run out:
@@ -40,6 +42,18 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Requests at a time on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
+
+/// How much more hyper takes than we do, so that a request somewhat over a limit of ours
+/// is still refused in words that its caller understands.
+const LEEWAY: usize = 2;
+
+/// Bytes of answers that wait on one HTTP/2 stream. hyper's default is six times as much.
+const STREAM_SEND_BYTES: usize = 64 << 10;
+
+/// Streams of an HTTP/2 connection that were reset, by the client before we took them and
+/// by us for its mistakes, before the connection ends. The defaults, by name.
+const RESETS_PENDING_MAX: usize = 20;
+const RESETS_BY_US_MAX: usize = 1024;
 
 /// Interval of HTTP/2 pings to clients, and longest wait for an answer.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -59,7 +73,6 @@ pub(crate) async fn serve(
 ) {
     let builder = Arc::new(builder(&settings));
     let drain_timeout = settings.drain_timeout;
-    let connections_max = settings.connections_max;
     let service = Service::new(
         router,
         settings,
@@ -77,11 +90,17 @@ pub(crate) async fn serve(
             Some(ended) = connections.join_next() => log_panic(ended),
             _ = sweep.tick() => service.upstreams.sweep(Instant::now()),
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if connections.len() < connections_max => {
-                    let (builder, service) = (Arc::clone(&builder), Arc::clone(&service));
-                    connections.spawn(connection(stream, builder, service, stop.clone()));
-                }
-                Ok(_) => debug!(connections_max, "connection refused: too many"),
+                Ok((stream, peer)) => match service.crowd.place(peer.ip()) {
+                    Ok(place) => {
+                        let (builder, service) = (Arc::clone(&builder), Arc::clone(&service));
+                        let serving = connection(stream, place, builder, service, stop.clone());
+                        connections.spawn(serving);
+                    }
+                    Err(limit) => {
+                        service.counters.hit(limit);
+                        debug!(?limit, "connection refused: too many");
+                    }
+                },
                 Err(error) if is_of_one_client(&error) => {}
                 Err(error) => {
                     warn!(%error, "failed to accept a connection");
@@ -114,18 +133,20 @@ pub(crate) async fn serve(
 
 fn builder(settings: &Settings) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    // Without a timer hyper's timeouts do nothing.
+    // The time for a head is `Presence`'s to watch: hyper has one for heads and for silence.
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.header_read_timeout)
-        .max_headers(settings.headers_max)
-        .max_buf_size(settings.head_max_bytes);
+        .header_read_timeout(None)
+        .max_headers(settings.headers_max * LEEWAY)
+        .max_buf_size(settings.head_max_bytes * LEEWAY);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(u32::try_from(settings.head_max_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(settings.head_max_bytes * LEEWAY).unwrap_or(u32::MAX))
+        .max_send_buf_size(STREAM_SEND_BYTES)
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(RESETS_BY_US_MAX)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     builder
@@ -134,6 +155,7 @@ fn builder(settings: &Settings) -> auto::Builder<TokioExecutor> {
 /// Serves one client connection to its end.
 async fn connection(
     stream: TcpStream,
+    place: Place,
     builder: Arc<auto::Builder<TokioExecutor>>,
     service: Arc<Service>,
     stop: CancellationToken,
@@ -141,33 +163,34 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "failed to set TCP_NODELAY");
     }
-    let has_spoken = Arc::new(AtomicBool::new(false));
-    let patience = service.settings.header_read_timeout;
-    let stall_timeout = service.settings.client_stall_timeout;
+    let shared = Arc::clone(&service);
+    let settings = &shared.settings;
+    let now = Instant::now();
+    let presence = Presence::new(place, settings, now);
     let answer = {
-        let has_spoken = Arc::clone(&has_spoken);
+        let presence = Arc::clone(&presence);
         service_fn(move |request| {
-            has_spoken.store(true, Ordering::Relaxed);
-            let service = Arc::clone(&service);
-            async move { Ok::<_, Infallible>(service.call(request).await) }
+            let (service, turn) = (Arc::clone(&service), presence.begin());
+            async move { Ok::<_, Infallible>(service.call(request, turn).await) }
         })
     };
-    let io = Impatient::new(TokioIo::new(stream), stall_timeout);
+    let stall_timeout = settings.client_stall_timeout;
+    let io = TokioIo::new(Impatient::new(stream, stall_timeout, Arc::clone(&presence)));
     let mut serving = pin!(builder.serve_connection(io, answer));
-    let mut silence = pin!(sleep(patience));
+    let mut look = pin!(sleep_until((now + settings.header_read_timeout).into()));
     let mut stopping = pin!(stop.cancelled());
-    let (mut is_watched, mut is_stopping) = (true, false);
+    let mut is_stopping = false;
     let served = loop {
         tokio::select! {
             served = &mut serving => break served,
-            // hyper's own limit begins with the first bytes that tell the protocol.
-            () = &mut silence, if is_watched => {
-                is_watched = false;
-                if !has_spoken.load(Ordering::Relaxed) {
-                    debug!("connection closed: no request in time");
+            () = &mut look => match presence.due(settings, Instant::now()) {
+                Due::At(next) => look.as_mut().reset(next.into()),
+                Due::Now(limit) => {
+                    presence.hit(limit);
+                    debug!(?limit, "connection closed");
                     return;
                 }
-            }
+            },
             () = &mut stopping, if !is_stopping => {
                 is_stopping = true;
                 serving.as_mut().graceful_shutdown();

@@ -6,8 +6,8 @@ use std::{
 };
 
 use http::{
-    Request, Response, StatusCode, Version,
-    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    HeaderValue, Request, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
     request::Parts,
 };
 use hyper::body::Incoming;
@@ -15,11 +15,12 @@ use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Counters, Curfew, Settings, count,
+    Counters, Curfew, Limit, Settings, count,
     exchange::Exchange,
     headers,
     inbound::Inbound,
     outgoing::Outgoing,
+    presence::{Crowd, Turn},
     relay::Body,
     replay::{self, Budget, Limits},
     reply::{self, Kind, Refusal, Shape},
@@ -41,6 +42,8 @@ pub(super) struct Service {
     pub(super) waiting: Semaphore,
     budget: Arc<Budget>,
     pub(super) counters: Arc<Counters>,
+    /// All client connections.
+    pub(super) crowd: Arc<Crowd>,
     /// How current the view is.
     pub(super) link: Link,
     stop: CancellationToken,
@@ -50,6 +53,8 @@ pub(super) struct Service {
 /// A request that is being served. Dropped before it was settled: its client went away.
 pub(super) struct InFlight {
     counters: Option<Arc<Counters>>,
+    /// Until it is dropped, its connection is not idle.
+    turn: Option<Turn>,
 }
 
 impl Service {
@@ -65,10 +70,8 @@ impl Service {
             router,
             upstreams: Upstreams::new(&settings),
             waiting: Semaphore::new(settings.waiting_max),
-            budget: Budget::new(
-                settings.replay_total_bytes,
-                Arc::clone(&counters.buffered_bytes),
-            ),
+            budget: Budget::new(settings.replay_total_bytes, Arc::clone(&counters)),
+            crowd: Crowd::new(&settings, Arc::clone(&counters)),
             settings,
             counters,
             link,
@@ -78,16 +81,36 @@ impl Service {
     }
 
     /// Answers a request: with an endpoint's answer, or one of our own.
-    pub(super) async fn call(&self, request: Request<Incoming>) -> Response<Body> {
+    pub(super) async fn call(&self, request: Request<Incoming>, turn: Turn) -> Response<Body> {
+        let is_http1 = is_http1(request.version());
+        let mut response = self.answer(request, turn).await;
+        if is_http1 && self.crowd.is_idle_enough() {
+            self.counters.hit(Limit::IdleConnections);
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        response
+    }
+
+    async fn answer(&self, request: Request<Incoming>, turn: Turn) -> Response<Body> {
         let (head, body) = request.into_parts();
-        match rules::route(&head) {
-            Ok(Route::Forward) => self.forward(head, body).await,
+        let route = match turn.doubt() {
+            Some(why) => Err(why.into()),
+            None => rules::fits(&head, &self.settings).and_then(|()| rules::route(&head)),
+        };
+        match route {
+            Ok(Route::Forward) => self.forward(head, body, turn).await,
             Ok(Route::Hello | Route::Health) => reply::empty(StatusCode::OK),
             Ok(Route::Ready) => reply::empty(match self.is_ready() {
                 true => StatusCode::OK,
                 false => StatusCode::SERVICE_UNAVAILABLE,
             }),
-            Err(refusal) => self.refuse(&head, refusal, InFlight::new(&self.counters)),
+            Err(refusal) => {
+                if matches!(refusal.kind, Kind::HeadTooLarge | Kind::TargetTooLong) {
+                    self.counters.hit(Limit::HeadBytes);
+                }
+                self.refuse(&head, refusal, InFlight::new(&self.counters, turn))
+            }
         }
     }
 
@@ -101,11 +124,17 @@ impl Service {
         table.map_or(NO_VIEW_TIMEOUT, |table| table.policy().timeouts.total)
     }
 
-    async fn forward(&self, mut head: Parts, body: Incoming) -> Response<Body> {
-        let in_flight = InFlight::new(&self.counters);
+    async fn forward(&self, mut head: Parts, body: Incoming, turn: Turn) -> Response<Body> {
+        let in_flight = InFlight::new(&self.counters, turn);
         let started = Instant::now();
         if self.stop.is_cancelled() {
             let refusal = Refusal::new(Kind::Draining, "the proxy is stopping");
+            return self.refuse(&head, refusal, in_flight);
+        }
+        // This one is among them.
+        if self.counters.active.load(Ordering::Relaxed) > self.settings.requests_max {
+            self.counters.hit(Limit::Requests);
+            let refusal = Refusal::new(Kind::Overloaded, "the proxy serves too many requests");
             return self.refuse(&head, refusal, in_flight);
         }
         let limits = Limits {
@@ -155,11 +184,12 @@ fn is_http1(version: Version) -> bool {
 }
 
 impl InFlight {
-    fn new(counters: &Arc<Counters>) -> Self {
+    fn new(counters: &Arc<Counters>, turn: Turn) -> Self {
         count(&counters.requests);
         counters.active.fetch_add(1, Ordering::Relaxed);
         Self {
             counters: Some(Arc::clone(counters)),
+            turn: Some(turn),
         }
     }
 
@@ -167,6 +197,7 @@ impl InFlight {
     pub(super) fn take(&mut self) -> Self {
         Self {
             counters: self.counters.take(),
+            turn: self.turn.take(),
         }
     }
 

@@ -1,4 +1,5 @@
-//! A client connection that does not wait for ever for its client to read.
+//! A client connection that is listened to, and that does not wait for ever for its
+//! client to read.
 //!
 //! The limits of an answer are looked at when hyper asks for more of it, and hyper does
 //! not ask while the client has not taken what there is. So the connection has a limit of
@@ -10,26 +11,35 @@ use std::{
     future::Future,
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use hyper::rt::{Read, ReadBufCursor, Write};
-use tokio::time::{Sleep, sleep};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
+
+use super::{Limit, framing::Framing, presence::Presence};
 
 /// A connection that fails where a write makes no progress.
 pub(super) struct Impatient<S> {
     io: S,
     limit: Duration,
+    framing: Framing,
+    presence: Arc<Presence>,
     /// Runs while a write waits.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Impatient<S> {
-    pub(super) fn new(io: S, limit: Duration) -> Self {
+    pub(super) fn new(io: S, limit: Duration, presence: Arc<Presence>) -> Self {
         Self {
             io,
             limit,
+            framing: Framing::default(),
+            presence,
             timer: None,
         }
     }
@@ -46,22 +56,28 @@ impl<S> Impatient<S> {
         let limit = self.limit;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(timer.as_mut().poll(cx));
+        self.presence.hit(Limit::ClientStallTime);
         let error = io::Error::new(io::ErrorKind::TimedOut, "the client does not read");
         Poll::Ready(Err(error))
     }
 }
 
-impl<S: Read + Unpin> Read for Impatient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
+        let heard = buffer.filled().get(before..).unwrap_or_default();
+        this.presence.hear(&mut this.framing, heard);
+        Poll::Ready(Ok(()))
     }
 }
 
-impl<S: Write + Unpin> Write for Impatient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -385,6 +385,29 @@ impl Client {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
 
+    /// Writes as much as the peer takes.
+    pub(super) async fn try_write(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = self.stream.write_all(bytes.as_ref()).await;
+    }
+
+    /// Says that nothing more will be sent.
+    pub(super) async fn hang_up(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
+    /// Waits for the connection's end, whatever comes before it.
+    pub(super) async fn is_closed(&mut self) -> bool {
+        let reading = async {
+            loop {
+                match self.stream.read_buf(&mut self.buffer).await {
+                    Ok(0) | Err(_) => return true,
+                    Ok(_) => {}
+                }
+            }
+        };
+        timeout(PATIENCE, reading).await.unwrap_or(false)
+    }
+
     pub(super) async fn answer(&mut self) -> Answer {
         let reading = read_message(&mut self.stream, &mut self.buffer, false);
         match timeout(PATIENCE, reading).await.expect("an answer in time") {
@@ -528,6 +551,12 @@ fn dechunk(bytes: &[u8]) -> Option<(usize, Vec<u8>)> {
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|it| it == wanted)
+}
+
+/// Waits for something that must happen.
+pub(super) async fn soon<T>(happening: impl Future<Output = T>) -> T {
+    let happened = timeout(PATIENCE, happening).await;
+    happened.expect("it to happen in time")
 }
 
 pub(super) async fn eventually(is_so: impl Fn() -> bool) {

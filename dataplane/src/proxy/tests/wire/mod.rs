@@ -1,5 +1,9 @@
 //! What crosses, and what does not.
 
+mod answers;
+mod frames;
+mod requests;
+
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
@@ -164,25 +168,4 @@ async fn a_client_may_speak_http_2() {
     let request = String::from_utf8(upstream.requests().remove(0)).unwrap();
     assert!(request.starts_with("POST /v1/messages?beta=true HTTP/1.1\r\n"));
     assert!(request.contains("content-length: 4\r\n") && request.ends_with("{ok}"));
-}
-
-#[tokio::test]
-async fn of_two_ways_to_frame_a_body_an_endpoint_sees_one() {
-    let head = "POST /v1/messages HTTP/1.1\r\nhost: a\r\n";
-    let chunked = "transfer-encoding: chunked\r\n";
-    let length = "content-length: 3\r\n";
-    let body = "4\r\n{ok}\r\n0\r\n\r\n";
-    for (request, expected) in [
-        (format!("{head}{chunked}{length}\r\n{body}"), "{ok}"),
-        (format!("{head}{length}{chunked}\r\n{body}"), "{ok}"),
-        (format!("{head}{length}{length}\r\n{{a}}"), "{a}"),
-    ] {
-        let upstream = Upstream::always(answer(200, "", "")).await;
-        let proxy = Proxy::start(&[&upstream]).await;
-        assert_eq!(proxy.send(request).await.status(), 200);
-        let seen = String::from_utf8(upstream.requests().remove(0)).unwrap();
-        assert!(seen.ends_with(expected), "{seen}");
-        assert_eq!(seen.matches("content-length: ").count(), 1, "{seen}");
-        assert!(!seen.contains("transfer-encoding"), "{seen}");
-    }
 }
