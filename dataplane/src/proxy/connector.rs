@@ -38,6 +38,11 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 /// Idle time after which the kernel asks whether the peer is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
+/// Bytes that the kernel takes of what it cannot send yet. By itself it takes megabytes, and
+/// a request would count as sent, and its answer as due, while most of it waits here.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
+
 /// Opens connections for one pool: TCP, and TLS for https.
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
@@ -78,12 +83,27 @@ impl Service<Uri> for Connector {
             let io = timeout(limit, connecting)
                 .await
                 .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connect timed out"))??;
+            bound_unsent(&io);
             Ok(Wire {
                 io,
                 past: Past::default(),
             })
         })
     }
+}
+
+/// Where a system cannot do that, uploads seem to be further than they are.
+fn bound_unsent(io: &MaybeHttpsStream<TokioIo<TcpStream>>) {
+    let tcp = match io {
+        MaybeHttpsStream::Http(tcp) => tcp.inner(),
+        MaybeHttpsStream::Https(tls) => tls.inner().get_ref().0.inner().inner(),
+    };
+    #[cfg(target_os = "linux")]
+    if let Err(error) = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_BYTES_MAX) {
+        tracing::debug!(%error, "failed to set TCP_NOTSENT_LOWAT");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = tcp;
 }
 
 fn refused() -> io::Error {
@@ -286,6 +306,28 @@ mod tests {
         let left: Vec<_> = allowed(found.into_iter()).unwrap().collect();
         assert_eq!(left, ["127.0.0.1:80".parse().unwrap()]);
         assert!(allowed(found[..1].iter().copied()).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_an_endpoint_does_not_take_is_not_taken_from_us() {
+        use std::future::poll_fn;
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let tls = super::super::upstream::tls();
+        let mut connector = Connector::new(tls, Duration::from_secs(5));
+        let mut wire = connector.call(url.parse().unwrap()).await.unwrap();
+        let (_silent, _) = listener.accept().await.unwrap();
+        let piece = vec![0; 64 << 10];
+        let mut taken = 0;
+        let writing = async {
+            loop {
+                let write = |cx: &mut Context<'_>| Pin::new(&mut wire).poll_write(cx, &piece);
+                taken += poll_fn(write).await.unwrap();
+            }
+        };
+        let _ = timeout(Duration::from_millis(300), writing).await;
+        assert!(taken < 2 << 20, "{taken} bytes"); // The peer's kernel takes some as well.
     }
 
     #[tokio::test]
