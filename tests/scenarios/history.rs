@@ -273,7 +273,7 @@ async fn what_costs_something_is_asked_only_if_what_costs_nothing_passes() {
     assert_eq!((asked("GET"), asked("POST")), (1, 1), "both were asked");
 
     upstream.respond(401);
-    testbed.proxy(0).message().await.expect_status(503);
+    testbed.proxy(0).message().await.expect_status(502);
     let (unbilled, billed) = (asked("GET"), asked("POST"));
     eventually("it is checked again", async || {
         let more = asked("GET") >= unbilled + 3;

@@ -51,6 +51,9 @@ impl End {
     pub(super) fn refusal(self, tries: &[Try], routing: &Routing, is_spent: bool) -> Refusal {
         match self {
             Self::Exhausted => exhausted(tries, routing, is_spent),
+            Self::Unavailable(unavailable) if are_rejected(tries, &unavailable) => {
+                rejected(tries).final_answer()
+            }
             Self::Unavailable(unavailable) => {
                 no_endpoint(Kind::NoEndpoint, "no endpoint is available", &unavailable)
             }
@@ -70,13 +73,11 @@ impl End {
 /// Every try failed, and none left an answer that can be relayed.
 fn exhausted(tries: &[Try], routing: &Routing, is_spent: bool) -> Refusal {
     let all = |is: fn(OutcomeClass) -> bool| tries.iter().all(|it| is(it.class));
-    let list = list(tries.iter().map(|it| (&*it.endpoint.name, &*it.detail)));
     if tries.is_empty() {
         return Refusal::new(Kind::Unreachable, "no endpoint could be tried");
     }
     if all(blames_credential) {
-        let message = format!("endpoint credentials rejected: {list}");
-        let refusal = Refusal::new(Kind::CredentialsRejected, message);
+        let refusal = rejected(tries);
         // With attempts left, and a body to send, there was nobody else to ask: coming
         // back is of no use.
         let may_help = is_spent || routing.attempts() >= routing.policy().attempts_max;
@@ -86,11 +87,30 @@ fn exhausted(tries: &[Try], routing: &Routing, is_spent: bool) -> Refusal {
             refusal.final_answer()
         };
     }
+    let list = list_of(tries);
     if all(|class| class == OutcomeClass::Timeout) {
         let message = format!("no endpoint answered in time: {list}");
         return Refusal::new(Kind::Timeout, message);
     }
     Refusal::new(Kind::Unreachable, format!("every endpoint failed: {list}"))
+}
+
+/// Whether a request has met nothing but rejections, and nobody else is left to ask
+/// until somebody does something about it.
+fn are_rejected(tries: &[Try], unavailable: &Unavailable) -> bool {
+    let mut reasons = unavailable.reasons.iter();
+    !tries.is_empty()
+        && tries.iter().all(|it| blames_credential(it.class))
+        && reasons.all(|(_, reason)| reason.is_for_people())
+}
+
+fn rejected(tries: &[Try]) -> Refusal {
+    let message = format!("endpoint credentials rejected: {}", list_of(tries));
+    Refusal::new(Kind::CredentialsRejected, message)
+}
+
+fn list_of(tries: &[Try]) -> String {
+    list(tries.iter().map(|it| (&*it.endpoint.name, &*it.detail)))
 }
 
 /// Whether an answer is about our own credential, so that no client may see it.

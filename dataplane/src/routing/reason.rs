@@ -78,6 +78,18 @@ impl Reason {
         matches!(self, Self::Unproven | Self::Trial | Self::Held)
     }
 
+    /// Returns whether nothing helps but somebody who changes the endpoint: gives it another
+    /// key, or takes it in again.
+    pub(crate) fn is_for_people(&self) -> bool {
+        matches!(
+            self,
+            Self::Disabled
+                | Self::Draining
+                | Self::Rejected
+                | Self::Unhealthy(Cause::Auth | Cause::Forbidden)
+        )
+    }
+
     /// Returns when a client had best come back.
     fn retry_after(&self) -> Duration {
         match *self {

@@ -40,7 +40,7 @@ async fn a_401_is_tried_elsewhere_however_its_body_is_framed() {
 }
 
 #[tokio::test]
-async fn when_all_are_rejected_the_answer_is_a_fast_503_with_reasons() {
+async fn when_all_are_rejected_the_answer_says_so_and_then_a_fast_503_why() {
     let one = Upstream::always(answer(
         401,
         "",
@@ -49,7 +49,12 @@ async fn when_all_are_rejected_the_answer_is_a_fast_503_with_reasons() {
     .await;
     let two = Upstream::always(answer(401, "", "no")).await;
     let proxy = Proxy::start(&[&one, &two]).await;
-    for attempts in ["2", "0", "0"] {
+    let got = proxy.post().await;
+    assert_eq!(got.status(), 502);
+    assert_eq!(got.header("x-qcc-error"), Some("credentials_rejected"));
+    assert_eq!(got.header("x-should-retry"), Some("false"));
+    assert_eq!(got.header("x-qcc-attempts"), Some("2"));
+    for attempts in ["0", "0"] {
         let start = Instant::now();
         let got = proxy.post().await;
         assert!(start.elapsed() < Duration::from_secs(1));
