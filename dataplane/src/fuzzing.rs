@@ -4,7 +4,18 @@
 //!
 //! Each function takes the bytes of one case and panics if a promise is broken.
 
-use crate::{proxy::Scanner, view_file};
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::Value;
+
+use crate::{
+    proxy::{Scanner, model as model_of},
+    view_file,
+};
 
 /// A stream of server-sent events: what is found in it does not depend on how it is cut,
 /// and an error stays found, as does content.
@@ -49,6 +60,71 @@ pub fn sse(data: &[u8]) {
             !had_content || scanner.has_content(),
             "content is forgotten"
         );
+    }
+}
+
+/// A request body: where it names its model is found, or nothing is; if it is JSON, exactly
+/// where the outermost object has that member, and with another name in its place it is
+/// the same JSON but for that.
+///
+/// # Panics
+///
+/// If that does not hold.
+pub fn model(data: &[u8]) {
+    let found = model_of(data);
+    if let Some(place) = &found {
+        assert!(
+            data[place.clone()].starts_with(b"\"") && data[place.clone()].ends_with(b"\""),
+            "it is not a string"
+        );
+        // What follows has no say.
+        assert_eq!(
+            model_of(&data[..place.end]),
+            found,
+            "it depends on what follows"
+        );
+    }
+    let Ok(First(named)) = serde_json::from_slice(data) else {
+        return;
+    };
+    assert_eq!(
+        found.is_some(),
+        named.as_ref().is_some_and(Value::is_string)
+    );
+    if let (Some(place), Some(named)) = (found, named) {
+        let text: Value = serde_json::from_slice(&data[place.clone()]).expect("it is a string");
+        assert_eq!(text, named, "it is another member");
+        let edited = [&data[..place.start], b"\"new\"", &data[place.end..]].concat();
+        let First(renamed) = serde_json::from_slice(&edited).expect("it is still JSON");
+        assert_eq!(renamed, Some("new".into()));
+    }
+}
+
+/// The first member of an object that is called `model`.
+struct First(Option<Value>);
+
+impl<'de> Deserialize<'de> for First {
+    fn deserialize<D: Deserializer<'de>>(object: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = First;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<First, A::Error> {
+                let mut first = None;
+                while let Some(key) = members.next_key::<String>()? {
+                    let value: Value = members.next_value()?;
+                    if key == "model" {
+                        first.get_or_insert(value);
+                    }
+                }
+                Ok(First(first))
+            }
+        }
+        object.deserialize_map(Members)
     }
 }
 

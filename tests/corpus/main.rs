@@ -22,9 +22,10 @@ const FILE_BYTES_MAX: u64 = 64 << 10;
 /// One fuzz target: its name and what it calls.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 8] = [
+const TARGETS: [Target; 9] = [
     ("base_url", qcc_control::fuzzing::base_url),
     ("duration", qcc_proto::fuzzing::duration),
+    ("model", qcc_dataplane::fuzzing::model),
     ("reports", qcc_control::fuzzing::reports),
     ("resources", qcc_proto::fuzzing::resources),
     ("retry_after", qcc_proto::fuzzing::retry_after),
@@ -57,6 +58,11 @@ fn base_urls_keep_their_promises() {
 #[test]
 fn durations_keep_their_promises() {
     replay("duration");
+}
+
+#[test]
+fn models_keep_their_promises() {
+    replay("model");
 }
 
 #[test]

@@ -18,5 +18,6 @@ mod passing;
 mod reports;
 mod secrets;
 mod starting;
+mod streams;
 mod verification;
 mod watching;

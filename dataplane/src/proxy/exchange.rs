@@ -35,9 +35,6 @@ use super::{
 };
 use crate::routing::{Attempt, Endpoint, Judged, Next, Outcome, Routing, Suspicion, Symptom};
 
-/// Longest time for which the head of a stream of events waits for its first content.
-const HOLD_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// One request on its way through the endpoints.
 pub(super) struct Exchange<'a> {
     service: &'a Service,
@@ -245,8 +242,9 @@ impl<'a> Exchange<'a> {
         let (head, body) = response.into_parts();
         let body = Inbound::new(body, head.version);
         let verdict = classify(head.status, &head.headers, now);
+        let policy = self.routing.policy();
         let is_held = verdict.class == OutcomeClass::Success
-            && !HOLD_TIMEOUT.is_zero()
+            && !policy.hold_timeout.is_zero()
             && is_readable(&head.headers);
         if !is_held {
             return Tried::Answered(Answer {
@@ -257,8 +255,8 @@ impl<'a> Exchange<'a> {
             });
         }
         let limits = opening::Limits {
-            hold: HOLD_TIMEOUT,
-            idle: self.routing.policy().timeouts.idle,
+            hold: policy.hold_timeout,
+            idle: policy.timeouts.idle,
             deadline: self.deadline.into(),
         };
         match Opening::read(body, limits).await {
@@ -461,7 +459,7 @@ impl<'a> Exchange<'a> {
         self.in_flight.own_error();
         let kind = refusal.kind;
         let mut response = refusal.into_response(self.request.shape, self.request.is_http1);
-        self.stamp(response.headers_mut());
+        self.stamp(response.headers_mut(), None);
         self.log(response.status(), "-", Some(kind));
         response
     }
@@ -470,15 +468,20 @@ impl<'a> Exchange<'a> {
         let mut response = Response::new(body);
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers;
-        self.stamp(response.headers_mut());
-        if let Ok(name) = HeaderValue::from_str(&endpoint.name) {
-            response.headers_mut().insert(X_QCC_ENDPOINT, name);
-        }
+        self.stamp(response.headers_mut(), Some(endpoint));
         self.log(head.status, &endpoint.name, None);
         response
     }
 
-    fn stamp(&self, headers: &mut HeaderMap) {
+    /// Says where an answer comes from, unless that is not for clients to know.
+    fn stamp(&self, headers: &mut HeaderMap, endpoint: Option<&Endpoint>) {
+        if !self.routing.policy().expose_headers {
+            return;
+        }
+        let name = endpoint.map(|endpoint| HeaderValue::from_str(&endpoint.name));
+        if let Some(Ok(name)) = name {
+            headers.insert(X_QCC_ENDPOINT, name);
+        }
         headers.insert(X_QCC_ATTEMPTS, HeaderValue::from(self.routing.attempts()));
         let mut revision = self.routing.view().to_string();
         if let Some(age) = self.service.link.staleness(Instant::now()) {

@@ -12,9 +12,11 @@
 //! - [`framing`]: where heads begin, and what hyper does not tell of them.
 //! - [`service`]: one request from its head to its response head.
 //! - [`rules`]: which requests are taken at all, and which we answer ourselves.
+//! - [`stats`]: how the proxy fares, for those who ask here.
 //! - [`headers`]: what does not cross a proxy.
 //! - [`inbound`]: a body that comes in, with an end that is one.
 //! - [`replay`], [`upload`]: the request body, kept for another try or passed through.
+//! - [`prompt`]: what a request body asks for, and another name for its model.
 //! - [`outgoing`]: the request, as it goes to whichever endpoint.
 //! - [`exchange`], [`ending`]: the tries of one request, and what the client gets in the end.
 //! - [`opening`]: the start of a stream of events, while its head is held.
@@ -26,15 +28,17 @@
 //! # What the client gets
 //!
 //! The tries of a request end in one of these ways. An answer is *relayable* if it
-//! says nothing about our own credential: any status but 401, 402 and 403.
+//! says nothing about our own credential: any status but 401, 402 and 403. An error that
+//! a stream begins with counts as the status it stands for.
 //!
 //! | tries so far | then | answer |
 //! | --- | --- | --- |
 //! | a 2xx, a 3xx, or a 4xx that is the request's own fault | - | that answer, as it came |
 //! | at least one relayable error | attempts used up, or no endpoint left | the last such error, as it came |
+//! | only 401, 402, 403 | no endpoint is selectable until somebody changes one | 502 "endpoint credentials rejected", `x-should-retry: false` |
 //! | none relayable, or none at all | no endpoint is selectable | 503 with every endpoint's reason and `retry-after` |
 //! | none relayable, or none at all | all are busy for longer than `queue_timeout` | 503 with `retry-after` |
-//! | only 401, 402, 403 | attempts used up | 502 "endpoint credentials rejected" |
+//! | only 401, 402, 403 | attempts used up | 502 "endpoint credentials rejected"; `x-should-retry: false` if none is left that another request could try |
 //! | only timeouts | attempts used up | 504 |
 //! | a mix, connection failures among it | attempts used up | 502 with every try's reason |
 //!
@@ -75,6 +79,7 @@ mod inbound;
 mod opening;
 mod outgoing;
 mod presence;
+mod prompt;
 mod relay;
 mod replay;
 mod reply;
@@ -83,6 +88,7 @@ mod server;
 mod service;
 mod sse;
 mod stall;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -91,7 +97,7 @@ mod upstream;
 pub(crate) use curfew::Curfew;
 pub(crate) use server::serve;
 #[cfg(feature = "fuzzing")]
-pub(crate) use sse::Scanner;
+pub(crate) use {prompt::model, sse::Scanner};
 
 use std::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},

@@ -19,12 +19,13 @@ use qcc_proto::{
 
 use super::{
     inbound::Inbound,
+    prompt::{self, Edit},
     replay::Collected,
     reply::Shape,
     upload::{Progress, Upload},
     upstream::Failed,
 };
-use crate::routing::Endpoint;
+use crate::routing::{Endpoint, Policy};
 
 /// All of a request but its body.
 pub(super) struct Outgoing {
@@ -46,7 +47,11 @@ const TELLING_BYTES: usize = 64 << 10;
 /// The request body, for as many tries as it is good for.
 pub(super) enum Payload {
     /// Any number.
-    Whole(Bytes),
+    Whole {
+        bytes: Bytes,
+        /// What an endpoint gets instead of a part of them.
+        edit: Option<Edit>,
+    },
     /// One.
     Once { start: Bytes, rest: Inbound },
     /// None any more.
@@ -56,20 +61,50 @@ pub(super) enum Payload {
 impl From<Collected> for Payload {
     fn from(collected: Collected) -> Self {
         match collected {
-            Collected::Whole(bytes) => Self::Whole(bytes),
+            Collected::Whole(bytes) => Self::Whole { bytes, edit: None },
             Collected::Start { bytes, rest } => Self::Once { start: bytes, rest },
         }
     }
 }
 
 impl Payload {
+    /// What there is of it before a try.
+    pub(super) fn start(&self) -> &[u8] {
+        match self {
+            Self::Whole { bytes, .. } | Self::Once { start: bytes, .. } => bytes,
+            Self::Spent => &[],
+        }
+    }
+
+    /// Gives the model that it names the name that the policy has for it. One that is not
+    /// kept as a whole cannot be looked into: `false`.
+    pub(super) fn rename_model(&mut self, policy: &Policy) -> bool {
+        match self {
+            Self::Whole { bytes, edit } => {
+                *edit = prompt::rename(bytes, policy);
+                true
+            }
+            Self::Once { .. } | Self::Spent => false,
+        }
+    }
+
+    /// Whether it is no longer than this, as far as that is known.
+    pub(super) fn is_within(&self, bytes_max: usize) -> bool {
+        let left = match self {
+            Self::Once { rest, .. } => rest.left().unwrap_or(0),
+            Self::Whole { .. } | Self::Spent => 0,
+        };
+        let start = self.start().len() as u64;
+        start.saturating_add(left) <= bytes_max as u64
+    }
+
     /// Whether it cannot be sent again.
     pub(super) fn is_spent(&self) -> bool {
         matches!(self, Self::Spent)
     }
 
     fn hash(&self, state: &mut impl Hasher) {
-        if let Self::Whole(bytes) = self {
+        if let Self::Whole { bytes, .. } = self {
             let length = bytes.len().min(TELLING_BYTES);
             bytes.len().hash(state);
             bytes[..length].hash(state);
@@ -84,12 +119,12 @@ impl Payload {
         bytes_max: Option<u64>,
         now: Instant,
     ) -> Option<(Upload, Arc<Progress>)> {
-        if let Self::Whole(bytes) = self {
-            return Some(Upload::whole(bytes.clone(), now));
+        if let Self::Whole { bytes, edit } = self {
+            return Some(Upload::whole(bytes.clone(), edit.as_ref(), now));
         }
         match std::mem::replace(self, Self::Spent) {
             Self::Once { start, rest } => Some(Upload::streamed(start, rest, bytes_max, now)),
-            Self::Whole(_) | Self::Spent => None,
+            Self::Whole { .. } | Self::Spent => None,
         }
     }
 }

@@ -10,7 +10,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{framing::Why, relay::Body, upload::Fault};
 
@@ -248,6 +248,15 @@ pub(super) fn empty(status: StatusCode) -> Response<Body> {
     response
 }
 
+/// A page of ours.
+pub(super) fn json(page: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::own(page.to_string().into()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    response
+}
+
 /// Which library is calling, by what it calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
@@ -357,7 +366,6 @@ impl Shape {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
-    use serde_json::Value;
 
     use super::*;
 
@@ -428,6 +436,128 @@ mod tests {
         assert_eq!(head.headers()["content-type"], "application/problem+json");
         assert_eq!(head.headers()["connection"], "close");
         assert_eq!(body["status"], 400);
+    }
+
+    /// Status, name, type, and the headers that not all have.
+    struct Row(
+        Kind,
+        u16,
+        &'static str,
+        &'static str,
+        &'static [(&'static str, &'static str)],
+    );
+
+    #[tokio::test]
+    async fn every_answer_of_ours_is_what_the_callers_library_expects() {
+        const CLOSE: &[(&str, &str)] = &[("connection", "close")];
+        const LATER: &[(&str, &str)] = &[("retry-after", "1")];
+        const CLOSE_LATER: &[(&str, &str)] = &[("connection", "close"), ("retry-after", "1")];
+        const ALLOW: &[(&str, &str)] = &[
+            ("connection", "close"),
+            ("allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        ];
+        const INVALID: &str = "invalid_request_error";
+        const API: &str = "api_error"; // Or Claude Code would not show our words.
+        let rows = [
+            Row(Kind::Malformed, 400, "malformed_request", INVALID, CLOSE),
+            Row(Kind::HeadTooLarge, 431, "head_too_large", INVALID, CLOSE),
+            Row(Kind::TargetTooLong, 414, "target_too_long", INVALID, CLOSE),
+            Row(Kind::BodyBroken, 400, "malformed_body", INVALID, CLOSE),
+            Row(
+                Kind::BodyTimeout,
+                408,
+                "body_timeout",
+                "timeout_error",
+                CLOSE,
+            ),
+            Row(
+                Kind::BodyTooLarge,
+                413,
+                "body_too_large",
+                "request_too_large",
+                CLOSE,
+            ),
+            Row(Kind::Method, 405, "method_not_allowed", INVALID, ALLOW),
+            Row(Kind::NotFound, 404, "not_found", "not_found_error", &[]),
+            Row(Kind::Expectation, 417, "expectation_failed", INVALID, CLOSE),
+            Row(Kind::NoView, 503, "no_view", API, LATER),
+            Row(Kind::Draining, 503, "draining", API, CLOSE_LATER),
+            Row(
+                Kind::Overloaded,
+                503,
+                "overloaded",
+                "overloaded_error",
+                LATER,
+            ),
+            Row(Kind::NoEndpoint, 503, "no_endpoint_available", API, LATER),
+            Row(Kind::Busy, 503, "endpoints_busy", API, LATER),
+            Row(
+                Kind::CredentialsRejected,
+                502,
+                "credentials_rejected",
+                API,
+                &[],
+            ),
+            Row(Kind::Unreachable, 502, "endpoints_unreachable", API, &[]),
+            Row(
+                Kind::Timeout,
+                504,
+                "endpoints_timed_out",
+                "timeout_error",
+                &[],
+            ),
+        ];
+        for Row(kind, status, name, error_type, fields) in rows {
+            for shape in [Shape::Anthropic, Shape::OpenAi, Shape::Problem] {
+                let (head, body) = answer(Refusal::new(kind, "why"), shape).await;
+                let header = |name: &str| head.headers().get(name).map(|it| it.to_str().unwrap());
+                let status = match (kind, shape) {
+                    (Kind::Overloaded, Shape::Anthropic) => 529, // Its own for that.
+                    _ => status,
+                };
+                assert_eq!(head.status(), status, "{kind:?}");
+                assert_eq!(header("x-qcc-error"), Some(name));
+                assert_eq!(header("cache-control"), Some("no-store"));
+                for optional in ["connection", "retry-after", "allow", "x-should-retry"] {
+                    let expected = fields.iter().find(|(field, _)| *field == optional);
+                    assert_eq!(
+                        header(optional),
+                        expected.map(|it| it.1),
+                        "{kind:?}: {optional}"
+                    );
+                }
+                let id = match shape {
+                    Shape::Anthropic => {
+                        let error = json!({ "type": error_type, "message": "why" });
+                        let id = header("request-id").unwrap();
+                        let expected = json!({ "type": "error", "error": error, "request_id": id });
+                        assert_eq!(body, expected);
+                        id
+                    }
+                    Shape::OpenAi => {
+                        let error = json!({
+                            "message": "why", "type": error_type, "param": null, "code": name,
+                        });
+                        assert_eq!(body, json!({ "error": error }));
+                        header("x-request-id").unwrap()
+                    }
+                    Shape::Problem => {
+                        assert_eq!(
+                            (&body["status"], &body["detail"]),
+                            (&json!(status), &json!("why"))
+                        );
+                        assert!(body["title"].is_string());
+                        header("x-request-id").unwrap()
+                    }
+                };
+                assert!(id.starts_with("req_qcc_"));
+                let is_problem = header("content-type") == Some("application/problem+json");
+                assert_eq!(is_problem, shape == Shape::Problem);
+            }
+        }
+        let refusal = Refusal::new(Kind::CredentialsRejected, "why").final_answer();
+        let (head, _) = answer(refusal, Shape::Anthropic).await;
+        assert_eq!(head.headers()["x-should-retry"], "false");
     }
 
     #[test]

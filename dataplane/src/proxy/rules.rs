@@ -40,6 +40,8 @@ pub(super) enum Route {
     Health,
     /// Someone asks whether requests can be served.
     Ready,
+    /// Someone asks how the proxy fares.
+    Stats,
 }
 
 /// Decides by the head alone.
@@ -56,6 +58,7 @@ pub(super) fn route(request: &Parts) -> Result<Route, Refusal> {
         "/api/hello" if is_head => Ok(Route::Hello),
         "/__qcc__/health" if is_head || is_get => Ok(Route::Health),
         "/__qcc__/ready" if is_head || is_get => Ok(Route::Ready),
+        "/__qcc__/stats" if is_get => Ok(Route::Stats),
         _ if path.starts_with(OWN_PREFIX) => {
             Err(Refusal::new(Kind::NotFound, "no such path of the proxy"))
         }
@@ -205,6 +208,7 @@ mod tests {
             ("GET", "/__qcc__/ready", Route::Ready),
             ("OPTIONS", "*", Route::Hello),
             ("OPTIONS", "/v1/models", Route::Forward),
+            ("GET", "/__qcc__/stats", Route::Stats),
             ("GET", "/api/hello", Route::Forward),
             ("POST", "/", Route::Forward),
             ("POST", "/v1/messages?beta=true", Route::Forward),

@@ -7,7 +7,7 @@ use std::{
 
 use http::{
     HeaderValue, Request, Response, StatusCode, Version,
-    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
+    header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
     request::Parts,
 };
 use hyper::body::Incoming;
@@ -19,12 +19,14 @@ use super::{
     exchange::Exchange,
     headers,
     inbound::Inbound,
-    outgoing::Outgoing,
+    outgoing::{Outgoing, Payload},
     presence::{Crowd, Turn},
+    prompt,
     relay::Body,
     replay::{self, Budget, Limits},
     reply::{self, Kind, Refusal, Shape},
     rules::{self, Route},
+    stats::{self, Start},
     upload::Fault,
     upstream::Upstreams,
 };
@@ -48,6 +50,7 @@ pub(super) struct Service {
     pub(super) link: Link,
     stop: CancellationToken,
     pub(super) curfew: Curfew,
+    start: Start,
 }
 
 /// A request that is being served. Dropped before it was settled: its client went away.
@@ -77,6 +80,7 @@ impl Service {
             link,
             stop,
             curfew,
+            start: Start::now(),
         }
     }
 
@@ -105,6 +109,7 @@ impl Service {
                 true => StatusCode::OK,
                 false => StatusCode::SERVICE_UNAVAILABLE,
             }),
+            Ok(Route::Stats) => self.stats(),
             Err(refusal) => {
                 if matches!(refusal.kind, Kind::HeadTooLarge | Kind::TargetTooLong) {
                     self.counters.hit(Limit::HeadBytes);
@@ -112,6 +117,15 @@ impl Service {
                 self.refuse(&head, refusal, InFlight::new(&self.counters, turn))
             }
         }
+    }
+
+    fn stats(&self) -> Response<Body> {
+        let table = self.router.table();
+        let table = table
+            .as_deref()
+            .filter(|table| table.policy().expose_headers);
+        let stats = stats::stats(&self.start, &self.counters, &self.upstreams, table);
+        reply::json(&stats)
     }
 
     /// With a view requests can be served, whether or not the control plane is there.
@@ -154,10 +168,24 @@ impl Service {
             let message = "the proxy has not yet heard from its control plane";
             return self.refuse(&head, Refusal::new(Kind::NoView, message), in_flight);
         };
+        let mut payload = Payload::from(collected);
+        let policy = routing.policy();
+        if prompt::renames(policy)
+            && prompt::may_name_a_model(&head.headers)
+            && !payload.rename_model(policy)
+        {
+            return self.refuse(&head, self.not_kept(&payload), in_flight);
+        }
         let framing = [CONTENT_LENGTH, TRANSFER_ENCODING];
         let has_length = framing.iter().any(|name| head.headers.contains_key(name));
         let shape = Shape::of(head.uri.path(), &head.headers);
         headers::strip_request(&mut head.headers);
+        let is_looked_into = !policy.hold_timeout.is_zero()
+            && head.headers.contains_key(ACCEPT_ENCODING)
+            && prompt::wants_stream(&head.headers, payload.start());
+        if is_looked_into {
+            (head.headers).insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
         let request = Outgoing {
             method: head.method,
             target: head.uri,
@@ -166,9 +194,20 @@ impl Service {
             shape,
             is_http1: is_http1(head.version),
         };
-        Exchange::new(self, request, collected.into(), routing, started, in_flight)
+        Exchange::new(self, request, payload, routing, started, in_flight)
             .run()
             .await
+    }
+
+    /// Says why a body is not taken whose model would have another name.
+    fn not_kept(&self, payload: &Payload) -> Refusal {
+        let bytes_max = self.settings.replay_max_bytes;
+        if payload.is_within(bytes_max) {
+            let message = "too many request bodies are kept for models to be renamed in this one";
+            return Refusal::new(Kind::Busy, message);
+        }
+        let message = format!("models are renamed here, in bodies of at most {bytes_max} bytes");
+        Refusal::new(Kind::BodyTooLarge, message)
     }
 
     fn refuse(&self, head: &Parts, refusal: Refusal, mut in_flight: InFlight) -> Response<Body> {

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::inbound::Inbound;
+use super::{inbound::Inbound, prompt::Edit};
 
 /// What is wrong with a client's body. Never an endpoint's fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +42,8 @@ const SLICE_BYTES: usize = 256 << 10;
 /// A body that hyper's client sends.
 #[derive(Debug)]
 pub(super) struct Upload {
-    /// What we hold of it.
-    held: Bytes,
+    /// What we hold of it, one after the other.
+    held: [Bytes; 3],
     /// What the client is still sending.
     rest: Option<Streamed>,
     progress: Arc<Progress>,
@@ -74,9 +74,17 @@ pub(super) enum State {
 }
 
 impl Upload {
-    /// A body that is whole, and how it is getting on.
-    pub(super) fn whole(bytes: Bytes, now: Instant) -> (Self, Arc<Progress>) {
-        Self::new(bytes, None, now)
+    /// A body that is whole, and how it is getting on. An edit changes no kept byte.
+    pub(super) fn whole(bytes: Bytes, edit: Option<&Edit>, now: Instant) -> (Self, Arc<Progress>) {
+        let held = match edit {
+            None => [bytes, Bytes::new(), Bytes::new()],
+            Some(Edit { place, text }) => [
+                bytes.slice(..place.start),
+                text.clone(),
+                bytes.slice(place.end..),
+            ],
+        };
+        Self::new(held, None, now)
     }
 
     /// A body that is still coming, and how it is getting on.
@@ -91,11 +99,12 @@ impl Upload {
             bytes: start.len() as u64,
             bytes_max,
         };
-        Self::new(start, Some(streamed), now)
+        let held = [start, Bytes::new(), Bytes::new()];
+        Self::new(held, Some(streamed), now)
     }
 
-    fn new(held: Bytes, rest: Option<Streamed>, now: Instant) -> (Self, Arc<Progress>) {
-        let state = match held.is_empty() && rest.is_none() {
+    fn new(held: [Bytes; 3], rest: Option<Streamed>, now: Instant) -> (Self, Arc<Progress>) {
+        let state = match held.iter().all(Bytes::is_empty) && rest.is_none() {
             true => State::Sent(now),
             false => State::Sending(now),
         };
@@ -165,9 +174,8 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        if !self.held.is_empty() {
-            let length = self.held.len().min(SLICE_BYTES);
-            let slice = self.held.split_to(length);
+        if let Some(piece) = self.held.iter_mut().find(|piece| !piece.is_empty()) {
+            let slice = piece.split_to(piece.len().min(SLICE_BYTES));
             self.advance();
             return Poll::Ready(Some(Ok(Frame::data(slice))));
         }
@@ -195,11 +203,11 @@ impl Body for Upload {
 
     fn is_end_stream(&self) -> bool {
         let rest_ended = |rest: &Streamed| rest.body.is_end();
-        self.held.is_empty() && self.rest.as_ref().is_none_or(rest_ended)
+        self.held.iter().all(Bytes::is_empty) && self.rest.as_ref().is_none_or(rest_ended)
     }
 
     fn size_hint(&self) -> SizeHint {
-        let held = self.held.len() as u64;
+        let held: u64 = self.held.iter().map(|piece| piece.len() as u64).sum();
         let rest = match &self.rest {
             Some(rest) => rest.body.left(),
             None => Some(0),

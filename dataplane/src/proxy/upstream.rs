@@ -52,7 +52,7 @@ pub(super) struct Upstreams {
 pub(super) struct Pool {
     client: Client<Connector, Upload>,
     connect_timeout: Duration,
-    /// Seconds from the start of all to the last use.
+    /// Milliseconds from the start of all to the last use.
     last_used: AtomicU64,
 }
 
@@ -89,7 +89,7 @@ impl Upstreams {
         connect_timeout: Duration,
         now: Instant,
     ) -> Arc<Pool> {
-        let used = now.saturating_duration_since(self.start).as_secs();
+        let used = self.elapsed_ms(now);
         let fits = |pool: &&Arc<Pool>| pool.connect_timeout == connect_timeout;
         if let Some(pool) = self.pools.load().get(&endpoint.name).filter(fits) {
             pool.last_used.store(used, Ordering::Relaxed);
@@ -110,9 +110,10 @@ impl Upstreams {
 
     /// Drops the pools of endpoints that are gone, or that nobody uses.
     pub(super) fn sweep(&self, now: Instant) {
-        let now = now.saturating_duration_since(self.start).as_secs();
+        let now = self.elapsed_ms(now);
         let in_use = |pool: &Pool| {
-            now.saturating_sub(pool.last_used.load(Ordering::Relaxed)) < UNUSED_TIMEOUT.as_secs()
+            let unused = now.saturating_sub(pool.last_used.load(Ordering::Relaxed));
+            unused < UNUSED_TIMEOUT.as_millis() as u64
         };
         if self.pools.load().values().all(|pool| in_use(pool)) {
             return;
@@ -122,6 +123,17 @@ impl Upstreams {
             pools.retain(|_, pool| in_use(pool));
             pools
         });
+    }
+
+    /// The endpoint that was last sent a request, if that is not long ago.
+    pub(super) fn last_used(&self) -> Option<Arc<str>> {
+        let pools = self.pools.load();
+        let last = (pools.iter()).max_by_key(|(_, pool)| pool.last_used.load(Ordering::Relaxed));
+        last.map(|(name, _)| Arc::clone(name))
+    }
+
+    fn elapsed_ms(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.start).as_millis() as u64
     }
 
     fn new_pool(&self, connect_timeout: Duration, used: u64) -> Pool {

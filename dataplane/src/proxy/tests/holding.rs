@@ -170,12 +170,15 @@ async fn a_head_is_held_for_so_long_and_no_longer() {
         send("0\r\n\r\n"),
     ];
     let upstream = Upstream::always(steps).await;
-    let proxy = Proxy::start(&[&upstream]).await;
+    let proxy = Proxy::with(&[&upstream], |options| {
+        options.policy.hold_timeout = Duration::from_millis(100);
+    })
+    .await;
     let start = Instant::now();
     let mut client = proxy.connect().await;
     client.write(POST).await;
     client.reads("event: ping").await; // Though no content has come.
-    assert!(start.elapsed() >= Duration::from_millis(50));
+    assert!(start.elapsed() >= Duration::from_millis(100));
     gate.open();
     let got = client.answer().await;
     assert_eq!(
@@ -183,6 +186,21 @@ async fn a_head_is_held_for_so_long_and_no_longer() {
         (true, &*format!("{OPENING}{CONTENT}"))
     );
     assert_eq!(proxy.reported(1).await, [("e0".into(), Class::Success)]);
+}
+
+#[tokio::test]
+async fn without_a_hold_time_nothing_is_held() {
+    let event = error("overloaded_error");
+    let one = Upstream::always(stream(&[&event])).await;
+    let two = Upstream::always(stream(&[CONTENT])).await;
+    let proxy = Proxy::with(&[&one, &two], |options| {
+        options.policy.hold_timeout = Duration::ZERO;
+    })
+    .await;
+    let got = proxy.post().await;
+    assert_eq!((got.whole, got.text()), (true, &*event));
+    assert_eq!(two.requests().len(), 0);
+    assert_eq!(proxy.reported(1).await, [("e0".into(), Class::Overloaded)]);
 }
 
 #[tokio::test]

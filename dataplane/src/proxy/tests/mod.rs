@@ -7,5 +7,6 @@ mod holding;
 mod limits;
 mod own;
 mod retries;
+mod rewriting;
 mod streams;
 mod wire;

@@ -7,6 +7,7 @@ use std::{
 
 use http::Uri;
 use qcc_proto::v1::View;
+use serde_json::{Value, json};
 
 use super::harness::*;
 use crate::proxy::Settings;
@@ -57,6 +58,47 @@ async fn the_host_of_an_absolute_target_does_not_matter() {
         .await;
     assert_eq!(got.text(), "ok");
     assert!(upstream.requests()[0].starts_with(b"GET /v1/models HTTP/1.1\r\n"));
+}
+
+#[tokio::test]
+async fn stats_have_the_fields_that_qcc_had_and_are_true() {
+    let bad = Upstream::always(answer(401, "", "")).await;
+    let good = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::start(&[&bad, &good]).await;
+    for _ in 0..3 {
+        assert_eq!(proxy.post().await.status(), 200);
+    }
+    let ask = "GET /__qcc__/stats HTTP/1.1\r\nhost: a\r\n\r\n";
+    let got = proxy.send(ask).await;
+    assert_eq!(got.header("content-type"), Some("application/json"));
+    let stats: Value = serde_json::from_slice(&got.body).unwrap();
+    assert_eq!(stats["total_requests"], 3); // Asking for them is none.
+    assert_eq!(stats["successful_requests"], 3);
+    assert_eq!(stats["failed_requests"], 0);
+    assert!(stats["start_time"].as_str().unwrap().starts_with("20"));
+    assert!(stats["uptime"].as_f64().unwrap() >= 0.0);
+    assert_eq!(stats["last_used_endpoint_id"], "e1");
+    assert_eq!(stats["total_endpoints"], 2);
+    assert_eq!(stats["healthy_endpoints"], 1);
+    assert_eq!(stats["failed_endpoints"], json!([])); // The view does not know it yet.
+    assert_eq!(stats["failure_queue_size"], 0);
+    assert_eq!(stats["endpoint_verify_counts"], json!({}));
+    let [first, second] = stats["endpoints"].as_array().unwrap().as_slice() else {
+        panic!("two endpoints");
+    };
+    assert_eq!((&first["id"], &second["id"]), (&json!("e0"), &json!("e1")));
+    assert_eq!(first["is_healthy"], false);
+    assert_eq!(first["health_status"]["status"], "unhealthy");
+    assert_eq!(first["health_status"]["failed_requests"], 1);
+    assert_eq!(second["enabled"], true);
+    assert_eq!(second["priority"], 1);
+    assert_eq!(second["health_status"]["status"], "healthy");
+    assert_eq!(second["health_status"]["success_rate"], 100.0);
+    assert!(!got.text().contains("sk-"));
+
+    let proxy = Proxy::with(&[&good], |options| options.policy.expose_headers = false).await;
+    let stats: Value = serde_json::from_slice(&proxy.send(ask).await.body).unwrap();
+    assert_eq!(stats["endpoints"], json!([])); // Not for clients to know.
 }
 
 #[tokio::test]
