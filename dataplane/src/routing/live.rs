@@ -3,13 +3,17 @@
 //! others, whichever table they have pinned.
 
 use std::sync::{
-    Arc,
+    Arc, LazyLock,
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
 use super::{attempt::Witness, mark::Mark};
+
+/// The mark that every endpoint begins with. Most never get another, so there is one for
+/// all of them.
+static CLEAR: LazyLock<Arc<Mark>> = LazyLock::new(|| Arc::new(Mark::CLEAR));
 
 /// Shared by all tables that hold the endpoint in the same generation.
 #[derive(Debug)]
@@ -57,7 +61,7 @@ impl Live {
             in_flight: AtomicU32::new(0),
             trial: AtomicBool::new(false),
             proven: AtomicBool::new(false),
-            mark: ArcSwap::from_pointee(Mark::CLEAR),
+            mark: ArcSwap::new(Arc::clone(&CLEAR)),
             witness: ArcSwapOption::empty(),
             totals,
         }
