@@ -11,7 +11,12 @@
 //! Callers hold a [`Handle`]. Its mailbox is bounded and "full" is an answer; the last
 //! quarter of it is out of reach for reports, so that operators get through a flood.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info, warn};
@@ -33,6 +38,11 @@ use crate::{
 /// Commands that wait at most. Each is small but for report batches, of which a
 /// well-behaved proxy has one under way.
 const MAILBOX: usize = 4096;
+
+/// How long the writer leaves a core to those who pass evidence on, before it takes that
+/// core for a commit that lasts several times as long. To give the core up without a
+/// time is not enough: the scheduler may hand it straight back.
+const HEAD_START: Duration = Duration::from_micros(20);
 
 /// Commands that one commit takes at most, so that the first of them is not kept
 /// waiting by the last.
@@ -118,6 +128,8 @@ pub struct Writer {
     commits: Arc<Histogram>,
     /// Who waits for the verdict on an endpoint.
     waiting: BTreeMap<EndpointName, Vec<Reply<Option<Conclusion>>>>,
+    /// [`HEAD_START`] while it runs; a turn by hand waits for nobody.
+    head_start: Duration,
 }
 
 /// Sends one answer, given how the commit ended.
@@ -274,6 +286,7 @@ pub fn new(
         jobs,
         commits: Arc::clone(&commits),
         waiting: BTreeMap::new(),
+        head_start: Duration::ZERO,
     };
     (writer, Handle { mailbox, commits }, feed, jobs_out)
 }
@@ -300,6 +313,7 @@ impl Writer {
             .build()
             .expect("a runtime without I/O needs nothing that can fail");
         let mut commands = Vec::with_capacity(TURN_MAX);
+        self.head_start = HEAD_START;
         loop {
             let deadline = self.registry.poll_timeout();
             let received = runtime.block_on(async {
@@ -337,10 +351,11 @@ impl Writer {
         self.dismiss(&mut answers);
         let mut settlement = self.registry.settle();
         settlement.evidence_only |= seeded(Bug::PromiseBeforeCommit);
-        if settlement.evidence_only {
-            self.publish(&mut settlement);
+        let comes_first = settlement.evidence_only;
+        if comes_first && self.publish(&mut settlement) {
+            self.feed.announce();
             // Those who pass it on go first, where there is no core to spare.
-            std::thread::yield_now();
+            std::thread::sleep(self.head_start);
         }
         if seeded(Bug::AnswerBeforeCommit) {
             std::mem::take(&mut answers).send(Ok(self.registry.view()));
@@ -350,13 +365,15 @@ impl Writer {
             answers.send(Err(Error::OutcomeUnknown));
             return Err(error);
         }
-        if !settlement.evidence_only {
-            self.publish(&mut settlement);
-        }
+        let has_news = !comes_first && self.publish(&mut settlement);
         if !settlement.dirty.events.is_empty() {
             self.feed.publish_events(self.registry.events().clone());
         }
         answers.send(Ok(self.registry.view()));
+        if has_news {
+            // Whoever asked for it is answered before everybody is told.
+            self.feed.announce();
+        }
         for effect in settlement.effects {
             self.perform(effect);
         }
@@ -441,11 +458,14 @@ impl Writer {
         });
     }
 
-    fn publish(&self, settlement: &mut Settlement) {
+    /// Shows the present state, and returns whether there is news in it.
+    fn publish(&self, settlement: &mut Settlement) -> bool {
+        let publication = settlement.publication.take();
+        let has_news = publication.is_some();
         if settlement.dirty.any {
-            self.feed
-                .publish(self.registry.snapshot(), settlement.publication.take());
+            self.feed.publish(self.registry.snapshot(), publication);
         }
+        has_news
     }
 
     fn commit(&mut self, settlement: &Settlement) -> Result<(), store::Error> {

@@ -24,12 +24,17 @@ impl RegistryClock {
 
     /// Returns the present moment.
     pub fn now(&self) -> Moment {
-        let running = instant().saturating_duration_since(self.started);
         let wall = wall().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Moment {
-            clock: self.base.after(running),
+            clock: self.clock(),
             wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
         }
+    }
+
+    /// Returns the present time on the registry's clock.
+    pub fn clock(&self) -> Clock {
+        let running = instant().saturating_duration_since(self.started);
+        self.base.after(running)
     }
 }
 

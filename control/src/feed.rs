@@ -19,8 +19,9 @@ use tokio::sync::watch;
 
 use crate::{
     clock::RegistryClock,
-    registry::{Events, Moment, Publication, Snapshot, View},
+    registry::{Clock, Events, Moment, Publication, Snapshot, View},
     seeded::{Bug, seeded},
+    subscribers::{Subscribers, Subscription},
 };
 
 /// Views whose changes are remembered. A reader that is further behind is served
@@ -34,6 +35,7 @@ pub struct Feed {
     snapshot: ArcSwap<Snapshot>,
     history: RwLock<History>,
     newest: watch::Sender<View>,
+    subscribers: Subscribers,
     events: watch::Sender<Events>,
 }
 
@@ -74,6 +76,7 @@ impl Feed {
                 entries: VecDeque::new(),
             }),
             newest: watch::Sender::new(view),
+            subscribers: Subscribers::default(),
             events: watch::Sender::new(events),
         }
     }
@@ -81,6 +84,11 @@ impl Feed {
     /// Returns the newest snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+
+    /// Returns the newest view.
+    pub fn view(&self) -> View {
+        self.snapshot.load().view
     }
 
     /// Returns a receiver that has the durable events, and learns of new ones.
@@ -98,16 +106,26 @@ impl Feed {
         self.clock.now()
     }
 
+    /// Returns the present time on that clock alone.
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock.clock()
+    }
+
+    /// Returns a subscription that wakes a stream at each new view, for the many: it
+    /// costs the stream less than a receiver.
+    pub(crate) fn subscription(&self) -> Subscription {
+        self.subscribers.subscribe()
+    }
+
     /// Returns a receiver that learns of each new view.
     pub fn subscribe(&self) -> watch::Receiver<View> {
         self.newest.subscribe()
     }
 
     /// Publishes a snapshot. Without a `publication` it differs from the one before
-    /// only in what nobody acts on (counts), and no reader is woken.
+    /// only in what nobody acts on (counts). Readers are told with [`Feed::announce`].
     pub fn publish(&self, snapshot: Snapshot, publication: Option<Publication>) {
         let view = snapshot.view;
-        let news = publication.is_some();
         // What has changed first, the snapshot second: whoever sees a snapshot can ask
         // what led to it.
         if let Some(publication) = publication {
@@ -124,9 +142,12 @@ impl Feed {
             });
         }
         self.snapshot.store(Arc::new(snapshot));
-        if news {
-            self.newest.send_replace(view);
-        }
+    }
+
+    /// Wakes all readers: there is a new view.
+    pub fn announce(&self) {
+        self.subscribers.wake();
+        self.newest.send_replace(self.view());
     }
 
     /// Returns what has changed after `from`, up to and including `to`.
@@ -171,7 +192,7 @@ impl Feed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::{Clock, EndpointName};
+    use crate::registry::EndpointName;
 
     fn feed(first: Snapshot) -> Feed {
         Feed::new(first, Events::default(), RegistryClock::resume(Clock(0)))

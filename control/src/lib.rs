@@ -11,7 +11,7 @@
 //! - [`registry`]: every rule about health, the queue, reports and configuration.
 //! - [`store`]: one crash-safe file. `records`: what the registry looks like in it.
 //! - `actor`: the writer, a thread that owns both. `clock`: its time.
-//! - `feed`: the published state. `sessions`: who listens. `propagation`: how long that
+//! - `feed`: the published state. `subscribers`: who is woken by it. `sessions`: who listens. `propagation`: how long that
 //!   takes.
 //! - [`verifier`]: asks an endpoint whether it works. `checker`: does so when told.
 //! - `grpc`: messages in, messages out; metrics. `histogram`: spans of time, counted.
@@ -34,6 +34,7 @@ pub mod sessions;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 pub mod store;
+mod subscribers;
 pub mod verifier;
 
 use std::{

@@ -64,6 +64,16 @@ pub(super) fn not_found(kind: &str, name: &str) -> Status {
     )
 }
 
+/// Returns the end of a stream whose server stops.
+pub(super) fn stopping() -> Status {
+    status(
+        Code::Unavailable,
+        "the control plane is stopping",
+        "STOPPING",
+        &[],
+    )
+}
+
 /// Returns a status with a reason.
 pub(super) fn status(
     code: Code,

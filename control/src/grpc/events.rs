@@ -8,7 +8,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{
     Api, convert,
-    error::{invalid, status},
+    error::{invalid, status, stopping},
     page, validate,
 };
 use crate::registry::{ClusterName, EndpointName, Event, EventKind, Events, State};
@@ -121,8 +121,7 @@ fn watch(
                 () = tokio::time::sleep(BOOKMARK) => {}
                 () = messages.closed() => return,
                 () = api.stop.cancelled() => {
-                    let status = status(Code::Unavailable, "the control plane is stopping", "STOPPING", &[]);
-                    let _ = messages.send(Err(status)).await;
+                    let _ = messages.send(Err(stopping())).await;
                     return;
                 }
             }

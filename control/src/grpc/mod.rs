@@ -9,6 +9,7 @@ mod endpoints;
 mod error;
 mod events;
 mod explain;
+mod following;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod health;

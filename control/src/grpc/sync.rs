@@ -1,6 +1,6 @@
 //! `HealthSyncService`: views out to data planes, reports in.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::stream::unfold;
@@ -8,28 +8,21 @@ use qcc_proto::{
     encoded::{HealthSyncService, HealthSyncServiceServer},
     v1,
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, Sleep, sleep},
-};
 use tokio_stream::{Stream, StreamExt};
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     Api, convert,
-    error::{invalid, status},
+    error::{invalid, status, stopping},
+    following::Following,
     reports,
-    updates::{Follower, Place, Updates, members, policy, routed},
+    updates::{Follower, Updates, members, policy, routed},
     validate,
 };
 use crate::{
     actor::Lease,
     registry::{ClusterName, ProxyKey, Receipt, View},
 };
-
-/// A data plane that hears nothing for three of these opens a new stream.
-const BOOKMARK: Duration = Duration::from_secs(5);
 
 /// Returns the service.
 pub(super) fn service(api: Api) -> HealthSyncServiceServer<Sync> {
@@ -60,18 +53,13 @@ impl HealthSyncService for Sync {
         let follower = Follower::new(self.updates.clone(), &request, cluster.clone());
         self.introduce(&key, request.proxy, Some(&cluster));
         let (lease, _, _) = self.api.handle.connect(key.clone()).await?;
-        let watch = Watch {
-            messages: Vec::new().into_iter(),
-            place: None,
-            newest: self.api.feed.subscribe(),
+        let following = Following::new(
             follower,
-            bookmark: Box::pin(sleep(BOOKMARK)),
-            said: None,
-            stop: self.api.stop.clone(),
-            _stream: OpenStream::new(&self.api, &key),
-            _lease: lease,
-        };
-        Ok(Response::new(Box::pin(unfold(Some(watch), Watch::step))))
+            self.api.feed.subscription(),
+            self.api.stop.clone(),
+            (OpenStream::new(&self.api, &key), lease),
+        );
+        Ok(Response::new(Box::pin(following)))
     }
 
     async fn get_snapshot(
@@ -197,76 +185,6 @@ impl Sync {
     }
 }
 
-/// A data plane's stream of updates. The transport asks it for the next one, so there
-/// is no task and no queue between the [`Feed`](crate::feed::Feed) and the connection.
-struct Watch {
-    /// What is still to be sent of the last step.
-    messages: std::vec::IntoIter<Bytes>,
-    /// Held while a snapshot goes out.
-    place: Option<Place>,
-    newest: watch::Receiver<View>,
-    follower: Follower,
-    /// Ends when it is worth a look whether a bookmark is due.
-    bookmark: Pin<Box<Sleep>>,
-    /// When something was last said; nothing for a stream that is to begin.
-    said: Option<Instant>,
-    stop: CancellationToken,
-    _stream: OpenStream,
-    _lease: Lease,
-}
-
-impl Watch {
-    /// Returns the next message, and what comes after it.
-    async fn step(watch: Option<Self>) -> Option<(Result<Bytes, Status>, Option<Self>)> {
-        let mut watch = watch?;
-        match watch.next().await {
-            Ok(message) => Some((Ok(message), Some(watch))),
-            Err(status) => Some((Err(status), None)),
-        }
-    }
-
-    async fn next(&mut self) -> Result<Bytes, Status> {
-        loop {
-            if let Some(message) = self.messages.next() {
-                return Ok(message);
-            }
-            self.place = None;
-            if let Some(said) = self.said {
-                self.news(said + BOOKMARK).await?;
-            }
-            self.newest.mark_unchanged();
-            if self.follower.needs_chunks() {
-                tokio::select! {
-                    place = self.follower.place() => self.place = Some(place),
-                    () = self.stop.cancelled() => return Err(stopping()),
-                }
-            }
-            self.messages = self.follower.next().into_iter();
-            self.said = Some(Instant::now());
-        }
-    }
-
-    /// Waits for a new view, or until a bookmark is `due`.
-    async fn news(&mut self, due: Instant) -> Result<(), Status> {
-        loop {
-            tokio::select! {
-                biased;
-                changed = self.newest.changed() => return changed.map_err(|_| stopping()),
-                () = self.stop.cancelled() => return Err(stopping()),
-                () = &mut self.bookmark => {
-                    // It is set again only here: an update need not touch a timer.
-                    let is_due = due <= Instant::now();
-                    let next = if is_due { Instant::now() + BOOKMARK } else { due };
-                    self.bookmark.as_mut().reset(next);
-                    if is_due {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// A data plane's stream of reports: for each question one answer.
 struct Reports {
     sync: Sync,
@@ -325,15 +243,6 @@ impl Reports {
         }
         Ok(Some(hearing.answer()))
     }
-}
-
-fn stopping() -> Status {
-    status(
-        Code::Unavailable,
-        "the control plane is stopping",
-        "STOPPING",
-        &[],
-    )
 }
 
 /// What a data plane has been told, or is about to be, of its reports.

@@ -119,21 +119,23 @@ impl Follower {
     }
 
     /// Whether there is more to say than a bookmark.
-    #[cfg(feature = "simulation")]
     pub(crate) fn is_behind(&self) -> bool {
-        self.position != Some(self.updates.feed.snapshot().view)
+        self.position != Some(self.updates.feed.view())
     }
 
     /// Waits for a place among those to whom snapshots go out.
-    pub(super) async fn place(&self) -> Place {
-        let place = self.updates.places.clone().acquire_owned().await;
-        let (leave, left) = oneshot::channel();
-        tokio::spawn(async move {
-            let _place = place;
-            // Whether it has left or was too slow: the next one's turn.
-            let _ = timeout(PLACE_MAX, left).await;
-        });
-        Place { _leave: leave }
+    pub(super) fn place(&self) -> impl Future<Output = Place> + Send + use<> {
+        let places = Arc::clone(&self.updates.places);
+        async move {
+            let place = places.acquire_owned().await;
+            let (leave, left) = oneshot::channel();
+            tokio::spawn(async move {
+                let _place = place;
+                // Whether it has left or was too slow: the next one's turn.
+                let _ = timeout(PLACE_MAX, left).await;
+            });
+            Place { _leave: leave }
+        }
     }
 }
 
@@ -232,7 +234,7 @@ impl Updates {
     }
 
     fn now(&self) -> Clock {
-        self.feed.now().clock
+        self.feed.clock()
     }
 }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use qcc_proto::v1;
 use tokio_stream::Stream;
-use tonic::{Code, Status};
+use tonic::Status;
 
-use super::{Api, convert, error::status, updates::gone};
+use super::{Api, convert, error::stopping, updates::gone};
 use crate::{
     feed::Since,
     registry::{ClusterName, Snapshot, View},
@@ -42,8 +42,7 @@ pub(super) fn watch(
                 () = tokio::time::sleep(BOOKMARK) => {}
                 () = messages.closed() => return,
                 () = api.stop.cancelled() => {
-                    let status = status(Code::Unavailable, "the control plane is stopping", "STOPPING", &[]);
-                    let _ = messages.send(Err(status)).await;
+                    let _ = messages.send(Err(stopping())).await;
                     return;
                 }
             }
