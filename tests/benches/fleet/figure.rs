@@ -45,7 +45,7 @@ pub(crate) enum Goal {
 }
 
 /// The measurements of both sides, round by round.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Samples {
     ours: Vec<f64>,
     floor: Vec<f64>,
@@ -95,6 +95,20 @@ pub(crate) fn percentile(values: &mut [f64], percent: usize) -> f64 {
 
 fn median(values: &[f64]) -> f64 {
     percentile(&mut values.to_vec(), 50)
+}
+
+impl Samples {
+    /// Puts two series together, round by round.
+    pub(crate) fn zip(&self, other: &Self, put: impl Fn(f64, f64) -> f64) -> Self {
+        let pairs = |ours: &[f64], theirs: &[f64]| {
+            let pairs = ours.iter().zip(theirs);
+            pairs.map(|(ours, theirs)| put(*ours, *theirs)).collect()
+        };
+        Self {
+            ours: pairs(&self.ours, &other.ours),
+            floor: pairs(&self.floor, &other.floor),
+        }
+    }
 }
 
 impl Figure {
