@@ -52,7 +52,7 @@ async fn a_stream_that_the_drain_cuts_off_says_so() {
     testbed.upstream("a").respond(Answer::stream(steps));
     let proxy = testbed.proxy(0);
     let mut stream = proxy.message().open().await.expect("an answer");
-    stream.expect(DELTA).await;
+    stream.expect(&[START, DELTA].concat()).await;
     let at_once = DrainProxyRequest {
         timeout: Some(prost_types::Duration {
             seconds: 0,
