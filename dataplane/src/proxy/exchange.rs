@@ -458,6 +458,7 @@ impl<'a> Exchange<'a> {
     fn refuse(mut self, refusal: Refusal) -> Response<Body> {
         self.in_flight.own_error();
         let kind = refusal.kind;
+        self.service.note(kind);
         let mut response = refusal.into_response(self.request.shape, self.request.is_http1);
         self.stamp(response.headers_mut(), None);
         self.log(response.status(), "-", Some(kind));

@@ -179,12 +179,17 @@ pub(crate) enum Limit {
     HeadBytes,
     Requests,
     Waiting,
+    /// Of one body, to be kept for another try.
+    KeptBodyBytes,
+    /// Of all bodies that are kept.
     BufferedBytes,
+    /// Of one body, to be taken at all.
+    BodyBytes,
 }
 
 impl Limit {
     /// All of them, each in its own place.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Connections,
         Self::ConnectionsPerAddress,
         Self::IdleConnections,
@@ -194,7 +199,9 @@ impl Limit {
         Self::HeadBytes,
         Self::Requests,
         Self::Waiting,
+        Self::KeptBodyBytes,
         Self::BufferedBytes,
+        Self::BodyBytes,
     ];
 
     /// What it is called in metrics.
@@ -209,7 +216,9 @@ impl Limit {
             Self::HeadBytes => "head_bytes",
             Self::Requests => "requests",
             Self::Waiting => "waiting",
+            Self::KeptBodyBytes => "kept_body_bytes",
             Self::BufferedBytes => "buffered_bytes",
+            Self::BodyBytes => "body_bytes",
         }
     }
 }

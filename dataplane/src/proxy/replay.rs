@@ -58,6 +58,15 @@ impl Share {
         }
     }
 
+    /// Grows by a piece, after which there are so many bytes in `total`.
+    fn keep(&mut self, piece: usize, total: usize, max: usize) -> bool {
+        if total > max {
+            self.budget.counters.hit(Limit::KeptBodyBytes);
+            return false;
+        }
+        self.grow(piece)
+    }
+
     fn grow(&mut self, bytes: usize) -> bool {
         let granted = self.budget.take(bytes);
         if granted {
@@ -133,6 +142,7 @@ pub(super) async fn collect(
     }
     let fits = usize::try_from(declared).is_ok_and(|declared| declared <= limits.replay_max);
     if !fits {
+        budget.counters.hit(Limit::KeptBodyBytes);
         let bytes = Bytes::new();
         return Ok(Collected::Start { bytes, rest: body });
     }
@@ -144,7 +154,7 @@ pub(super) async fn collect(
     if limits.body_max.is_some_and(|max| first.len() as u64 > max) {
         return Err(Fault::TooLarge);
     }
-    let kept = first.len() <= limits.replay_max && share.grow(first.len());
+    let kept = share.keep(first.len(), first.len(), limits.replay_max);
     if kept && body.is_end() {
         return Ok(Collected::Whole(Kept::of(first, share)));
     }
@@ -166,7 +176,7 @@ pub(super) async fn collect(
             return Err(Fault::TooLarge);
         }
         bytes.extend_from_slice(&piece);
-        if total > limits.replay_max || !share.grow(piece.len()) {
+        if !share.keep(piece.len(), total, limits.replay_max) {
             // All but the last piece, which is one read long, has its share.
             let bytes = Kept::of(bytes.freeze(), share);
             return Ok(Collected::Start { bytes, rest: body });

@@ -119,6 +119,13 @@ impl Service {
         }
     }
 
+    /// Counts the limit that a refusal is about, where no other place does.
+    pub(super) fn note(&self, kind: Kind) {
+        if kind == Kind::BodyTooLarge {
+            self.counters.hit(Limit::BodyBytes);
+        }
+    }
+
     fn stats(&self) -> Response<Body> {
         let table = self.router.table();
         let table = table
@@ -212,6 +219,7 @@ impl Service {
 
     fn refuse(&self, head: &Parts, refusal: Refusal, mut in_flight: InFlight) -> Response<Body> {
         in_flight.own_error();
+        self.note(refusal.kind);
         tracing::debug!(kind = ?refusal.kind, "request refused");
         let shape = Shape::of(head.uri.path(), &head.headers);
         refusal.into_response(shape, is_http1(head.version))

@@ -11,6 +11,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::harness::*;
+use crate::proxy::Limit;
 
 pub(super) fn post(body: &[u8]) -> Vec<u8> {
     let head = format!(
@@ -64,6 +65,8 @@ async fn a_body_that_is_too_long_to_keep_streams_through_with_one_try() {
     let got = proxy.send(post(&body)).await;
     assert_eq!((got.status(), got.text()), (500, "bad"));
     assert_eq!(good.requests().len(), 0);
+    assert_eq!(proxy.counters.hits(Limit::KeptBodyBytes), 2);
+    assert_eq!(proxy.counters.buffered_bytes.load(Relaxed), 0);
 }
 
 #[tokio::test]
@@ -102,8 +105,11 @@ async fn when_the_budget_is_used_up_bodies_stream_through() {
     .await;
     let got = proxy.send(post(b"12345678901")).await;
     assert_eq!((got.status(), got.text()), (500, "bad"));
+    assert_eq!(proxy.counters.hits(Limit::BufferedBytes), 1);
     let got = proxy.send(post(b"1234567890")).await;
     assert_eq!((got.status(), got.text()), (200, "ok"));
+    assert_eq!(proxy.counters.hits(Limit::BufferedBytes), 1);
+    eventually(|| proxy.counters.buffered_bytes.load(Relaxed) == 0).await; // Given back.
 }
 
 #[tokio::test]
@@ -169,6 +175,7 @@ async fn a_body_over_the_limit_is_refused() {
     let long = chunk(&"x".repeat(101));
     let got = proxy.send(format!("{head}{long}0\r\n\r\n")).await;
     assert_eq!(got.status(), 413);
+    assert_eq!(proxy.counters.hits(Limit::BodyBytes), 2);
     assert_eq!(proxy.send(post(&[b'x'; 100])).await.status(), 200);
     assert_eq!(upstream.requests().len(), 1);
 }
