@@ -153,6 +153,11 @@ impl Framing {
         self.doubt
     }
 
+    /// How many requests have come, if all of them have come whole and nothing after them.
+    pub(super) fn whole(&self) -> Option<u32> {
+        matches!(self.at, At::Gap).then_some(self.heads)
+    }
+
     /// Whether a head has begun, and not ended.
     pub(super) fn is_in_head(&self) -> bool {
         matches!(self.at, At::Head(_))
@@ -315,6 +320,16 @@ mod tests {
         assert_eq!(follow(&all), (5, None, false));
         assert_eq!(follow("GET / HTTP/1.1\r\nhost"), (0, None, true));
         assert_eq!(follow("\r\n"), (0, None, false));
+        let whole = |bytes: &str| {
+            let mut framing = Framing::default();
+            framing.follow(bytes.as_bytes(), HEAD_MAX);
+            framing.whole()
+        };
+        assert_eq!(whole(""), Some(0));
+        assert_eq!(whole(&all), Some(5));
+        for end in [1, get.len() / 2, get.len() - 1, get.len() + 60] {
+            assert_eq!(whole(&all[..end]), None, "{end}");
+        }
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //! anything is sent to the client; once the head has gone out nothing is retried, and what
 //! breaks after it breaks visibly.
 //!
-//! - [`server`], [`presence`], [`stall`], [`curfew`]: the accept loop, limits of a
-//!   connection, graceful stop.
+//! - [`server`], [`curfew`]: the accept loop, graceful stop.
+//! - [`connection`], [`presence`], [`stall`]: one client connection, and what it is bounded by.
 //! - [`framing`]: where heads begin, and what hyper does not tell of them.
 //! - [`service`]: one request from its head to its response head.
 //! - [`rules`]: which requests are taken at all, and which we answer ourselves.
@@ -68,6 +68,7 @@
 //! front of LLM APIs accepts that, as do the official clients, which repeat such
 //! requests themselves.
 
+mod connection;
 mod connector;
 mod curfew;
 mod ending;
@@ -133,6 +134,8 @@ pub(crate) struct Settings {
     pub(crate) connections_per_address_max: Option<usize>,
     /// Connections without a request that are kept; above, HTTP/1 answers close theirs.
     pub(crate) idle_connections_max: usize,
+    /// Connections without a request that keep their buffers; further ones rest.
+    pub(crate) awake_connections_max: usize,
     /// Requests at a time; further ones are refused.
     pub(crate) requests_max: u64,
     /// Requests at a time that wait for an endpoint; further ones are refused.
@@ -156,6 +159,8 @@ impl Default for Settings {
             connections_max: 16_384,
             connections_per_address_max: None,
             idle_connections_max: 12_288, // A quarter is for those who have something to say.
+            // Of some 20 KiB each. To wake one up costs less than a microsecond.
+            awake_connections_max: 128,
             requests_max: 8192,
             waiting_max: 1024,
             drain_timeout: Duration::from_secs(30),

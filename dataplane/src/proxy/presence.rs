@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -16,12 +16,16 @@ use super::{
     framing::{Doubt, Framing, Why},
 };
 
+/// Something has come of the next request, or it is not known what.
+const NOT_WHOLE: u32 = u32::MAX;
+
 /// All client connections.
 #[derive(Debug)]
 pub(super) struct Crowd {
     connections_max: usize,
     per_address_max: Option<usize>,
     idle_max: usize,
+    awake_max: usize,
     counters: Arc<Counters>,
     /// Connections of each address, where they are bounded.
     addresses: Mutex<HashMap<IpAddr, usize>>,
@@ -50,6 +54,13 @@ pub(super) struct Presence {
     /// Milliseconds from the start to the first byte of a head that has not come whole,
     /// plus one; 0: there is none.
     in_head: AtomicU64,
+    /// Requests that have come, if all have come whole and nothing after them; else
+    /// [`NOT_WHOLE`].
+    whole: AtomicU32,
+    /// The client is behind with reading.
+    is_writing: AtomicBool,
+    /// The connection ends with what has begun.
+    is_ending: AtomicBool,
     /// The number of the first head that is not to be served; 0: there is none.
     doubted: AtomicU32,
     is_too_long: AtomicU32,
@@ -77,6 +88,7 @@ impl Crowd {
             connections_max: settings.connections_max,
             per_address_max: settings.connections_per_address_max,
             idle_max: settings.idle_connections_max,
+            awake_max: settings.awake_connections_max,
             counters,
             addresses: Mutex::default(),
         })
@@ -114,9 +126,14 @@ impl Crowd {
 
     /// Whether no further connection may be kept for a next request.
     pub(super) fn is_idle_enough(&self) -> bool {
+        self.idle() >= self.idle_max
+    }
+
+    /// Connections without a request.
+    fn idle(&self) -> usize {
         let open = self.counters.connections.load(Ordering::Relaxed);
         let busy = self.counters.connections_busy.load(Ordering::Relaxed);
-        open.saturating_sub(busy) >= self.idle_max
+        open.saturating_sub(busy)
     }
 }
 
@@ -158,6 +175,9 @@ impl Presence {
             running: AtomicU32::new(0),
             rested: AtomicU64::new(0),
             in_head: AtomicU64::new(0),
+            whole: AtomicU32::new(NOT_WHOLE),
+            is_writing: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
             doubted: AtomicU32::new(0),
             is_too_long: AtomicU32::new(0),
         })
@@ -179,6 +199,8 @@ impl Presence {
     /// Takes note of what the client has sent.
     pub(super) fn hear(&self, framing: &mut Framing, bytes: &[u8]) {
         framing.follow(bytes, self.head_max_bytes);
+        let whole = framing.whole().unwrap_or(NOT_WHOLE);
+        self.whole.store(whole, Ordering::Relaxed);
         if let Some(Doubt { head, why }) = framing.doubted() {
             let is_too_long = u32::from(why == Why::TooLong);
             self.is_too_long.store(is_too_long, Ordering::Relaxed);
@@ -192,6 +214,28 @@ impl Presence {
             };
             self.in_head.store(since, Ordering::Relaxed);
         }
+    }
+
+    /// Takes note of whether what was written has left.
+    pub(super) fn set_writing(&self, is_writing: bool) {
+        self.is_writing.store(is_writing, Ordering::Relaxed);
+    }
+
+    /// The connection will end with what has begun.
+    pub(super) fn set_ending(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether hyper, which has just done all that it can, has nothing left to do: every
+    /// request that has come was whole, and is answered, and its answer has been taken; and
+    /// there are enough idle connections for that to be worth it. A connection that is to
+    /// end is left to hyper, which ends it.
+    pub(super) fn may_rest(&self) -> bool {
+        self.running.load(Ordering::Relaxed) == 0
+            && self.whole.load(Ordering::Relaxed) == self.begun.load(Ordering::Relaxed)
+            && !self.is_writing.load(Ordering::Relaxed)
+            && !self.is_ending.load(Ordering::Relaxed)
+            && self.place.crowd.idle() > self.place.crowd.awake_max
     }
 
     /// Counts that a limit has been met.
