@@ -5,6 +5,7 @@
 //!
 //! `FAULTS.md` beside this file says which fault is shown where, here and elsewhere.
 
+mod attacks;
 mod clocks;
 mod crash;
 mod crowd;
@@ -56,6 +57,9 @@ const STORIES: &[Story] = stories! {
     upstreams::whoever_flaps_is_left_until_it_is_looked_at_again,
     upstreams::a_storm_of_overload_is_not_made_worse,
     clocks::no_jump_of_the_clock_changes_a_decision,
+    attacks::ten_thousand_idle_connections_take_little_and_hold_nobody_up,
+    attacks::heads_and_bodies_that_come_in_drops_end_and_hold_nobody_up,
+    attacks::clients_that_do_not_read_are_left_and_hold_nobody_up,
     crowd::a_thousand_proxies_come_back_at_once_and_all_are_served,
     files::a_proxy_without_files_serves_who_is_there_and_then_others,
     files::a_control_plane_without_files_serves_who_is_there_and_then_others,
