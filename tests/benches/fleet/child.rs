@@ -4,7 +4,7 @@
 //! does: none is left behind, however this process ends.
 
 use std::{
-    env, fs,
+    env,
     io::{BufRead, BufReader, Read, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -32,6 +32,8 @@ pub(crate) enum Role {
     Proxy(SocketAddr),
     /// Be the floor of a proxy, for the upstream at this address.
     Forwarder(SocketAddr),
+    /// Keep a server that is somebody else's: where it will listen, and its command.
+    Keeper(SocketAddr, Vec<String>),
     /// Be `qcc-control`, on the store in this directory.
     Control(PathBuf),
     /// Be the floor of a control plane.
@@ -52,6 +54,10 @@ pub(crate) fn role(arguments: &[String]) -> Option<Role> {
     match name.as_str() {
         "proxy" => Some(Role::Proxy(about.parse().ok()?)),
         "forwarder" => Some(Role::Forwarder(about.parse().ok()?)),
+        "keeper" => {
+            let (address, command) = serde_json::from_str(about).ok()?;
+            Some(Role::Keeper(address, command))
+        }
         "control" => Some(Role::Control(about.into())),
         "bare" => Some(Role::Bare),
         "holder" => Some(Role::Holder(about.parse().ok()?)),
@@ -64,6 +70,10 @@ impl Role {
         let (name, about) = match self {
             Self::Proxy(address) => ("proxy", address.to_string()),
             Self::Forwarder(address) => ("forwarder", address.to_string()),
+            Self::Keeper(address, command) => {
+                let about = serde_json::json!([address, command]);
+                ("keeper", about.to_string())
+            }
             Self::Control(directory) => ("control", directory.display().to_string()),
             Self::Bare => ("bare", String::new()),
             Self::Holder(address) => ("holder", address.to_string()),
@@ -73,6 +83,9 @@ impl Role {
 
     /// Plays the role until the parent has gone.
     pub(crate) fn run(self) {
+        if let Self::Keeper(address, command) = &self {
+            return forwarding::keeper::run(*address, command);
+        }
         let stop = CancellationToken::new();
         let orphaned = stop.clone();
         std::thread::spawn(move || {
@@ -89,6 +102,7 @@ impl Role {
             match self {
                 Self::Proxy(control) => forwarding::proxy::run(control, stop).await,
                 Self::Forwarder(upstream) => forwarding::forwarder::run(upstream, stop).await,
+                Self::Keeper(..) => {} // It needs no runtime, and has ended above.
                 Self::Control(directory) => control(&directory, stop).await,
                 Self::Bare => {
                     // A watch that begins with nothing could not be told from none.
@@ -154,6 +168,11 @@ impl Process {
         }
     }
 
+    /// Returns the kernel's number of it.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Returns where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
@@ -167,13 +186,7 @@ impl Process {
     /// Returns the memory that is its own and holds data: neither programs nor files,
     /// in KiB.
     pub(crate) fn memory(&self) -> f64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let status = status.expect("the child runs");
-        let anonymous = status
-            .lines()
-            .find_map(|line| line.strip_prefix("RssAnon:"));
-        let kib = anonymous.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-        kib.expect("the kernel tells the memory of a process")
+        machine::memory(self.id(), "RssAnon:")
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::machine::{Machine, Neighbours, SCRATCH};
 
 /// Measurements of each side. Odd, so that there is one in the middle.
-const ROUNDS: usize = 5;
+pub(crate) const ROUNDS: usize = 5;
 
 /// Columns of the table.
 const COLUMNS: usize = 7;
@@ -38,6 +38,8 @@ pub(crate) enum Goal {
     None,
     /// At most so many times the floor's cost.
     Times(f64),
+    /// At most so much more than the floor's cost.
+    Over(f64),
     /// At most so much.
     AtMost(f64),
     /// At least so much.
@@ -93,11 +95,16 @@ pub(crate) fn percentile(values: &mut [f64], percent: usize) -> f64 {
     values[(values.len() * percent / 100).min(values.len() - 1)]
 }
 
-fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     percentile(&mut values.to_vec(), 50)
 }
 
 impl Samples {
+    /// Takes what was measured in turns.
+    pub(crate) fn of(ours: Vec<f64>, floor: Vec<f64>) -> Self {
+        Self { ours, floor }
+    }
+
     /// Puts two series together, round by round.
     pub(crate) fn zip(&self, other: &Self, put: impl Fn(f64, f64) -> f64) -> Self {
         let pairs = |ours: &[f64], theirs: &[f64]| {
@@ -166,6 +173,7 @@ impl Figure {
         match self.goal {
             Goal::None => None,
             Goal::Times(most) => Some(self.times_floor() <= most),
+            Goal::Over(most) => Some(self.ours() <= median(&self.samples.floor) + most),
             Goal::AtMost(most) => Some(self.ours() <= most),
             Goal::AtLeast(least) => Some(self.ours() >= least),
         }
@@ -175,6 +183,7 @@ impl Figure {
         let goal = match self.goal {
             Goal::None => return String::new(),
             Goal::Times(most) => format!("at most {most} x"),
+            Goal::Over(most) => format!("at most {} more", number(most)),
             Goal::AtMost(most) => format!("at most {}", number(most)),
             Goal::AtLeast(least) => format!("at least {}", number(least)),
         };
@@ -272,7 +281,7 @@ impl Report {
         fs::write(file, format!("{json:#}\n")).expect(writable);
     }
 
-    /// Returns the figures as a table in Markdown, its columns aligned.
+    /// Returns the figures as a table in Markdown.
     fn table(&self) -> String {
         let headings = [
             "figure", "in", "qcc", "floor", "floor is", "x floor", "must be",
@@ -280,29 +289,37 @@ impl Report {
         let rows: Vec<_> = std::iter::once(headings.map(str::to_owned))
             .chain(self.figures.iter().map(Figure::row))
             .collect();
-        let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
-            let lengths = rows.iter().map(|row| row[column].chars().count());
-            lengths.max().unwrap_or_default()
-        });
-        let mut table = String::new();
-        for (at, row) in rows.iter().enumerate() {
-            for (cell, width) in row.iter().zip(widths) {
-                table.push_str(&format!("| {cell:width$} "));
-            }
-            table.push_str("|\n");
-            if at == 0 {
-                for width in widths {
-                    table.push_str(&format!("| {} ", "-".repeat(width)));
-                }
-                table.push_str("|\n");
-            }
-        }
-        table
+        aligned(&rows)
     }
 }
 
+/// Returns a table in Markdown, its columns aligned. The first row has the headings.
+pub(crate) fn aligned(rows: &[impl AsRef<[String]>]) -> String {
+    let columns = rows.first().map_or(0, |row| row.as_ref().len());
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| {
+            let lengths = rows.iter().map(|row| row.as_ref()[column].chars().count());
+            lengths.max().unwrap_or_default()
+        })
+        .collect();
+    let mut table = String::new();
+    for (at, row) in rows.iter().enumerate() {
+        for (cell, width) in row.as_ref().iter().zip(&widths) {
+            table.push_str(&format!("| {cell:width$} "));
+        }
+        table.push_str("|\n");
+        if at == 0 {
+            for width in &widths {
+                table.push_str(&format!("| {} ", "-".repeat(*width)));
+            }
+            table.push_str("|\n");
+        }
+    }
+    table
+}
+
 /// Prints a number to about three digits.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value < 100.0 {
         return format!("{value:.2}");
     }

@@ -1,41 +1,48 @@
-//! Processor time of a proxied request.
+//! What a proxied request costs, beside what it costs others.
 //!
-//! `qcc-proxy` and the floor, a minimal hyper forwarder, each run in a process of their
-//! own on the measured core, saturated by connections that always have a request under
-//! way. What counts is the processor time that the kernel has noted for the process.
+//! `qcc-proxy` as it is released and with everything on (marks, selection, replay buffer,
+//! key, header rules, reports, metrics), a minimal hyper forwarder, HAProxy, nginx and
+//! Envoy each run in processes of their own on the measured core. What counts is the
+//! processor time that the kernel has noted for them. Memory, and the latency of requests
+//! at a fixed rate, beside. Who is not installed is left out, with a line that says so.
 //!
-//! - [`proxy`]: `qcc-proxy`, from the same library that its binary runs.
-//! - [`forwarder`]: the floor.
-//! - [`load`]: the clients. [`upstream`]: the endpoint. They handle bytes, not HTTP:
-//!   they share the other core, and have to keep the measured one busy.
+//! - [`contestant`]: who takes part, and how each is configured; [`keeper`] ends them.
+//! - [`forwarder`]: the floor. [`proxy`]: ours, for the benches that need it alone.
+//! - [`rig`], [`wire`]: clients and endpoint, on the other core.
+//! - [`grid`]: the table.
 
+mod contestant;
 pub(crate) mod forwarder;
-mod load;
+mod grid;
+pub(crate) mod keeper;
 pub(crate) mod proxy;
-mod upstream;
+mod rig;
+mod wire;
 
-use std::time::{Duration, Instant};
-
-use tokio::{runtime::Runtime, time::sleep};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use crate::{
-    child::{Process, Role},
-    figure::{Figure, compare},
+    figure::{Figure, ROUNDS, percentile},
     machine::{self, Cores},
-    server::{Server, endpoint},
-    stand_in::StandIn,
 };
-use load::Load;
-use upstream::Upstream;
+use contestant::{Contestant, Kind, Running};
+use grid::{Cell, Goal, Grid, Pace, Row};
+use rig::Rig;
 
-/// Unmeasured time at the start of each measurement.
+/// Unmeasured time at the start of each measurement, and measured time.
 const WARM_UP: Duration = Duration::from_millis(200);
-
-/// Measured time.
 const WINDOW: Duration = Duration::from_millis(1000);
 
-/// Longest wait for the first success to be known everywhere.
-const LIMIT: Duration = Duration::from_secs(10);
+/// Requests at a fixed rate: as many clients, that often, for so long.
+const RATE_CLIENTS: usize = 64;
+const RATE_INTERVAL: Duration = Duration::from_millis(1);
+const RATE_WINDOW: Duration = Duration::from_millis(2000);
+
+/// Idle connections of which the memory is measured.
+const IDLE_CONNECTIONS: usize = 1000;
 
 /// What is sent and answered.
 #[derive(Debug, Clone, Copy)]
@@ -53,126 +60,225 @@ pub(crate) enum Exchange {
         count: usize,
         /// Bytes of one event.
         bytes: usize,
-        /// Time between two events; zero for as fast as they can be written.
+        /// Time between two events; zero for as fast as they get through.
         pause: Duration,
     },
+}
+
+impl Exchange {
+    fn pause(self) -> Duration {
+        match self {
+            Self::Whole { .. } => Duration::ZERO,
+            Self::Events { pause, .. } => pause,
+        }
+    }
+
+    fn is_stream(self) -> bool {
+        matches!(self, Self::Events { .. })
+    }
 }
 
 struct Workload {
     name: &'static str,
     unit: &'static str,
     exchange: Exchange,
-    connections: u32,
+    clients: usize,
+    goal: Goal,
 }
 
-const WORKLOADS: [Workload; 3] = [
+const SMALL: Exchange = Exchange::Whole {
+    request: 1024,
+    answer: 1024,
+};
+
+const WORKLOADS: [Workload; 4] = [
     Workload {
-        name: "proxied request: 1 KB POST, 1 KB answer",
+        name: "1 KB POST, 1 KB answer",
         unit: "us CPU/request",
-        exchange: Exchange::Whole {
-            request: 1024,
-            answer: 1024,
+        exchange: SMALL,
+        clients: 32,
+        goal: Goal::Times {
+            hyper: 1.25,
+            nginx: Some(1.1),
         },
-        connections: 32,
     },
     Workload {
-        name: "proxied event: SSE, 200 x 100 B, at once",
+        name: "32 KB POST, 4 KB answer",
+        unit: "us CPU/request",
+        exchange: Exchange::Whole {
+            request: 32 * 1024,
+            answer: 4 * 1024,
+        },
+        clients: 32,
+        goal: Goal::Times {
+            hyper: 1.3,
+            nginx: Some(1.0),
+        },
+    },
+    Workload {
+        name: "SSE, 200 x 100 B, as they come",
         unit: "us CPU/event",
         exchange: Exchange::Events {
             count: 200,
             bytes: 100,
             pause: Duration::ZERO,
         },
-        connections: 32,
+        clients: 32,
+        goal: Goal::Times {
+            hyper: 1.15,
+            nginx: None,
+        },
     },
     Workload {
-        name: "proxied event: SSE, 200 x 100 B, every 20 ms",
+        name: "SSE, 200 x 100 B, every 20 ms",
         unit: "us CPU/event",
         exchange: Exchange::Events {
             count: 200,
             bytes: 100,
             pause: Duration::from_millis(20),
         },
-        connections: 100,
+        clients: 100,
+        goal: Goal::Times {
+            hyper: 1.15,
+            nginx: None,
+        },
     },
 ];
 
 pub(crate) fn figures(cores: Cores) -> Vec<Figure> {
-    WORKLOADS
-        .iter()
-        .map(|workload| of_workload(cores, workload))
-        .collect()
-}
-
-fn of_workload(cores: Cores, workload: &Workload) -> Figure {
-    let runtime = machine::runtime();
-    let upstream = runtime.block_on(Upstream::start(workload.exchange));
-    let base_url = format!("http://{upstream}");
-    // It has nothing to do while requests are forwarded but to take reports.
-    let control = Server::control(cores.load, vec![endpoint("endpoint-0", base_url)]);
-    let qcc = Process::spawn(cores.measured, Role::Proxy(control.address()));
-    let bare = Process::spawn(cores.measured, Role::Forwarder(upstream));
-    runtime.block_on(prove(&qcc, &control, workload.exchange));
-
-    let (mut busy_qcc, mut busy_bare) = (0.0, 0.0);
-    let [samples] = compare(
-        || {
-            let measured = measure(&runtime, &qcc, workload);
-            busy_qcc = measured.busy;
-            [measured.microseconds]
-        },
-        || {
-            let measured = measure(&runtime, &bare, workload);
-            busy_bare = measured.busy;
-            [measured.microseconds]
-        },
-    );
-    drop((qcc, bare)); // Before their upstream goes.
-    drop(runtime); // Closes all connections: a server that stops waits for that.
-    Figure::cost(workload.name, workload.unit, "hyper", samples)
-        .note(format!("busy {busy_qcc:.0} %, floor {busy_bare:.0} %"))
-}
-
-/// Sends one request and waits until its success is known to the control plane: before
-/// that an endpoint gets a few requests at a time only.
-async fn prove(qcc: &Process, control: &Server, exchange: Exchange) {
-    let load = Load::start(qcc.address(), exchange, 1);
-    let observer = StandIn::connect(control.address(), 0).await;
-    let start = Instant::now();
-    while !observer
-        .snapshot()
-        .await
-        .endpoints
-        .iter()
-        .all(|it| it.proven)
-    {
-        assert!(start.elapsed() < LIMIT, "the proxy does not report");
-        sleep(Duration::from_millis(20)).await;
+    let contestants = Contestant::installed();
+    let columns = contestants.iter().map(|it| (it.kind, it.title())).collect();
+    let mut grid = Grid::new(columns);
+    for workload in &WORKLOADS {
+        eprintln!("  {} ...", workload.name);
+        grid.add(cost(cores, &contestants, workload));
     }
-    drop(load);
-    sleep(Duration::from_millis(100)).await; // The view is on its way back.
+    eprintln!("  latency ...");
+    for row in latency(cores, &contestants) {
+        grid.add(row);
+    }
+    eprintln!("  memory ...");
+    for row in memory(cores, &contestants) {
+        grid.add(row);
+    }
+    grid.publish();
+    grid.figures()
 }
 
-/// What one measurement came to.
-struct Measured {
-    /// Processor time for each request or event.
-    microseconds: f64,
-    /// Share of the core that the process had, in percent.
-    busy: f64,
+/// Processor time of each request, or event, at the limit.
+fn cost(cores: Cores, contestants: &[Contestant], workload: &Workload) -> Row {
+    let mut rig = Rig::new(workload.exchange);
+    let proxies = contestants.iter().filter(|it| it.kind != Kind::Direct);
+    let running: Vec<_> = proxies
+        .map(|it| it.start(cores, &mut rig, workload.exchange.is_stream()))
+        .collect();
+    let cells = in_turns(&running, |running| {
+        rig.saturate(running.address, workload.clients);
+        rig.run_for(WARM_UP);
+        let own = || machine::processor_time("/proc/self/task", |_| true);
+        let (start, count) = (Instant::now(), rig.count());
+        let (time, own_time) = (running.processor_time(), own());
+        rig.run_for(WINDOW);
+        let (time, own_time) = (running.processor_time() - time, own() - own_time);
+        let count = (rig.count() - count) as f64;
+        let seconds = start.elapsed().as_secs_f64();
+        rig.hang_up();
+        assert!(count > 0.0, "nothing came through");
+        let pace = Pace {
+            rate: count / seconds,
+            proxy_busy: time.as_secs_f64() * 100.0 / seconds,
+            load_busy: own_time.as_secs_f64() * 100.0 / seconds,
+        };
+        let value = time.as_secs_f64() * 1e6 / count;
+        [Cell {
+            value,
+            pace: Some(pace),
+        }]
+    });
+    let [cells] = cells;
+    Row {
+        name: workload.name,
+        unit: workload.unit,
+        goal: workload.goal,
+        cells,
+    }
 }
 
-fn measure(runtime: &Runtime, process: &Process, workload: &Workload) -> Measured {
-    runtime.block_on(async {
-        let mut load = Load::start(process.address(), workload.exchange, workload.connections);
-        sleep(WARM_UP).await;
-        let (start, count, time) = (Instant::now(), load.count(), process.processor_time());
-        sleep(WINDOW).await;
-        let count = load.count() - count;
-        let time = (process.processor_time() - time).as_secs_f64();
-        assert!(count > 0, "nothing was answered");
-        Measured {
-            microseconds: time * 1e6 / count as f64,
-            busy: time * 100.0 / start.elapsed().as_secs_f64(),
+/// Time from when a request should be sent until its answer is there, at a rate that all
+/// of them bear easily.
+fn latency(cores: Cores, contestants: &[Contestant]) -> [Row; 2] {
+    let mut rig = Rig::new(SMALL);
+    let running: Vec<_> = contestants
+        .iter()
+        .map(|it| it.start(cores, &mut rig, false))
+        .collect();
+    let [median, tail] = in_turns(&running, |running| {
+        let mut latencies = rig.at_rate(
+            running.address,
+            RATE_CLIENTS,
+            RATE_INTERVAL,
+            WARM_UP,
+            RATE_WINDOW,
+        );
+        [50, 99].map(|percent| Cell {
+            value: percentile(&mut latencies, percent),
+            pace: None,
+        })
+    });
+    let row = |name, goal, cells| Row {
+        name,
+        unit: "us",
+        goal,
+        cells,
+    };
+    [
+        row("p50 at 1,000 requests/s", Goal::Over(15.0), median),
+        row("p99 at 1,000 requests/s", Goal::Over(60.0), tail),
+    ]
+}
+
+/// Resident memory after the first request, and what idle connections add to it. Once:
+/// it does not depend on the day.
+fn memory(cores: Cores, contestants: &[Contestant]) -> [Row; 2] {
+    let (mut idle, mut connected) = (BTreeMap::new(), BTreeMap::new());
+    for contestant in contestants.iter().filter(|it| it.kind != Kind::Direct) {
+        let mut rig = Rig::new(SMALL);
+        let running = contestant.start(cores, &mut rig, false);
+        let before = running.resident();
+        rig.hold(running.address, IDLE_CONNECTIONS);
+        let each = (running.resident() - before) / IDLE_CONNECTIONS as f64;
+        let cell = |value| vec![Cell { value, pace: None }];
+        idle.insert(contestant.kind, cell(before / 1024.0));
+        connected.insert(contestant.kind, cell(each));
+        drop(running);
+    }
+    let row = |name, unit, most, cells| Row {
+        name,
+        unit,
+        goal: Goal::AtMost(most),
+        cells,
+    };
+    [
+        row("memory, idle", "MiB", 16.0, idle),
+        row("memory of an idle connection", "KiB", 12.0, connected),
+    ]
+}
+
+/// Measures all of them five times, in turns. Who begins changes from round to round, so
+/// that a drift of the machine favours nobody.
+fn in_turns<const N: usize>(
+    running: &[Running],
+    mut measure: impl FnMut(&Running) -> [Cell; N],
+) -> [BTreeMap<Kind, Vec<Cell>>; N] {
+    let mut cells = std::array::from_fn(|_| BTreeMap::<Kind, Vec<Cell>>::new());
+    for round in 0..ROUNDS {
+        for turn in 0..running.len() {
+            let running = &running[(round + turn) % running.len()];
+            let measured = measure(running);
+            for (cells, cell) in cells.iter_mut().zip(measured) {
+                cells.entry(running.kind).or_default().push(cell);
+            }
         }
-    })
+    }
+    cells
 }

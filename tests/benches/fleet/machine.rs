@@ -117,6 +117,37 @@ pub(crate) fn processor_time(tasks: &str, wanted: impl Fn(&str) -> bool) -> Dura
     Duration::from_nanos(nanoseconds.sum())
 }
 
+/// Returns a process and all that it has started, and they, by the kernel's numbers.
+pub(crate) fn family(id: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").expect("the kernel tells of processes");
+    let parents: Vec<(u32, u32)> = processes
+        .filter_map(|process| {
+            let id = process.ok()?.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+            // The name may contain anything but ends with the last parenthesis.
+            let (_, rest) = stat.rsplit_once(')')?;
+            Some((id, rest.split_whitespace().nth(1)?.parse().ok()?))
+        })
+        .collect();
+    let mut family = vec![id];
+    let mut at = 0;
+    while let Some(parent) = family.get(at).copied() {
+        let children = parents.iter().filter(|(_, of)| *of == parent);
+        family.extend(children.map(|(id, _)| *id));
+        at += 1;
+    }
+    family
+}
+
+/// Returns a kind of memory that a process has, in KiB, by its name in `/proc`.
+pub(crate) fn memory(id: u32, kind: &str) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{id}/status"));
+    let status = status.expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix(kind));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    kib.expect("the kernel tells the memory of a process")
+}
+
 /// Makes a runtime on the calling thread.
 pub(crate) fn runtime() -> Runtime {
     runtime::Builder::new_current_thread()

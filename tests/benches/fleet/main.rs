@@ -1,6 +1,6 @@
 //! What the fleet's parts cost, each beside the least that its libraries allow.
 //!
-//! `cargo bench -p qcc-tests` measures everything in about five minutes, prints a table
+//! `cargo bench -p qcc-tests` measures everything in about nine minutes, prints tables
 //! and writes `target/bench/fleet.json`; `cargo bench -p qcc-tests -- memory restart`
 //! measures some parts.
 //!
@@ -15,7 +15,7 @@
 //! | [`reconnect`](scale::reconnect) | how long until 1,000 proxies that come at once have them, and does an operator get through? |
 //! | [`restart`](scale::restart) | how long until a control plane with 10,000 endpoints serves again? |
 //! | [`memory`] | what does an endpoint take, what a connected proxy? |
-//! | [`forwarding`] | how much processor time does a proxied request take? |
+//! | [`forwarding`] | what does a proxied request cost, beside what it costs HAProxy, nginx and Envoy? |
 //!
 //! Absolute figures belong to one machine on one day. So each is measured in turns with
 //! a *floor* that does the same with nothing of ours in it, and what counts is the

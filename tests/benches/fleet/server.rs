@@ -164,7 +164,7 @@ pub(crate) fn config(data: &Path) -> Config {
     }
 }
 
-fn scratch() -> TempDir {
+pub(crate) fn scratch() -> TempDir {
     tempfile::tempdir_in(SCRATCH).expect("the build's directory is writable")
 }
 
