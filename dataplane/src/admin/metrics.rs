@@ -171,6 +171,11 @@ impl Admin {
                 &counters.retries,
             ),
             (
+                "qcc_proxy_retry_budget_exhausted_total",
+                "Requests that were not tried again because the retry budget was used up.",
+                &counters.over_budget,
+            ),
+            (
                 "qcc_proxy_suspect_requests_total",
                 "Requests that failed alike at two endpoints, neither of which was blamed.",
                 &counters.suspects,

@@ -28,6 +28,8 @@ pub(super) struct Try {
 pub(super) enum End {
     /// All attempts were made, or there is nobody left to ask.
     Exhausted,
+    /// There might be somebody to ask, but there is no budget for it, or it is not wanted.
+    NoRetry,
     /// No endpoint is selectable.
     Unavailable(Unavailable),
     /// There was no endpoint to be had in time.
@@ -42,7 +44,11 @@ impl End {
     /// Whether the client gets an endpoint's error instead, if there was one.
     pub(super) fn yields_to_an_answer(&self) -> bool {
         match self {
-            Self::Exhausted | Self::Unavailable(_) | Self::Busy(_) | Self::OutOfTime => true,
+            Self::Exhausted
+            | Self::NoRetry
+            | Self::Unavailable(_)
+            | Self::Busy(_)
+            | Self::OutOfTime => true,
             Self::Faulty(_) => false,
         }
     }
@@ -51,6 +57,7 @@ impl End {
     pub(super) fn refusal(self, tries: &[Try], routing: &Routing, is_spent: bool) -> Refusal {
         match self {
             Self::Exhausted => exhausted(tries, routing, is_spent),
+            Self::NoRetry => exhausted(tries, routing, true),
             Self::Unavailable(unavailable) if are_rejected(tries, &unavailable) => {
                 rejected(tries).final_answer()
             }

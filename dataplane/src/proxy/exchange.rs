@@ -49,6 +49,8 @@ pub(super) struct Exchange<'a> {
     tries: Vec<Try>,
     /// The last relayable error.
     answer: Option<(Failure, Arc<Endpoint>)>,
+    /// An endpoint has said that trying again is of no use.
+    is_final: bool,
     in_flight: InFlight,
 }
 
@@ -105,6 +107,7 @@ impl<'a> Exchange<'a> {
             patience: None,
             tries: Vec::new(),
             answer: None,
+            is_final: false,
             in_flight,
         }
     }
@@ -124,7 +127,7 @@ impl<'a> Exchange<'a> {
             let Some((upload, progress)) = self.payload.upload(bytes_max, now) else {
                 return self.conclude(End::Exhausted);
             };
-            self.count();
+            self.count(now);
             let trying = self.attempt(attempt.endpoint(), upload, &progress, now);
             match hold(&mut suspicion, trying).await {
                 Tried::Answered(answer) => match answer.verdict.class {
@@ -142,12 +145,22 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn count(&self) {
+    fn count(&self, now: Instant) {
         let counters = &self.service.counters;
         count(&counters.attempts);
         if self.routing.attempts() > 1 {
             count(&counters.retries);
+            if !self.is_free() {
+                self.routing.spend_retry(now);
+            }
         }
+    }
+
+    /// Whether the next try is none that the retry budget is there to bound: a rejected
+    /// credential moves the requests under way to another endpoint once, and no more come.
+    fn is_free(&self) -> bool {
+        let last = self.tries.last();
+        last.is_none_or(|last| last.class == OutcomeClass::Auth)
     }
 
     /// Chooses an endpoint, waiting for one if that may help.
@@ -155,7 +168,14 @@ impl<'a> Exchange<'a> {
         if self.payload.is_spent() {
             return Err(End::Exhausted);
         }
-        match self.routing.next(Instant::now()) {
+        if self.is_final {
+            return Err(End::NoRetry);
+        }
+        let now = Instant::now();
+        if !self.is_free() && !self.routing.may_retry(now) {
+            return Err(End::NoRetry);
+        }
+        match self.routing.next(now) {
             Next::Attempt(attempt) => Ok(attempt),
             Next::Exhausted => Err(End::Exhausted),
             Next::Unavailable(unavailable) => Err(End::Unavailable(unavailable)),
@@ -356,6 +376,7 @@ impl<'a> Exchange<'a> {
         } = answer;
         let endpoint = Arc::clone(attempt.endpoint());
         let http_status = head.status.as_u16();
+        let is_final = (head.headers.get("x-should-retry")).is_some_and(|said| said == "false");
         self.tries.push(Try {
             endpoint: Arc::clone(&endpoint),
             class: verdict.class,
@@ -390,6 +411,7 @@ impl<'a> Exchange<'a> {
         });
         self.suspect(judged, symptom, suspicion);
         if !blames_credential(verdict.class) {
+            self.is_final = is_final;
             self.answer = Some((failure, endpoint));
         }
     }
@@ -443,6 +465,9 @@ impl<'a> Exchange<'a> {
 
     /// Answers without a further try.
     fn conclude(mut self, end: End) -> Response<Body> {
+        if matches!(end, End::NoRetry) && !self.is_final {
+            count(&self.service.counters.over_budget);
+        }
         let Some((failure, endpoint)) = self.answer.take_if(|_| end.yields_to_an_answer()) else {
             let refusal = end.refusal(&self.tries, &self.routing, self.payload.is_spent());
             return self.refuse(refusal);

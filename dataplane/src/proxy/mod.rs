@@ -34,13 +34,13 @@
 //! | tries so far | then | answer |
 //! | --- | --- | --- |
 //! | a 2xx, a 3xx, or a 4xx that is the request's own fault | - | that answer, as it came |
-//! | at least one relayable error | attempts used up, or no endpoint left | the last such error, as it came |
+//! | at least one relayable error | attempts or retry budget used up, no endpoint left, or it said `x-should-retry: false` | the last such error, as it came |
 //! | only 401, 402, 403 | no endpoint is selectable until somebody changes one | 502 "endpoint credentials rejected", `x-should-retry: false` |
 //! | none relayable, or none at all | no endpoint is selectable | 503 with every endpoint's reason and `retry-after` |
 //! | none relayable, or none at all | all are busy for longer than `queue_timeout` | 503 with `retry-after` |
-//! | only 401, 402, 403 | attempts used up | 502 "endpoint credentials rejected"; `x-should-retry: false` if none is left that another request could try |
-//! | only timeouts | attempts used up | 504 |
-//! | a mix, connection failures among it | attempts used up | 502 with every try's reason |
+//! | only 401, 402, 403 | attempts or retry budget used up | 502 "endpoint credentials rejected"; `x-should-retry: false` if none is left that another request could try |
+//! | only timeouts | attempts or retry budget used up | 504 |
+//! | a mix, connection failures among it | attempts or retry budget used up | 502 with every try's reason |
 //!
 //! A 401 of ours is never relayed: the client would think that *its* key is bad.
 //!
@@ -243,6 +243,8 @@ pub(crate) struct Counters {
     pub(crate) attempts: AtomicU64,
     /// Tries beyond the first of a request.
     pub(crate) retries: AtomicU64,
+    /// Requests that were not tried again because the retry budget was used up.
+    pub(crate) over_budget: AtomicU64,
     /// Requests that failed alike at two endpoints.
     pub(crate) suspects: AtomicU64,
     /// Requests being served now.

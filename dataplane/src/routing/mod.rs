@@ -8,6 +8,7 @@
 //! - [`admission`]: whether an endpoint may be tried now.
 //! - [`selection`]: one client request's way through the endpoints.
 //! - [`attempt`]: one try at one endpoint, from choice to outcome.
+//! - [`budget`]: how many tries may follow a first one.
 //! - [`suspicion`]: whether a request fails wherever it goes, and is itself to blame.
 //! - [`reason`]: why an endpoint is not selected.
 //!
@@ -37,6 +38,7 @@
 
 mod admission;
 mod attempt;
+mod budget;
 mod endpoint;
 mod live;
 mod mark;

@@ -10,7 +10,7 @@ use imbl::OrdMap;
 use qcc_proto::v1::{OutcomeClass, View};
 use tokio::sync::{Notify, futures::Notified, watch};
 
-use super::{Generation, Policy, Routed, Routing, Table};
+use super::{Generation, Policy, Routed, Routing, Table, budget::Budget};
 use crate::reports::Outbox;
 
 /// Hands out [`Routing`]s. Cheap to clone; all clones are one.
@@ -24,6 +24,7 @@ struct Shared {
     table: ArcSwapOption<Table>,
     wake: Notify,
     seeds: AtomicU64,
+    budget: Budget,
     /// What attempts came to since the process started, by class.
     outcomes: [AtomicU64; OutcomeClass::Cancelled as usize + 1],
     /// How often a credential was rejected since the process started.
@@ -90,6 +91,7 @@ impl Router {
                 table: ArcSwapOption::empty(),
                 wake: Notify::new(),
                 seeds: AtomicU64::new(seed),
+                budget: Budget::default(),
                 outcomes: Default::default(),
                 rejections: watch::Sender::default(),
                 outbox,
@@ -173,6 +175,11 @@ impl Router {
     /// Returns the newest table, for a moment's look.
     pub(super) fn newest(&self) -> Guard<Option<Arc<Table>>> {
         self.shared.table.load()
+    }
+
+    /// Returns what is left for retries.
+    pub(super) fn budget(&self) -> &Budget {
+        &self.shared.budget
     }
 
     /// Returns where reports go.

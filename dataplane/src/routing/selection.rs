@@ -28,6 +28,8 @@ pub(crate) struct Routing {
     /// The endpoint that may come once more; see [`Routing::once_more`].
     spared: Option<usize>,
     party: Party,
+    /// It is among the requests that the retry budget is a part of.
+    is_counted: bool,
 }
 
 /// What to do next for a client request.
@@ -59,6 +61,7 @@ impl Routing {
             attempts: 0,
             spared: None,
             party: Party::Bystander,
+            is_counted: false,
         }
     }
 
@@ -93,6 +96,16 @@ impl Routing {
         self.party = Party::Suspect;
     }
 
+    /// Returns whether the cluster's budget has room for one more retry.
+    pub(crate) fn may_retry(&self, now: Instant) -> bool {
+        (self.router.budget()).allows(self.policy().retry_budget, now)
+    }
+
+    /// Takes a retry off the cluster's budget.
+    pub(crate) fn spend_retry(&self, now: Instant) {
+        self.router.budget().spend(now);
+    }
+
     /// Chooses the next endpoint.
     ///
     /// No endpoint comes twice, not even when no other is left: a request that makes an
@@ -103,6 +116,9 @@ impl Routing {
             && let Some(newest) = self.router.table()
         {
             self.table = newest; // Nothing tried yet: a request that waited starts afresh.
+        }
+        if !std::mem::replace(&mut self.is_counted, true) {
+            self.router.budget().request(now);
         }
         loop {
             if let Some(attempt) = self.attempt(now) {

@@ -40,6 +40,56 @@ async fn a_401_is_tried_elsewhere_however_its_body_is_framed() {
 }
 
 #[tokio::test]
+async fn an_answer_that_says_so_is_final() {
+    let no = "x-should-retry: false\r\n";
+    let one = Upstream::always(answer(500, no, "one")).await;
+    let two = Upstream::always(answer(200, "", "two")).await;
+    let proxy = Proxy::start(&[&one, &two]).await;
+    let got = proxy.post().await;
+    assert_eq!((got.status(), got.text()), (500, "one"));
+    assert_eq!(got.header("x-qcc-attempts"), Some("1"));
+    assert_eq!(got.header("x-should-retry"), Some("false"));
+}
+
+#[tokio::test]
+async fn a_rejected_key_is_never_final() {
+    let no = "x-should-retry: false\r\n";
+    let one = Upstream::always(answer(401, no, "{}")).await;
+    let two = Upstream::always(answer(200, "", "two")).await;
+    let proxy = Proxy::start(&[&one, &two]).await;
+    let got = proxy.post().await;
+    assert_eq!((got.status(), got.text()), (200, "two"));
+}
+
+#[tokio::test]
+async fn without_a_retry_budget_the_answer_so_far_is_relayed() {
+    let one = Upstream::always(answer(500, "", "one")).await;
+    let two = Upstream::always(answer(200, "", "two")).await;
+    let proxy = Proxy::with(&[&one, &two], |options| {
+        options.policy.retry_budget.percent = 0;
+        options.policy.retry_budget.min_per_second = 0;
+    })
+    .await;
+    let got = proxy.post().await;
+    assert_eq!((got.status(), got.text()), (500, "one"));
+    assert_eq!(proxy.counters.retries.load(Relaxed), 0);
+    assert_eq!(proxy.counters.over_budget.load(Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_rejected_key_costs_no_retry_budget() {
+    let one = Upstream::always(answer(401, "", "{}")).await;
+    let two = Upstream::always(answer(200, "", "two")).await;
+    let proxy = Proxy::with(&[&one, &two], |options| {
+        options.policy.retry_budget.percent = 0;
+        options.policy.retry_budget.min_per_second = 0;
+    })
+    .await;
+    assert_eq!(proxy.post().await.text(), "two");
+    assert_eq!(proxy.counters.over_budget.load(Relaxed), 0);
+}
+
+#[tokio::test]
 async fn when_all_are_rejected_the_answer_says_so_and_then_a_fast_503_why() {
     let one = Upstream::always(answer(
         401,
