@@ -20,7 +20,7 @@ pub(crate) mod selection;
 pub(crate) mod values;
 pub(crate) mod whole;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{
     ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
@@ -79,6 +79,10 @@ pub(crate) struct Global {
     /// Whether `--proxy` was typed: `endpoints explain` then asks that proxy.
     #[arg(skip)]
     pub(crate) proxy_given: bool,
+
+    /// Authorities that vouch for servers at https:// addresses, in PEM [default: the platform's].
+    #[arg(long, global = true, value_name = "FILE", env = "QCC_CACERT")]
+    pub(crate) ca_file: Option<PathBuf>,
 
     /// Who asks; the control plane writes it down beside what is changed (default: USER and HOST, as USER@HOST).
     #[arg(long, global = true, value_name = "NAME", env = "QCC_OPERATOR", value_parser = values::operator)]

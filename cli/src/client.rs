@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::Uri;
+use qcc_proto::tls::{self, Roots, Trust};
 use tokio::sync::OnceCell;
 use tonic::{
     Code, Request, Response, Status,
@@ -37,6 +38,8 @@ pub(crate) struct Caller {
     pub(crate) operator: Option<Operator>,
     /// The limit on each call that the user asked for.
     pub(crate) timeout: Option<Duration>,
+    /// Who vouches for servers.
+    pub(crate) roots: Roots,
 }
 
 /// A server, connected to when first needed.
@@ -146,7 +149,17 @@ impl Server {
         };
         match tokio::time::timeout(limit, calls).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(self.refused(&status)),
+            Ok(Err(status)) => {
+                let (_, uri) = self.connect().await?;
+                // What broke on the way has a source; what the server says has none.
+                if std::error::Error::source(&status).is_some() && tls::is_wanted(uri).await {
+                    let encrypted = shown(uri).replacen("http://", "https://", 1);
+                    let message = format!("the {} at `{}` speaks TLS", self.noun, shown(uri));
+                    let hint = format!("ask `{encrypted}`");
+                    return Err(Error::new(Exit::Unreachable, message).hint(hint));
+                }
+                Err(self.refused(&status))
+            }
             Err(_) => {
                 let address = self.address().await?;
                 let limit = qcc_proto::duration::format(limit);
@@ -204,13 +217,20 @@ impl Server {
     }
 
     async fn connect_to_first(&self) -> Result<(Channel, Uri), Error> {
+        // The platform's list takes a while to read, and is not always needed.
+        let is_encrypted = |uri: &Uri| uri.scheme_str() == Some("https");
+        let roots = match self.urls.iter().any(is_encrypted) {
+            true => &self.caller.roots,
+            false => &Roots::Nobody,
+        };
+        let trust = Trust::load(roots).map_err(|error| Error::usage(error.to_string()))?;
         let mut refusals = Vec::new();
         for uri in &self.urls {
             let endpoint = Endpoint::from(uri.clone())
                 .connect_timeout(self.timeout())
                 .http2_keep_alive_interval(Duration::from_secs(10))
                 .keep_alive_timeout(Duration::from_secs(5));
-            let connecting = tokio::time::timeout(self.timeout(), endpoint.connect());
+            let connecting = tokio::time::timeout(self.timeout(), tls::connect(&endpoint, &trust));
             match connecting.await {
                 Ok(Ok(channel)) => return Ok((channel, uri.clone())),
                 Ok(Err(error)) => refusals.push((uri, root_cause(&error))),

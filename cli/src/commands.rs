@@ -17,6 +17,8 @@ mod wait;
 
 use std::io::{self, BufRead, IsTerminal};
 
+use qcc_proto::tls::Roots;
+
 use crate::{
     args::{Cli, Command},
     client::{Caller, Server},
@@ -69,6 +71,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Answer, Error> {
     let caller = Caller {
         operator: global.operator.clone().or_else(Operator::of_this_process),
         timeout: global.timeout,
+        roots: (global.ca_file.clone()).map_or(Roots::Platform, Roots::Only),
     };
     let context = Context {
         output: Output::new(&global),

@@ -7,7 +7,11 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
-use qcc_proto::{plain, resources, v1};
+use qcc_proto::{
+    plain, resources,
+    tls::{self, Identity, Pair, Roots, Trust},
+    v1,
+};
 use serde::Deserialize;
 
 /// Where data planes and `qcc-ctl` look for a control plane.
@@ -24,6 +28,10 @@ pub struct Config {
     /// Names under which metrics and probes may be asked for, beside addresses and
     /// `localhost`.
     pub allowed_hosts: Vec<String>,
+    /// What to show to those who connect; `None`: no TLS.
+    pub tls: Option<Pair>,
+    /// Who vouches for endpoints, where checks ask them.
+    pub upstream_roots: Roots,
     /// Directory of the store.
     pub data_dir: PathBuf,
     /// File of the key that seals credentials; `None`: in the data directory.
@@ -56,6 +64,19 @@ pub struct Args {
     )]
     allow_host: Vec<String>,
 
+    /// The certificate to show, a chain in PEM; with it the listener speaks TLS. A file that
+    /// changes is read again
+    #[arg(long, env = "QCC_CONTROL_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+
+    /// The key of that certificate, in PEM
+    #[arg(long, env = "QCC_CONTROL_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+
+    /// More authorities that vouch for endpoints, in PEM, beside the platform's
+    #[arg(long, env = "QCC_CONTROL_UPSTREAM_CA_FILE", value_name = "FILE")]
+    upstream_ca_file: Option<PathBuf>,
+
     /// Directory for the data; created if missing [default: under the user's data home]
     #[arg(long, env = "QCC_CONTROL_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -72,8 +93,8 @@ pub struct Args {
     #[arg(long, env = "QCC_CONTROL_READY_FILE", value_name = "FILE")]
     ready_file: Option<PathBuf>,
 
-    /// Listen on an address that other machines reach, although nothing is encrypted
-    /// and nobody is asked who they are: credentials can be read by all who connect
+    /// Listen on an address that other machines reach, although nobody is asked who they
+    /// are: credentials can be read by all who connect, and without TLS by all in between
     #[arg(long, env = "QCC_CONTROL_INSECURE_LISTEN")]
     insecure_listen: bool,
 
@@ -124,6 +145,9 @@ struct File {
     listen: Option<SocketAddr>,
     #[serde(default)]
     allow_host: Vec<String>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    upstream_ca_file: Option<PathBuf>,
     data_dir: Option<PathBuf>,
     seal_key_file: Option<PathBuf>,
     apply: Option<PathBuf>,
@@ -151,6 +175,15 @@ pub enum Error {
     Host(String),
     /// The log filter is not valid.
     Log(String),
+    /// A certificate needs its key, and a key its certificate.
+    HalfPair {
+        /// What there is.
+        present: &'static str,
+        /// What there is not.
+        missing: &'static str,
+    },
+    /// A file of certificates or keys cannot be used.
+    Tls(tls::Error),
 }
 
 impl Args {
@@ -180,6 +213,23 @@ impl Args {
         if let Some(host) = allowed_hosts.iter().find(|host| !plain::is_host_name(host)) {
             return Err(Error::Host(host.clone()));
         }
+        let half = |present, missing| Err(Error::HalfPair { present, missing });
+        let tls = match (
+            self.tls_cert.or(file.tls_cert),
+            self.tls_key.or(file.tls_key),
+        ) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => Some(Pair { cert, key }),
+            (Some(_), None) => return half("tls_cert", "tls_key"),
+            (None, Some(_)) => return half("tls_key", "tls_cert"),
+        };
+        let upstream_roots = (self.upstream_ca_file.or(file.upstream_ca_file))
+            .map_or(Roots::Platform, Roots::PlatformAnd);
+        // The rules of files are rules of the configuration.
+        if let Some(pair) = &tls {
+            Identity::load(pair).map_err(Error::Tls)?;
+        }
+        Trust::load(&upstream_roots).map_err(Error::Tls)?;
         let data_dir = self.data_dir.or(file.data_dir).or_else(default_data_dir);
         let apply = self.apply.or(file.apply);
         let load =
@@ -192,6 +242,8 @@ impl Args {
             config: Config {
                 listen,
                 allowed_hosts,
+                tls,
+                upstream_roots,
                 data_dir: data_dir.ok_or(Error::NoDataDir)?,
                 seal_key_file: self.seal_key_file.or(file.seal_key_file),
                 apply: apply.map(load).transpose()?,
@@ -254,6 +306,10 @@ impl fmt::Display for Error {
                 f,
                 "`allow_host` is `{host}`, which is not a host name without a port"
             ),
+            Self::HalfPair { present, missing } => {
+                write!(f, "`{present}` is given, so `{missing}` must be too")
+            }
+            Self::Tls(error) => error.fmt(f),
             Self::Log(filter) => write!(f, "`log` is `{filter}`, which is not a log filter"),
         }
     }

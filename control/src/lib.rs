@@ -45,10 +45,11 @@ use std::{
     time::SystemTime,
 };
 
+use qcc_proto::tls::{self, Door, Identity, Trust, Watched};
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::{mpsc, oneshot},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -70,6 +71,7 @@ pub struct ControlPlane {
     api: grpc::Api,
     writer: oneshot::Receiver<Result<(), store::Error>>,
     checker: JoinHandle<()>,
+    watched: Vec<Watched>,
 }
 
 /// Why a control plane does not start, or stopped.
@@ -83,6 +85,8 @@ pub enum Error {
     Records(records::Error),
     /// The resources to apply were refused.
     Apply(String),
+    /// A file of certificates or keys cannot be used.
+    Tls(tls::Error),
     /// The checks' client cannot be set up.
     Verifier(verifier::Error),
     /// The system gave no random bytes or no thread.
@@ -123,7 +127,12 @@ pub async fn start(config: Config) -> Result<ControlPlane, Error> {
     let address = listener
         .local_addr()
         .map_err(|error| Error::Listen(config.listen, error))?;
-    let verifier = verifier::Verifier::new().map_err(Error::Verifier)?;
+    let identity = config.tls.as_ref().map(Identity::load).transpose();
+    let door = Door::new("grpc", identity.map_err(Error::Tls)?, tls::HTTP);
+    let trust = Trust::load(&config.upstream_roots).map_err(Error::Tls)?;
+    let mut watched = vec![Watched::trust("upstream_ca_file", &trust)];
+    watched.extend(door.identity().map(|it| Watched::identity("tls_cert", it)));
+    let verifier = verifier::Verifier::new(&trust).map_err(Error::Verifier)?;
 
     let options = store::Options {
         data_dir: config.data_dir,
@@ -159,7 +168,8 @@ pub async fn start(config: Config) -> Result<ControlPlane, Error> {
         applied.map_err(|error| Error::Apply(error.to_string()))?;
     }
     let view = feed.snapshot().view;
-    info!(grpc = %address, %view, data_dir = %options.data_dir.display(), "control plane listening");
+    let tls = config.tls.is_some();
+    info!(grpc = %address, tls, %view, data_dir = %options.data_dir.display(), "control plane listening");
     Ok(ControlPlane {
         address,
         ready_file: config.ready_file,
@@ -169,11 +179,13 @@ pub async fn start(config: Config) -> Result<ControlPlane, Error> {
             feed,
             sessions: Arc::default(),
             allowed_hosts: config.allowed_hosts.into(),
+            door,
             started: SystemTime::now(),
             stop: CancellationToken::new(),
         },
         writer: writer_end,
         checker,
+        watched,
     })
 }
 
@@ -197,6 +209,7 @@ impl ControlPlane {
             api,
             mut writer,
             checker,
+            watched,
         } = self;
         let server_stop = api.stop.clone();
         let serve = grpc::serve(api, listener);
@@ -205,6 +218,8 @@ impl ControlPlane {
             write_atomically(&path, &json).map_err(|error| Error::ReadyFile(path, error))?;
         }
         tokio::pin!(serve);
+        let mut watching = JoinSet::new(); // Ends with this function.
+        watching.spawn(tls::watch(watched));
         let died = |end| match end {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Error::Store(error)),
@@ -282,6 +297,7 @@ impl fmt::Display for Error {
             Self::Store(error) => write!(f, "{error}"),
             Self::Records(error) => write!(f, "{error}"),
             Self::Apply(reason) => write!(f, "apply resources: {reason}"),
+            Self::Tls(error) => error.fmt(f),
             Self::Verifier(error) => write!(f, "set up checks: {error}"),
             Self::System(what, error) => write!(f, "{what}: {error}"),
             Self::ReadyFile(path, error) => {

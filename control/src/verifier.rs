@@ -27,6 +27,7 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
 use qcc_proto::{
+    tls::Trust,
     upstream,
     v1::{ApiFlavor, CredentialScheme, OutcomeClass},
 };
@@ -130,8 +131,6 @@ impl CheckResult {
 /// Why no check can be run at all.
 #[derive(Debug)]
 pub enum Error {
-    /// There are no usable TLS settings.
-    Tls(rustls::Error),
     /// The HTTP client cannot be made.
     Client(reqwest::Error),
 }
@@ -139,7 +138,6 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tls(error) => write!(f, "set up TLS: {error}"),
             Self::Client(error) => write!(f, "set up the HTTP client: {error}"),
         }
     }
@@ -154,9 +152,12 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Makes a verifier that trusts the system's certificate authorities.
-    pub fn new() -> Result<Self, Error> {
-        let transport = Transport::new()?;
+    /// Makes a verifier that believes those who are believed in proxied requests.
+    pub fn new(trust: &Trust) -> Result<Self, Error> {
+        if !trust.believes_anybody() {
+            tracing::warn!("no certificate authorities; https checks will fail");
+        }
+        let transport = Transport::new(trust)?;
         Ok(Self { transport })
     }
 

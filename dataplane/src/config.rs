@@ -15,12 +15,15 @@ use std::{
 };
 
 use http::Uri;
+use qcc_proto::tls::{Pair, Roots};
 use sha2::{Digest, Sha256};
 
 pub(crate) use args::is_of_id;
 pub use args::{Args, LogFormat};
 pub use error::Error;
 pub use file::File;
+
+use crate::files::Files;
 
 /// More than can be of use; a semaphore cannot count for ever.
 const WAITING_MAX: usize = 1_000_000;
@@ -35,8 +38,16 @@ pub struct Config {
     /// Names under which metrics and probes may be asked for at `admin_listen`, beside
     /// addresses and `localhost`.
     pub allowed_hosts: Vec<String>,
+    /// What to show to clients; unset means no TLS.
+    pub tls: Option<Pair>,
+    /// What to show at `admin_listen`; unset means no TLS.
+    pub admin_tls: Option<Pair>,
     /// The control planes, to be tried in turn. Not empty.
     pub control_urls: Vec<Uri>,
+    /// Who vouches for control planes.
+    pub control_roots: Roots,
+    /// Who vouches for endpoints.
+    pub upstream_roots: Roots,
     /// The cluster to serve.
     pub cluster: String,
     /// Our name; unset means host name and port.
@@ -81,6 +92,10 @@ impl Default for Config {
             listen: loopback(7860),
             admin_listen: loopback(7861),
             allowed_hosts: Vec::new(),
+            tls: None,
+            admin_tls: None,
+            control_roots: Roots::Platform,
+            upstream_roots: Roots::Platform,
             control_urls: vec![Uri::from_static("http://127.0.0.1:7870")],
             cluster: "default".into(),
             id: None,
@@ -156,6 +171,21 @@ impl Args {
                 .into_iter()
                 .find(|hosts| !hosts.is_empty())
                 .unwrap_or_default(),
+            tls: pair(
+                ("tls_cert", self.tls_cert.or(file.tls_cert)),
+                ("tls_key", self.tls_key.or(file.tls_key)),
+            )?,
+            admin_tls: pair(
+                (
+                    "admin_tls_cert",
+                    self.admin_tls_cert.or(file.admin_tls_cert),
+                ),
+                ("admin_tls_key", self.admin_tls_key.or(file.admin_tls_key)),
+            )?,
+            control_roots: (self.ca_file.or(file.ca_file))
+                .map_or(defaults.control_roots, Roots::Only),
+            upstream_roots: (self.upstream_ca_file.or(file.upstream_ca_file))
+                .map_or(defaults.upstream_roots, Roots::PlatformAnd),
             control_urls: [self.control, file_control, defaults.control_urls]
                 .into_iter()
                 .find(|urls| !urls.is_empty())
@@ -256,6 +286,7 @@ impl Args {
                 return Err(Error::value(key, "0", "at least 1"));
             }
         }
+        Files::load(&config)?; // The rules of files are rules of the configuration.
         if config.waiting_max > WAITING_MAX {
             let value = config.waiting_max.to_string();
             return Err(Error::value("waiting_max", &value, "at most 1000000"));
@@ -301,6 +332,20 @@ fn default_view_file(dir: &Path, config: &Config) -> Option<PathBuf> {
     let fleet = u32::from_be_bytes([fleet[0], fleet[1], fleet[2], fleet[3]]);
     let (cluster, port) = (&config.cluster, config.listen.port());
     (port != 0).then(|| dir.join(format!("{cluster}-{port}-{fleet:08x}.view")))
+}
+
+/// A certificate and its key are given together or not at all.
+fn pair(
+    (cert_key, cert): (&'static str, Option<PathBuf>),
+    (key_key, key): (&'static str, Option<PathBuf>),
+) -> Result<Option<Pair>, Error> {
+    let half = |present, missing| Err(Error::HalfPair { present, missing });
+    match (cert, key) {
+        (None, None) => Ok(None),
+        (Some(cert), Some(key)) => Ok(Some(Pair { cert, key })),
+        (Some(_), None) => half(cert_key, key_key),
+        (None, Some(_)) => half(key_key, cert_key),
+    }
 }
 
 fn pick<T>(flag: Option<T>, file: Option<T>, default: T) -> T {
@@ -412,7 +457,12 @@ mod tests {
         assert!(refusal("client_stall_timeout = '0s'").contains("from 1s to 24h"));
         assert!(refusal("connections_per_address_max = 0").contains("at least 1"));
         assert!(refusal("waiting_max = 1000001").contains("at most 1000000"));
-        assert!(refusal("control = 'https://a:1'").contains("must be `http://host:port`"));
+        assert!(refusal("control = 'ftp://a:1'").contains("must be `http://host:port`"));
+        let rule = "tls_cert is given, so tls_key must be too";
+        assert_eq!(refusal("tls_cert = '/a'"), rule);
+        let files = "admin_tls_cert = '/no/cert'\nadmin_tls_key = '/no/key'";
+        assert!(refusal(files).starts_with("read `/no/cert`"));
+        assert!(refusal("upstream_ca_file = '/no/ca'").starts_with("read `/no/ca`"));
         assert!(refusal("allow_host = 'a:80'").contains("without a port"));
         assert!(refusal("cluster = 'A b'").contains("lower-case"));
         assert!(refusal("lisen = '127.0.0.1:1'").contains("lisen"));

@@ -6,6 +6,7 @@
 //! - `proxy`: the HTTP data path.
 //! - `sync`: in step with the control plane: views in, reports out.
 //! - `view_file`: the last view on disk, to start from when no control plane answers.
+//! - `files`: certificates and authorities, which may change while they are used.
 //! - `admin`: what this process says about itself, over gRPC.
 //! - `drain`: the wish to stop. `ready`: the sign that requests can be served.
 //! - `simulation`, with the feature of that name: the core and the rules of `sync` by
@@ -27,6 +28,7 @@
 mod admin;
 pub mod config;
 mod drain;
+mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -49,7 +51,10 @@ use std::{
 };
 
 use http::Uri;
-use qcc_proto::v1::ProxyIdentity;
+use qcc_proto::{
+    tls::{self, Door},
+    v1::ProxyIdentity,
+};
 use tokio::{
     net::TcpListener,
     task::{JoinSet, spawn_blocking},
@@ -62,6 +67,7 @@ pub use config::Config;
 
 use admin::Admin;
 use drain::Drain;
+use files::Files;
 use proxy::{Counters, Curfew};
 use reports::Outbox;
 use routing::Router;
@@ -86,6 +92,8 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A file that the configuration names cannot be used.
+    Config(config::Error),
     /// The ready file cannot be written.
     ReadyFile {
         /// Where it was to be.
@@ -103,6 +111,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Listen { address, source } => write!(f, "listen on `{address}`: {source}"),
+            Self::Config(error) => error.fmt(f),
             Self::ReadyFile { path, source } => {
                 write!(f, "write ready file `{}`: {source}", path.display())
             }
@@ -118,6 +127,7 @@ impl std::error::Error for Error {}
 #[derive(Debug)]
 pub struct Proxy {
     config: Config,
+    files: Files,
     http: TcpListener,
     http_address: SocketAddr,
     admin: TcpListener,
@@ -136,10 +146,16 @@ pub async fn start(config: Config) -> Result<Proxy, Error> {
     if let Some(path) = &config.ready_file {
         ready::remove(path)?;
     }
+    let files = Files::load(&config).map_err(Error::Config)?;
+    if !files.upstream_trust.believes_anybody() {
+        warn!("no root certificates found: every https endpoint will fail");
+    }
     let (http, http_address) = listen(config.listen).await?;
     let (admin, admin_address) = listen(config.admin_listen).await?;
-    info!(http = %http_address, admin = %admin_address, "listening");
-    for url in config.control_urls.iter().filter(|url| !is_loopback(url)) {
+    let (tls, admin_tls) = (config.tls.is_some(), config.admin_tls.is_some());
+    info!(http = %http_address, tls, admin = %admin_address, admin_tls, "listening");
+    let is_exposed = |url: &&Uri| url.scheme_str() != Some("https") && !is_loopback(url);
+    for url in config.control_urls.iter().filter(is_exposed) {
         warn!(url = %Address(url), "credentials come from this control plane unencrypted");
     }
     let outbox = Arc::new(Outbox::new(config.reports_max));
@@ -148,6 +164,7 @@ pub async fn start(config: Config) -> Result<Proxy, Error> {
         outbox,
         link: Link::new(),
         config,
+        files,
         http,
         http_address,
         admin,
@@ -182,9 +199,11 @@ impl Proxy {
         let identity = self.identity();
         let counters = Arc::new(Counters::default());
         let drain = Drain::new(self.config.drain_timeout);
+        let client_door = door("clients", self.files.identity.as_ref());
         let (kept, saver) = self.keep_view().await;
         let sync = sync::Client {
             control_urls: self.config.control_urls.clone(),
+            trust: self.files.control_trust.clone(),
             identity: identity.clone(),
             cluster: self.config.cluster.clone(),
             router: self.router.clone(),
@@ -208,6 +227,8 @@ impl Proxy {
             link: self.link.clone(),
             counters: Arc::clone(&counters),
             drain: drain.clone(),
+            door: door("admin", self.files.admin_identity.as_ref()),
+            client_door: client_door.clone(),
         };
         let announce = ready::announce(
             self.config.ready_file.clone(),
@@ -228,6 +249,11 @@ impl Proxy {
             served.map_err(Error::Admin)
         });
         tasks.spawn(announce);
+        let watched = self.files.watched();
+        tasks.spawn(async {
+            tls::watch(watched).await;
+            Ok(())
+        });
         if let Some(saver) = saver.clone() {
             tasks.spawn(async move {
                 saver.run().await;
@@ -241,7 +267,11 @@ impl Proxy {
             Ok(())
         });
 
-        let settings = settings(&self.config);
+        let settings = proxy::Settings {
+            door: client_door,
+            upstream_trust: self.files.upstream_trust.clone(),
+            ..settings(&self.config)
+        };
         let serve = serve(
             self.http,
             self.router,
@@ -358,6 +388,10 @@ async fn serve(
         );
     }
     info!("stopped");
+}
+
+fn door(name: &'static str, identity: Option<&tls::Identity>) -> Door {
+    Door::new(name, identity.cloned(), tls::HTTP)
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {

@@ -121,6 +121,7 @@ impl Proxy {
         Self {
             client: Client {
                 control_urls: Vec::new(),
+                trust: qcc_proto::tls::Trust::nobody(),
                 identity: ProxyIdentity {
                     id: id.to_owned(),
                     incarnation: incarnation.to_owned(),

@@ -3,6 +3,8 @@
 //! - [`v1`]: generated messages, clients and servers.
 //! - [`encoded`]: a server for `HealthSyncService` whose updates are encoded once.
 //! - [`exposition`], [`plain`]: metrics and probes over plain HTTP, beside gRPC.
+//! - [`tls`]: certificates and authorities that may change while they are used, and
+//!   connections with them. [`rarely`]: log records about what strangers do.
 //! - [`resources`]: the file in which people declare clusters and endpoints.
 //! - [`duration`]: durations as people write them.
 //! - [`upstream`]: requests to endpoints and the meaning of their answers.
@@ -15,7 +17,9 @@ pub mod exposition;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod plain;
+pub mod rarely;
 pub mod resources;
+pub mod tls;
 pub mod upstream;
 
 use std::fmt;

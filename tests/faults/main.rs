@@ -6,6 +6,7 @@
 //! `FAULTS.md` beside this file says which fault is shown where, here and elsewhere.
 
 mod attacks;
+mod certificates;
 mod clocks;
 mod crash;
 mod crowd;
@@ -61,6 +62,7 @@ const STORIES: &[Story] = stories! {
     attacks::heads_and_bodies_that_come_in_drops_end_and_hold_nobody_up,
     attacks::clients_that_do_not_read_are_left_and_hold_nobody_up,
     crowd::a_thousand_proxies_come_back_at_once_and_all_are_served,
+    certificates::whoever_pretends_to_be_the_control_plane_is_not_believed,
     files::a_proxy_without_files_serves_who_is_there_and_then_others,
     files::a_control_plane_without_files_serves_who_is_there_and_then_others,
     pauses::a_control_plane_that_freezes_for_10_s_costs_nothing,

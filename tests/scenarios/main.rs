@@ -12,6 +12,7 @@ mod foreign;
 mod harness;
 mod history;
 mod kept_view;
+mod listeners;
 mod metrics;
 mod outage;
 mod passing;

@@ -1,18 +1,25 @@
 //! HTTP requests with nothing between the test and the wire: a connection each, no
-//! pool, no retries, no decoding.
+//! pool, no retries, no decoding. In the clear as HTTP/1.1, over TLS as is agreed upon.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
-use hyper::{HeaderMap, Method, StatusCode, Uri, body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
+use hyper::{
+    HeaderMap, Method, StatusCode, Uri,
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::{ClientConfig, pki_types::ServerName};
 use serde_json::json;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
+use tokio_rustls::TlsConnector;
 
 use crate::wait::LIMIT;
 
@@ -21,6 +28,7 @@ use crate::wait::LIMIT;
 pub struct Call {
     address: SocketAddr,
     request: hyper::Request<Full<Bytes>>,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 impl Call {
@@ -29,7 +37,11 @@ impl Call {
         let mut request = hyper::Request::new(Full::default());
         *request.method_mut() = method;
         *request.uri_mut() = target.parse::<Uri>().expect("a test's target is valid");
-        let call = Self { address, request };
+        let call = Self {
+            address,
+            request,
+            tls: None,
+        };
         call.header("host", &address.to_string())
     }
 
@@ -38,6 +50,12 @@ impl Call {
         let name = hyper::header::HeaderName::try_from(name).expect("a test's header is valid");
         let value = value.parse().expect("a test's header value is valid");
         self.request.headers_mut().append(name, value);
+        self
+    }
+
+    /// Encrypts the connection.
+    pub fn over(mut self, tls: ClientConfig) -> Self {
+        self.tls = Some(Arc::new(tls));
         self
     }
 
@@ -66,19 +84,18 @@ impl Call {
                 .await
                 .map_err(|error| error.to_string())?;
             tcp.set_nodelay(true).map_err(|error| error.to_string())?;
-            let (mut sender, connection) = http1::Builder::new()
-                .title_case_headers(true)
-                .handshake(TokioIo::new(tcp))
-                .await
-                .map_err(|error| error.to_string())?;
-            let connection = AbortOnDrop(tokio::spawn(async move {
-                // The same error reaches the response or its body.
-                let _ = connection.await;
-            }));
-            let response = sender
-                .send_request(self.request)
-                .await
-                .map_err(|error| error.to_string())?;
+            let (response, connection) = match self.tls {
+                None => send_http1(tcp, self.request).await?,
+                Some(tls) => {
+                    let name = ServerName::from(self.address.ip());
+                    let stream = TlsConnector::from(tls).connect(name, tcp).await;
+                    let stream = stream.map_err(|error| error.to_string())?;
+                    match stream.get_ref().1.alpn_protocol() {
+                        Some(b"h2") => send_http2(stream, self.address, self.request).await?,
+                        _ => send_http1(stream, self.request).await?,
+                    }
+                }
+            };
             let (head, body) = response.into_parts();
             Ok(Stream {
                 status: head.status,
@@ -96,6 +113,39 @@ impl Call {
     pub async fn send(self) -> Result<Response, String> {
         self.open().await?.finish().await
     }
+}
+
+async fn send_http1(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: hyper::Request<Full<Bytes>>,
+) -> Result<(hyper::Response<Incoming>, AbortOnDrop), String> {
+    let mut builder = http1::Builder::new();
+    let handshake = builder.title_case_headers(true).handshake(TokioIo::new(io));
+    let (mut sender, connection) = handshake.await.map_err(|error| error.to_string())?;
+    let connection = AbortOnDrop(tokio::spawn(async move {
+        // The same error reaches the response or its body.
+        let _ = connection.await;
+    }));
+    let response = sender.send_request(request).await;
+    Ok((response.map_err(|error| error.to_string())?, connection))
+}
+
+async fn send_http2(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    address: SocketAddr,
+    mut request: hyper::Request<Full<Bytes>>,
+) -> Result<(hyper::Response<Incoming>, AbortOnDrop), String> {
+    request.headers_mut().remove("host");
+    let uri = format!("https://{address}{}", request.uri());
+    *request.uri_mut() = uri.parse().expect("a test's target is valid");
+    let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(io));
+    let (mut sender, connection) = handshake.await.map_err(|error| error.to_string())?;
+    let connection = AbortOnDrop(tokio::spawn(async move {
+        // As above.
+        let _ = connection.await;
+    }));
+    let response = sender.send_request(request).await;
+    Ok((response.map_err(|error| error.to_string())?, connection))
 }
 
 /// A request is sent, and its answer read, by awaiting it.

@@ -10,12 +10,13 @@ use hyper::Method;
 use crate::client::Call;
 
 /// Every label that a page may have. None of them can hold a URL, a key or a client.
-const LABELS: [&str; 9] = [
+const LABELS: [&str; 10] = [
     "admin_state",
     "cause",
     "class",
     "endpoint",
     "limit",
+    "listener",
     "reason",
     "result",
     "state",

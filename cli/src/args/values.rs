@@ -8,7 +8,7 @@ use qcc_proto::v1::{EventKind, HealthState};
 
 use crate::{operator::Operator, text};
 
-/// An address such as `http://127.0.0.1:7870`; the scheme may be left out.
+/// An address such as `http://127.0.0.1:7870`; without a scheme it is `http`.
 pub(crate) fn url(text: &str) -> Result<Uri, String> {
     let with_scheme = if text.contains("://") {
         text.to_owned()
@@ -18,16 +18,14 @@ pub(crate) fn url(text: &str) -> Result<Uri, String> {
     let uri: Uri = with_scheme
         .parse()
         .map_err(|_| "not a URL such as http://127.0.0.1:7870".to_owned())?;
-    if uri.scheme_str() != Some("http") {
-        return Err("only http:// is available; servers do not speak TLS yet".to_owned());
-    }
-    if uri
-        .authority()
-        .is_none_or(|authority| authority.as_str().contains('@'))
+    if !matches!(uri.scheme_str(), Some("http" | "https"))
+        || uri
+            .authority()
+            .is_none_or(|authority| authority.as_str().contains('@'))
         || uri.path() != "/"
         || uri.query().is_some()
     {
-        return Err("must be http://HOST:PORT and nothing more".to_owned());
+        return Err("must be http://HOST:PORT or https://HOST:PORT and nothing more".to_owned());
     }
     Ok(uri)
 }
@@ -159,13 +157,13 @@ mod tests {
             "http://127.0.0.1:7870",
             "http://[::1]:1/",
             "control.example:7870",
+            "https://control.example:7870",
             "127.0.0.1:0",
         ] {
             assert!(url(text).is_ok(), "{text}");
         }
         for text in [
             "",
-            "https://a:1",
             "http://a/b",
             "http://a?x",
             "http://user:pw@a",

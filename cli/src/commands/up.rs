@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use qcc_proto::{resources, v1};
+use qcc_proto::{resources, tls::Roots, v1};
 use serde_json::json;
 use tempfile::{NamedTempFile, TempDir};
 use tokio::{
@@ -111,6 +111,8 @@ impl System {
             listen: args.control_listen,
             allowed_hosts: Vec::new(),
             data_dir: data_dir.to_owned(),
+            tls: None,
+            upstream_roots: Roots::Platform,
             seal_key_file: None,
             apply,
             ready_file: None,

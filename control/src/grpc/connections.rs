@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
+use qcc_proto::tls::{Door, Inbound};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_stream::{Stream, StreamExt};
@@ -30,13 +31,14 @@ const ACCEPTED_IN_A_ROW: u32 = 8;
 /// An accepted connection; it holds its place while it lives.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Inbound,
     _place: OwnedSemaphorePermit,
 }
 
 /// Accepts connections, of which at most `max` are open at a time.
 pub(super) fn accept(
     listener: TcpListener,
+    door: Door,
     max: usize,
 ) -> impl Stream<Item = io::Result<Connection>> {
     // An update is one small packet: it must not wait for the last one's receipt.
@@ -48,6 +50,7 @@ pub(super) fn accept(
         let is_enough = in_a_row == ACCEPTED_IN_A_ROW;
         in_a_row %= ACCEPTED_IN_A_ROW;
         let place = Arc::clone(&places).try_acquire_owned();
+        let door = door.clone();
         async move {
             if let Err(error) = &accepted {
                 // Out of file descriptors, most likely: trying again at once would spin.
@@ -61,7 +64,7 @@ pub(super) fn accept(
                 return None;
             };
             Some(accepted.map(|stream| Connection {
-                stream,
+                stream: door.accept(stream),
                 _place: place,
             }))
         }
@@ -70,7 +73,7 @@ pub(super) fn accept(
 }
 
 impl Connected for Connection {
-    type ConnectInfo = <TcpStream as Connected>::ConnectInfo;
+    type ConnectInfo = <Inbound as Connected>::ConnectInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {
         self.stream.connect_info()
@@ -119,7 +122,7 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use tokio::{io::AsyncReadExt, net::TcpStream};
 
     use super::*;
 
@@ -127,7 +130,7 @@ mod tests {
     async fn one_too_many_is_closed_until_another_has_ended() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let incoming = accept(listener, 1);
+        let incoming = accept(listener, Door::plain("test"), 1);
         tokio::pin!(incoming);
         let connect = || async { TcpStream::connect(address).await.expect("it listens") };
 

@@ -91,6 +91,11 @@ impl Api {
             "When the process started, since the epoch.",
             since_epoch(self.started),
         );
+        page.counter(
+            "qcc_control_tls_failures_total",
+            "Connections without a handshake, plaintext to TLS and the reverse included.",
+            self.door.failures(),
+        );
     }
 
     fn writer(&self, page: &mut Page) {

@@ -42,7 +42,7 @@ use std::{
 };
 
 use prost::Message;
-use qcc_proto::{plain::PlainLayer, v1};
+use qcc_proto::{plain::PlainLayer, tls::Door, v1};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -79,6 +79,8 @@ pub(crate) struct Api {
     pub sessions: Arc<Sessions>,
     /// Names under which pages may be asked for.
     pub allowed_hosts: Arc<[String]>,
+    /// How those who connect are let in.
+    pub door: Door,
     /// When the process started.
     pub started: SystemTime,
     /// Ends all streams.
@@ -109,7 +111,7 @@ pub(crate) async fn serve(api: Api, listener: TcpListener) -> Result<(), tonic::
     };
     let own = "the descriptor set was made by the build";
     let stop = api.stop.clone();
-    let incoming = connections::accept(listener, connections::CONNECTIONS_MAX);
+    let incoming = connections::accept(listener, api.door.clone(), connections::CONNECTIONS_MAX);
     let pages = PlainLayer::new(Arc::new(api.clone()), &api.allowed_hosts);
     Server::builder()
         .accept_http1(true)

@@ -8,14 +8,16 @@ use std::{
 };
 
 use http::{HeaderMap, Method, Uri};
-use hyper_rustls::ConfigBuilderExt;
-use qcc_proto::upstream::may_connect;
+use qcc_proto::{
+    tls::{self, Trust},
+    upstream::may_connect,
+};
 use reqwest::{
     Client, Response, Url,
     dns::{Addrs, Name, Resolve, Resolving},
     redirect, retry,
 };
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use rustls::ClientConfig;
 
 /// Limit on a description, from the contract.
 const DETAIL_BYTES_MAX: usize = 200;
@@ -62,10 +64,9 @@ impl StdError for Error {
 const FORBIDDEN: &str = "no endpoint may have this address";
 
 impl Transport {
-    pub(super) fn new() -> Result<Self, super::Error> {
-        let tls = tls().map_err(super::Error::Tls)?;
-        let mut http = tls.clone();
-        http.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    pub(super) fn new(trust: &Trust) -> Result<Self, super::Error> {
+        let tls = trust.client_config(&[]);
+        let http = trust.client_config(tls::HTTP);
         let client = Client::builder()
             .tls_backend_preconfigured(http)
             .dns_resolver(Resolver)
@@ -114,23 +115,6 @@ impl Transport {
         }
         request.send().await.map_err(Error::Request)
     }
-}
-
-/// The same trust as in proxied requests: the system's authorities. Without any, no
-/// https endpoint can pass, but everything else works.
-fn tls() -> Result<ClientConfig, rustls::Error> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?;
-    let config = match builder.clone().with_native_roots() {
-        Ok(builder) => builder.with_no_client_auth(),
-        Err(error) => {
-            tracing::warn!(%error, "no certificate authorities; https checks will fail");
-            builder
-                .with_root_certificates(RootCertStore::empty())
-                .with_no_client_auth()
-        }
-    };
-    Ok(config)
 }
 
 fn is_forbidden_address(host: &str) -> bool {

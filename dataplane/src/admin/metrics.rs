@@ -60,6 +60,7 @@ impl Pages for Admin {
         let now = Instant::now();
         let mut page = Page::default();
         self.process(&mut page);
+        self.doors(&mut page);
         self.view(&mut page, now);
         self.requests(&mut page);
         self.reports(&mut page);
@@ -98,6 +99,17 @@ impl Admin {
             "Whether requests are served: there is a view, and no drain.",
             self.ready().is_ok(),
         );
+    }
+
+    fn doors(&self, page: &mut Page) {
+        let mut failures = page.family(
+            "qcc_proxy_tls_failures_total",
+            Kind::Counter,
+            "Connections without a handshake, plaintext to TLS and the reverse included.",
+        );
+        for (listener, door) in [("clients", &self.client_door), ("admin", &self.door)] {
+            failures.sample(&[("listener", listener)], door.failures());
+        }
     }
 
     fn view(&self, page: &mut Page, now: Instant) {

@@ -21,6 +21,7 @@ use qcc_proto::{
     FILE_DESCRIPTOR_SET, plain::PlainLayer, v1::proxy_admin_service_server::ProxyAdminServiceServer,
 };
 use tokio::net::TcpListener;
+use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Error, Server, server::TcpIncoming};
 use tonic_health::pb::{FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTOR_SET, health_server::HealthServer};
@@ -44,7 +45,9 @@ pub(crate) async fn serve(
     admin: Admin,
     stop: CancellationToken,
 ) -> Result<(), Error> {
+    let door = admin.door.clone();
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming.map(move |accepted| accepted.map(|stream| door.accept(stream)));
     let stopped = stop.cancelled_owned();
     let admin = Arc::new(admin);
     let pages = PlainLayer::new(admin.clone(), &admin.allowed_hosts);

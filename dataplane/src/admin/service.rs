@@ -7,6 +7,7 @@ use std::{
 
 use qcc_proto::{
     duration,
+    tls::Door,
     v1::{
         DrainProxyRequest, DrainProxyResponse, ExplainProxyEndpointRequest,
         ExplainProxyEndpointResponse, GetProxyStatusRequest, GetProxyStatusResponse,
@@ -49,6 +50,10 @@ pub(crate) struct Admin {
     pub counters: Arc<Counters>,
     /// Whether we are stopping.
     pub drain: Drain,
+    /// How our own callers are let in.
+    pub door: Door,
+    /// How clients are let in.
+    pub client_door: Door,
 }
 
 impl Admin {

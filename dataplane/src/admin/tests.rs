@@ -7,11 +7,14 @@ use std::{
 };
 
 use http::Uri;
-use qcc_proto::v1::{
-    AdminState, Cause, DrainProxyRequest, ExplainProxyEndpointRequest,
-    ExplainProxyEndpointResponse, GetProxyStatusRequest, HealthState, ListProxyEndpointsRequest,
-    OutcomeClass, ProxyEndpoint, ProxyIdentity, View,
-    proxy_admin_service_client::ProxyAdminServiceClient,
+use qcc_proto::{
+    tls,
+    v1::{
+        AdminState, Cause, DrainProxyRequest, ExplainProxyEndpointRequest,
+        ExplainProxyEndpointResponse, GetProxyStatusRequest, HealthState,
+        ListProxyEndpointsRequest, OutcomeClass, ProxyEndpoint, ProxyIdentity, View,
+        proxy_admin_service_client::ProxyAdminServiceClient,
+    },
 };
 use tonic::{
     Code, Status,
@@ -58,6 +61,8 @@ impl Testbed {
             link: link.clone(),
             counters: Arc::new(Counters::default()),
             drain: drain.clone(),
+            door: tls::Door::plain("admin"),
+            client_door: tls::Door::plain("clients"),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address: SocketAddr = listener.local_addr().unwrap();

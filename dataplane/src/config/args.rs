@@ -36,14 +36,39 @@ pub struct Args {
     )]
     pub allow_host: Vec<String>,
 
+    /// The certificate to show to clients, a chain in PEM; with it the listener speaks TLS.
+    /// A file that changes is read again
+    #[arg(long, env = "QCC_PROXY_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The key of that certificate, in PEM
+    #[arg(long, env = "QCC_PROXY_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+
+    /// The certificate of the admin address; with it that speaks TLS
+    #[arg(long, env = "QCC_PROXY_ADMIN_TLS_CERT", value_name = "FILE")]
+    pub admin_tls_cert: Option<PathBuf>,
+
+    /// The key of that certificate, in PEM
+    #[arg(long, env = "QCC_PROXY_ADMIN_TLS_KEY", value_name = "FILE")]
+    pub admin_tls_key: Option<PathBuf>,
+
     /// Listen for other machines although nothing is encrypted or authenticated
     #[arg(long, env = "QCC_PROXY_INSECURE_LISTEN", value_parser = FalseyValueParser::new())]
     pub insecure_listen: bool,
 
-    /// A control plane; repeat it for several, tried in turn
+    /// A control plane, http:// or https://; repeat it for several, tried in turn
     /// [default: http://127.0.0.1:7870]
     #[arg(long, env = "QCC_CONTROL", value_name = "URL", value_delimiter = ',', value_parser = control_url)]
     pub control: Vec<Uri>,
+
+    /// The authorities that vouch for control planes, in PEM [default: the platform's]
+    #[arg(long, env = "QCC_CACERT", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+
+    /// More authorities that vouch for endpoints, in PEM, beside the platform's
+    #[arg(long, env = "QCC_PROXY_UPSTREAM_CA_FILE", value_name = "FILE")]
+    pub upstream_ca_file: Option<PathBuf>,
 
     /// The cluster to serve [default: default]
     #[arg(long, env = "QCC_PROXY_CLUSTER", value_name = "NAME", value_parser = cluster)]
@@ -165,10 +190,10 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 
 /// Reads a control plane's address.
 pub(super) fn control_url(text: &str) -> Result<Uri, String> {
-    let rule = "`http://host:port`; it is spoken to without TLS";
+    let rule = "`http://host:port` or `https://host:port`";
     let url: Uri = text.parse().map_err(|_| rule)?;
     let authority = url.authority().ok_or(rule)?;
-    let whole = url.scheme_str() == Some("http")
+    let whole = matches!(url.scheme_str(), Some("http" | "https"))
         && !url.host().unwrap_or_default().is_empty()
         && !authority.as_str().contains('@')
         && url.path() == "/"

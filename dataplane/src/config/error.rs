@@ -2,6 +2,8 @@
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf};
 
+use qcc_proto::tls;
+
 /// Why there is no [`Config`](super::Config).
 #[derive(Debug)]
 pub enum Error {
@@ -28,6 +30,15 @@ pub enum Error {
         /// What it must be.
         rule: String,
     },
+    /// A certificate needs its key, and a key its certificate.
+    HalfPair {
+        /// What there is.
+        present: &'static str,
+        /// What there is not.
+        missing: &'static str,
+    },
+    /// A file of certificates or keys cannot be used.
+    Tls(tls::Error),
     /// Without TLS nobody but this machine may be listened to.
     InsecureListen {
         /// The key.
@@ -60,6 +71,10 @@ impl fmt::Display for Error {
             Self::Value { key, value, rule } => {
                 write!(f, "invalid {key} `{value}`: must be {rule}")
             }
+            Self::HalfPair { present, missing } => {
+                write!(f, "{present} is given, so {missing} must be too")
+            }
+            Self::Tls(error) => error.fmt(f),
             Self::InsecureListen { key, address } => write!(
                 f,
                 "invalid {key} `{address}`: other machines could connect, without encryption or \

@@ -332,7 +332,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_address_is_not_connected_to() {
-        let tls = super::super::upstream::tls();
+        let tls = super::super::upstream::tls(&qcc_proto::tls::Trust::platform());
         let mut connector = Connector::new(tls, Duration::from_secs(1));
         for url in [
             "http://169.254.1.1:1/",

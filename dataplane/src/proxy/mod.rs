@@ -105,9 +105,15 @@ use std::{
     time::Duration,
 };
 
-/// Limits of the data path.
+use qcc_proto::tls::{Door, Trust};
+
+/// Limits of the data path, and whom it believes.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
+    /// How clients are let in: with TLS or without.
+    pub(crate) door: Door,
+    /// Who vouches for endpoints.
+    pub(crate) upstream_trust: Trust,
     /// Longest request body that is kept for another try. A longer one streams
     /// through: one try, no retry.
     pub(crate) replay_max_bytes: usize,
@@ -147,6 +153,8 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            door: Door::plain("clients"),
+            upstream_trust: Trust::platform(),
             replay_max_bytes: 32 << 20, // The Messages API takes no more.
             replay_total_bytes: 512 << 20,
             body_max_bytes: None,

@@ -71,6 +71,8 @@ pub(crate) async fn serve(
                         }
                         let (protocols, service) = (Arc::clone(&protocols), Arc::clone(&service));
                         let stop = stop.clone();
+                        // TLS, if any, begins with the first read.
+                        let stream = service.settings.door.accept(stream);
                         connections.spawn(connection::serve(stream, place, protocols, service, stop));
                     }
                     Err(limit) => {

@@ -14,14 +14,12 @@ use std::{
 use arc_swap::ArcSwap;
 use http::{Extensions, Request, Response};
 use hyper::body::Incoming;
-use hyper_rustls::ConfigBuilderExt;
 use hyper_util::{
     client::legacy::{self, Client},
     rt::{TokioExecutor, TokioTimer},
 };
-use qcc_proto::v1::OutcomeClass;
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
-use tracing::warn;
+use qcc_proto::{tls::Trust, v1::OutcomeClass};
+use rustls::ClientConfig;
 
 use super::{
     Settings,
@@ -74,7 +72,7 @@ impl Upstreams {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
             pools: ArcSwap::default(),
-            tls: tls(),
+            tls: tls(&settings.upstream_trust),
             headers_max: settings.headers_max,
             head_max_bytes: settings.head_max_bytes,
             start: Instant::now(),
@@ -228,23 +226,9 @@ pub(super) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// TLS towards endpoints: the platform's roots, and [no HTTP/2](super#one-connection-for-each-request).
-pub(super) fn tls() -> Arc<ClientConfig> {
-    let versions = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions();
-    #[expect(clippy::expect_used, reason = "no input can change it")]
-    let config = versions.expect("ring supports the default protocol versions");
-    let mut config = match config.clone().with_native_roots() {
-        Ok(config) => config.with_no_client_auth(),
-        Err(error) => {
-            warn!(%error, "no root certificates found: every https endpoint will fail");
-            config
-                .with_root_certificates(RootCertStore::empty())
-                .with_no_client_auth()
-        }
-    };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Arc::new(config)
+/// TLS towards endpoints, with [no HTTP/2](super#one-connection-for-each-request).
+pub(super) fn tls(trust: &Trust) -> Arc<ClientConfig> {
+    Arc::new(trust.client_config(&[b"http/1.1"]))
 }
 
 #[cfg(test)]
@@ -295,7 +279,7 @@ mod tests {
 
     #[test]
     fn endpoints_are_not_offered_http_2() {
-        assert_eq!(tls().alpn_protocols, [b"http/1.1"]);
+        assert_eq!(tls(&Trust::platform()).alpn_protocols, [b"http/1.1"]);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use std::{
 };
 
 use http::Uri;
-use qcc_proto::v1::ProxyIdentity;
+use qcc_proto::{tls::Trust, v1::ProxyIdentity};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
@@ -55,6 +55,8 @@ const START_PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) struct Client {
     /// The control planes, to be tried in turn. Not empty.
     pub control_urls: Vec<Uri>,
+    /// Who vouches for them.
+    pub trust: Trust,
     /// Who we are.
     pub identity: ProxyIdentity,
     /// The cluster we serve.
@@ -74,6 +76,8 @@ pub(crate) struct Client {
 pub(crate) enum Error {
     /// It could not be opened.
     Connect(tonic::transport::Error),
+    /// It was spoken to in the clear, and speaks TLS.
+    TlsWanted,
     /// A call failed.
     Call(tonic::Status),
     /// The control plane ended a stream.
@@ -96,6 +100,7 @@ impl fmt::Display for Error {
                 None => write!(f, "connect: {error}"),
             },
             Self::Call(status) => write!(f, "{}: {}", status.code(), status.message()),
+            Self::TlsWanted => f.write_str("it speaks TLS: its address must say https://"),
             Self::Ended => f.write_str("the control plane ended the stream"),
             Self::Silent => f.write_str("nothing heard for 15 s"),
             Self::NoView => f.write_str("no view within 2 s"),

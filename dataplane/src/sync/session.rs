@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use http::Uri;
-use qcc_proto::v1::health_sync_service_client::HealthSyncServiceClient;
+use qcc_proto::{
+    tls::{self, Trust},
+    v1::health_sync_service_client::HealthSyncServiceClient,
+};
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
@@ -36,7 +39,7 @@ impl<'a> Session<'a> {
 
     /// Connects and runs both streams, until one of them ends.
     pub(super) async fn run(&mut self) -> Error {
-        let rpc = match connect(self.url).await {
+        let rpc = match connect(self.url, &self.client.trust).await {
             Ok(rpc) => rpc,
             Err(error) => return error,
         };
@@ -46,9 +49,14 @@ impl<'a> Session<'a> {
             &self.client.outbox,
             &self.client.link,
         );
-        tokio::select! {
+        let error = tokio::select! {
             error = self.watch.run(rpc) => error,
             error = reports => error,
+        };
+        let was_refused = matches!(error, Error::Call(_)) && self.up_since().is_none();
+        match was_refused && tls::is_wanted(self.url).await {
+            true => Error::TlsWanted,
+            false => error,
         }
     }
 
@@ -58,14 +66,13 @@ impl<'a> Session<'a> {
     }
 }
 
-async fn connect(url: &Uri) -> Result<HealthSyncServiceClient<Channel>, Error> {
+async fn connect(url: &Uri, trust: &Trust) -> Result<HealthSyncServiceClient<Channel>, Error> {
     let endpoint = Endpoint::from(url.clone())
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
-    let channel = timeout(2 * CONNECT_TIMEOUT, endpoint.connect()).await;
+    let channel = timeout(2 * CONNECT_TIMEOUT, tls::connect(&endpoint, trust)).await;
     let channel = channel
         .map_err(|_| Error::Silent)?
         .map_err(Error::Connect)?;

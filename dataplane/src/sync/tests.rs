@@ -208,6 +208,7 @@ impl Testbed {
                 "http://127.0.0.1:1".parse().unwrap(), // Nobody there.
                 format!("http://{address}").parse().unwrap(),
             ],
+            trust: qcc_proto::tls::Trust::nobody(),
             identity: ProxyIdentity {
                 id: "p1".into(),
                 incarnation: "i1".into(),
@@ -599,6 +600,7 @@ fn lonely(control_urls: Vec<Uri>, kept: Kept) -> (Client, Link, Router) {
     let link = Link::new();
     let client = Client {
         control_urls,
+        trust: qcc_proto::tls::Trust::nobody(),
         identity: ProxyIdentity::default(),
         cluster: "default".into(),
         router: router.clone(),
