@@ -108,11 +108,6 @@ impl Proxy {
         Call::new(self.http, Method::POST, target)
     }
 
-    /// Where it tells of itself.
-    pub fn admin_address(&self) -> SocketAddr {
-        self.admin_address
-    }
-
     /// A conversation request, as most clients send it.
     pub fn message(&self) -> Call {
         self.post("/v1/messages").message(false)

@@ -314,7 +314,7 @@ mod tests {
 
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
-        let tls = super::super::upstream::tls();
+        let tls = super::super::upstream::tls(&qcc_proto::tls::Trust::nobody());
         let mut connector = Connector::new(tls, Duration::from_secs(5));
         let mut wire = connector.call(url.parse().unwrap()).await.unwrap();
         let (_silent, _) = listener.accept().await.unwrap();

@@ -158,6 +158,8 @@ pub(crate) fn config(data: &Path) -> Config {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         allowed_hosts: Vec::new(),
         data_dir: data.into(),
+        tls: None,
+        upstream_roots: qcc_proto::tls::Roots::Nobody,
         seal_key_file: None,
         apply: None,
         ready_file: None,
