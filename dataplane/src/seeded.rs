@@ -36,8 +36,20 @@ pub enum Bug {
     ViewPauseIgnored,
     /// The end of a pause that it was told of itself means nothing.
     OwnPauseIgnored,
+    /// A long pause that nobody else knows of is not tried inside.
+    PauseUntried,
     /// What is to be preferred comes last.
     PrioritiesReversed,
+    /// A change of the cluster's rules is not taken.
+    PolicyIgnored,
+    /// A request tries whomever it can.
+    AttemptsUnlimited,
+    /// A request that fails alike at two endpoints is not to blame.
+    SuspectNotSuspected,
+    /// What was put down to a request stays with it, even if somebody serves it.
+    BlameNotTurned,
+    /// Any number of requests in a row may be to blame.
+    SuspectsUnlimited,
     /// It panics where it chooses.
     Panics,
 }

@@ -113,9 +113,12 @@ fn local_mark(entry: &Entry, now: Instant) -> Option<LocalMark> {
     let (cause, until) = match mark.block {
         Block::Clear | Block::Paused { .. } if failures == 0 && !is_paused => return None,
         Block::Clear => (Cause::Unspecified, Some(now)),
-        Block::Paused { cause, until } | Block::Suspended { cause, until, .. } => {
-            (cause, Some(until))
-        }
+        Block::Paused {
+            cause,
+            until,
+            trial,
+        } => (cause, Some(until.min(trial))),
+        Block::Suspended { cause, until, .. } => (cause, Some(until)),
         Block::Rejected => (Cause::Auth, None),
     };
     Some(LocalMark {

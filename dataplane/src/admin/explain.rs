@@ -110,8 +110,11 @@ impl Explanation<'_> {
                 "a check at the control plane has to pass, and this proxy to hear of it: it is not connected"
             }
             Some(Reason::Unhealthy(_)) => "a check at the control plane has to pass",
-            Some(Reason::Degraded { .. } | Reason::Paused { .. }) => {
+            Some(Reason::Degraded { .. }) => {
                 "the pause ends by itself, then it takes requests again"
+            }
+            Some(Reason::Paused { .. }) => {
+                "the pause ends by itself; inside of a long one a request a minute tries it, and the first that is answered ends it"
             }
             Some(Reason::Rejected) if is_away => {
                 "nothing but a newer generation brings it back here, and this proxy is not connected to hear of one"

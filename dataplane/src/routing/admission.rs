@@ -57,12 +57,19 @@ impl Entry {
         let mark = self.live.mark();
         let is_proven = self.live.proven() || seeded(Bug::UnprovenUnlimited);
         let cap = (!is_proven).then_some(policy.unproven_concurrency);
+        let ignored = seeded(Bug::OwnPauseIgnored);
         let limit = match mark.block {
             Block::Clear => cap.map_or(Limit::None, Limit::Unproven),
-            Block::Paused { cause, until } => match left(until, now) {
-                Some(_) if seeded(Bug::OwnPauseIgnored) => cap.map_or(Limit::None, Limit::Unproven),
+            Block::Paused { until, .. } if left(until, now).is_none() || ignored => {
+                cap.map_or(Limit::None, Limit::Unproven)
+            }
+            Block::Paused {
+                cause,
+                until,
+                trial,
+            } => match left(until.min(trial), now) {
                 Some(remaining) => return Err(Reason::Paused { cause, remaining }),
-                None => cap.map_or(Limit::None, Limit::Unproven),
+                None => Limit::Trial(cap),
             },
             Block::Suspended { cause, until, .. } => match left(until, now) {
                 Some(remaining) => return Err(Reason::Suspended { cause, remaining }),

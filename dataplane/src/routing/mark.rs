@@ -29,7 +29,8 @@
 //! earlier than they were; a parked success that arrives late changes nothing. Bad
 //! evidence always counts, for it is news about now; but only the trial itself
 //! prolongs a suspension, because whatever else fails belongs to the same incident.
-//! Of a pause and a suspension that meet, the one that lasts longer stands.
+//! Of a pause and a suspension that meet, the one that lasts longer stands. A pause that
+//! only this process knows of has a trial each minute: what ended it may have crossed it.
 
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,11 @@ use crate::seeded::{Bug, seeded};
 const SUSPENSION_FIRST: Duration = Duration::from_secs(5);
 /// Longest suspension: an endpoint that nobody else doubts is tried every minute.
 const SUSPENSION_MAX: Duration = Duration::from_secs(60);
+
+/// How often a pause that the fleet does not know of is tried inside, as the control plane
+/// checks inside of those that it knows. The fleet may have seen its end while the word of
+/// its beginning was on the way here, and nobody else will tell.
+const TRIAL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Different requests in a row that may be blamed in the endpoint's place. Two clients
 /// with bad requests at the same time are thinkable; a third, with nobody served in
@@ -90,12 +96,15 @@ pub(crate) struct Suspects([u64; SUSPECTS_MAX]);
 pub(crate) enum Block {
     /// It is not.
     Clear,
-    /// It asked for a pause.
+    /// It asked for a pause. Inside of a long one, from `trial` on, one attempt at a time
+    /// finds out whether it has relented.
     Paused {
         /// Why.
         cause: Cause,
         /// End of the pause.
         until: Instant,
+        /// When it may be tried, if the pause lasts that long.
+        trial: Instant,
     },
     /// It failed. After `until` one attempt at a time finds out.
     Suspended {
@@ -165,11 +174,11 @@ impl Mark {
             C::Auth => Some(self.rejected()),
             C::RateLimited => {
                 let wait = wait(seen.retry_after, known.cool_downs.rate_limited, known);
-                Some(self.paused(Cause::RateLimited, now + wait, seen.chosen_at))
+                Some(self.paused(Cause::RateLimited, wait, seen.chosen_at, now))
             }
             C::Overloaded => {
                 let wait = wait(seen.retry_after, known.cool_downs.overloaded, known);
-                Some(self.paused(Cause::Overloaded, now + wait, seen.chosen_at))
+                Some(self.paused(Cause::Overloaded, wait, seen.chosen_at, now))
             }
             C::Timeout => Some(self.suspended(Cause::Timeout, seen.chosen_at, now)),
             C::Connect => Some(self.suspended(Cause::Connect, seen.chosen_at, now)),
@@ -183,8 +192,8 @@ impl Mark {
 
     /// Returns the mark after a 2xx head, or `None` if it stays as it is.
     ///
-    /// A head disproves "no head" and "no connection" at once. Waiting for the end
-    /// of a stream of minutes would keep an endpoint at one request at a time.
+    /// A head disproves "no head", "no connection" and "not now" at once. Waiting for the
+    /// end of a stream of minutes would keep an endpoint at one request at a time.
     ///
     /// It also shows that others are served: failures that were put down to their
     /// requests were so rightly, and the next ones are judged afresh.
@@ -193,7 +202,12 @@ impl Mark {
             Block::Suspended {
                 cause: Cause::Timeout | Cause::Connect,
                 ..
-            } if chosen_at == self.number => Block::Clear,
+            }
+            | Block::Paused { .. }
+                if chosen_at == self.number =>
+            {
+                Block::Clear
+            }
             Block::Clear | Block::Paused { .. } | Block::Suspended { .. } | Block::Rejected => {
                 self.block
             }
@@ -291,18 +305,29 @@ impl Mark {
         })
     }
 
-    fn paused(&self, cause: Cause, until: Instant, chosen_at: u64) -> Self {
+    fn paused(&self, cause: Cause, wait: Duration, chosen_at: u64, now: Instant) -> Self {
+        let (until, trial) = (now + wait, now + trial_interval());
         self.blocked(match self.block {
-            Block::Paused { until: old, .. } if old >= until => self.block,
+            Block::Paused {
+                cause, until: old, ..
+            } if old >= until => Block::Paused {
+                cause,
+                until: old,
+                trial,
+            },
             // The trial was answered: it is back-pressure now, not silence.
             Block::Suspended { until: old, .. } if chosen_at == self.number => Block::Paused {
                 cause,
                 until: until.max(old),
+                trial,
             },
             // The longer of both, as what it is: the fleet may lift a pause early.
             Block::Suspended { until: old, .. } if old >= until => self.block,
-            Block::Suspended { .. } => Block::Paused { cause, until },
-            Block::Clear | Block::Paused { .. } => Block::Paused { cause, until },
+            Block::Clear | Block::Paused { .. } | Block::Suspended { .. } => Block::Paused {
+                cause,
+                until,
+                trial,
+            },
             Block::Rejected => Block::Rejected,
         })
     }
@@ -314,7 +339,7 @@ impl Mark {
                 until: now + first_suspension(),
                 step: 0,
             },
-            Block::Paused { until, .. } if until >= now + SUSPENSION_FIRST => self.block,
+            Block::Paused { until, .. } if until >= now + SUSPENSION_FIRST => self.tried(now),
             Block::Paused { .. } => Block::Suspended {
                 cause,
                 until: now + SUSPENSION_FIRST,
@@ -345,15 +370,24 @@ impl Mark {
         let next = if failures >= known.failures_max || trial {
             self.suspended(cause, chosen_at, now)
         } else {
-            Self {
-                number: self.number + 1,
-                ..*self
-            }
+            self.blocked(self.tried(now))
         };
         Self {
             failures,
             counted_at: self.counted_at.max(chosen_at),
             ..next
+        }
+    }
+
+    /// Returns the block after another attempt has failed: a pause is not tried at once again.
+    fn tried(&self, now: Instant) -> Block {
+        match self.block {
+            Block::Paused { cause, until, .. } => Block::Paused {
+                cause,
+                until,
+                trial: now + trial_interval(),
+            },
+            Block::Clear | Block::Suspended { .. } | Block::Rejected => self.block,
         }
     }
 
@@ -371,6 +405,9 @@ impl Suspects {
     fn with(self, request: u64) -> Option<Self> {
         let request = request.max(1); // 0 is a free place.
         let Self(mut places) = self;
+        if seeded(Bug::SuspectsUnlimited) {
+            places = Mark::CLEAR.suspects.0;
+        }
         let mut fitting = places.iter_mut();
         let place = fitting.find(|place| **place == request || **place == 0)?;
         *place = request;
@@ -389,6 +426,13 @@ fn first_suspension() -> Duration {
         return Duration::from_secs(1 << 30);
     }
     SUSPENSION_FIRST
+}
+
+fn trial_interval() -> Duration {
+    if seeded(Bug::PauseUntried) {
+        return Duration::from_secs(1 << 30);
+    }
+    TRIAL_INTERVAL
 }
 
 fn suspension(step: u32) -> Duration {

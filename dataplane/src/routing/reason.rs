@@ -35,7 +35,7 @@ pub(crate) enum Reason {
     Paused {
         /// Why.
         cause: Cause,
-        /// Time left.
+        /// Time left until it is over, or is tried inside.
         remaining: Duration,
     },
     /// It failed this proxy.
@@ -47,7 +47,7 @@ pub(crate) enum Reason {
     },
     /// It has not yet succeeded, and as many attempts as allowed find out now.
     Unproven,
-    /// It comes back from a suspension, and one attempt finds out now.
+    /// It comes back from a suspension or a long pause, and one attempt finds out now.
     Trial,
     /// A request failed there, and whose fault that is shows in a moment.
     Held,
@@ -109,11 +109,11 @@ impl fmt::Display for Reason {
             Self::Disabled => f.write_str("disabled"),
             Self::Draining => f.write_str("draining"),
             Self::Unhealthy(cause) => write!(f, "unhealthy: {}", words(cause)),
-            Self::Degraded { cause, remaining } | Self::Paused { cause, remaining } => {
+            Self::Degraded { cause, remaining } => {
                 write!(f, "{} for {}", words(cause), seconds(remaining))
             }
             Self::Rejected => f.write_str("credential rejected here"),
-            Self::Suspended { cause, remaining } => {
+            Self::Paused { cause, remaining } | Self::Suspended { cause, remaining } => {
                 write!(
                     f,
                     "{} here, next try in {}",

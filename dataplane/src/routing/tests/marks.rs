@@ -5,6 +5,8 @@ use OutcomeClass::{
     StreamBroken, Success, Timeout,
 };
 
+use qcc_proto::v1::Cause;
+
 use super::*;
 
 #[test]
@@ -175,25 +177,82 @@ fn a_success_answers_the_count_that_the_view_still_shows() {
 fn back_pressure_lasts_as_long_as_asked_within_the_cap() {
     let cases = [
         (RateLimited, Some(1.0), 1.0),
-        (RateLimited, Some(100_000.0), 600.0),
-        (RateLimited, None, 600.0),
+        (RateLimited, Some(59.0), 59.0),
+        (RateLimited, Some(100_000.0), 90.0),
+        (RateLimited, None, 80.0),
         (Overloaded, None, 10.0),
         (Overloaded, Some(3.0), 3.0),
     ];
     for (class, asked, seconds) in cases {
         let mut testbed = Testbed::new([endpoint("a")]);
+        // Within the first minute of what would last longer.
+        testbed.policy.cool_downs.max = Duration::from_secs(90);
+        testbed.policy.cool_downs.rate_limited = Duration::from_secs(80);
+        testbed.publish();
         match asked {
             Some(asked) => testbed.throttle(testbed.attempt(), class, asked),
             None => testbed.finish(testbed.attempt(), class),
         }
-        testbed.pass(seconds - 0.01);
-        assert_eq!(testbed.choice(), None, "{class:?} {asked:?}");
-        testbed.pass(0.01);
-        assert_eq!(
-            testbed.choice().as_deref(),
-            Some("a"),
-            "{class:?} {asked:?}"
-        );
+        if seconds > 60.0 {
+            testbed.pass(59.99);
+            assert_eq!(testbed.choice(), None, "{class:?} {asked:?}");
+            testbed.pass(0.01);
+            let trial = testbed.attempt();
+            testbed.pass(seconds - 60.01);
+            assert_eq!(testbed.choice(), None, "one trial, and no more");
+            drop((trial, testbed.pass(0.01)));
+        } else {
+            testbed.pass(seconds - 0.01);
+            assert_eq!(testbed.choice(), None, "{class:?} {asked:?}");
+            testbed.pass(0.01);
+        }
+        let both = [testbed.attempt(), testbed.attempt()];
+        assert_eq!(both.map(|it| name(&it)), ["a", "a"], "{class:?} {asked:?}");
+    }
+}
+
+#[test]
+fn a_long_pause_that_the_fleet_does_not_share_is_tried_each_minute() {
+    let mut testbed = Testbed::new([endpoint("a"), spare("b")]);
+    let crossed = testbed.attempt();
+    let paused = Health::Degraded {
+        cause: Cause::RateLimited,
+        until: testbed.now + Duration::from_secs(600),
+    };
+    // The fleet learns of the pause and of its end while our attempt is under way.
+    testbed.change("a", |a| a.health = paused);
+    testbed.change("a", |a| a.health = Health::Healthy);
+    testbed.finish(crossed, RateLimited);
+    for _ in 0..3 {
+        testbed.pass(59.9);
+        assert_eq!(testbed.choice().as_deref(), Some("b"));
+        testbed.pass(0.1);
+        let trial = testbed.attempt();
+        assert_eq!(name(&trial), "a");
+        assert_eq!(testbed.choice().as_deref(), Some("b"), "one at a time");
+        testbed.finish(trial, RateLimited);
+    }
+    testbed.pass(60.0);
+    let trial = testbed.attempt();
+    trial.answered();
+    assert_eq!(testbed.choice().as_deref(), Some("a"), "its head will do");
+    testbed.finish(trial, Success);
+    assert_eq!(testbed.reason("a"), "");
+}
+
+#[test]
+fn a_trial_inside_of_a_pause_that_fails_in_another_way_is_not_repeated_at_once() {
+    for class in [Timeout, Connect, ServerError] {
+        let mut testbed = Testbed::new([endpoint("a"), spare("b")]);
+        testbed.finish(testbed.attempt(), RateLimited);
+        testbed.pass(60.0);
+        let trial = testbed.attempt();
+        assert_eq!(name(&trial), "a");
+        testbed.finish(trial, class);
+        testbed.pass(59.9);
+        assert_eq!(testbed.choice().as_deref(), Some("b"), "{class:?}");
+        testbed.pass(0.1);
+        assert_eq!(testbed.choice().as_deref(), Some("a"), "{class:?}");
     }
 }
 
@@ -279,7 +338,7 @@ fn while_nobody_else_speaks_each_mark_ends_as_its_cause_says() {
         (Forbidden, 5.0, true),
         (ServerError, 5.0, true),
         (StreamBroken, 5.0, true),
-        (RateLimited, 600.0, false),
+        (RateLimited, 60.0, true),
         (Overloaded, 10.0, false),
         (Auth, f64::INFINITY, false),
     ] {

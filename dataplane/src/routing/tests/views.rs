@@ -125,7 +125,9 @@ fn a_pause_that_the_fleet_has_lifted_is_over_here_too() {
     let mut testbed = Testbed::new([endpoint("a")]);
     testbed.throttle(testbed.attempt(), RateLimited, 400.0);
     testbed.publish();
-    assert_eq!(testbed.reason("a"), "rate limited for 400s"); // It was not about that.
+    // It was not about that.
+    let paused = "rate limited here, next try in 60s";
+    assert_eq!(testbed.reason("a"), paused);
     let until = testbed.now + Duration::from_secs(400);
     testbed.change("a", |a| {
         a.health = Health::Degraded {
