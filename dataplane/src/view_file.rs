@@ -65,6 +65,9 @@ pub(crate) struct Kept {
     pub endpoints: Vec<Arc<Routed>>,
     /// Generations whose credential that process saw rejected.
     pub rejected: Vec<Generation>,
+    /// Whether endpoints are shut or missing because that process could not use what the
+    /// control plane said of them. Another version may.
+    pub has_left_out: bool,
     /// Time since a control plane confirmed it, at most, by the wall clock: for people.
     pub age: Duration,
 }

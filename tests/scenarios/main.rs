@@ -21,4 +21,5 @@ mod secrets;
 mod starting;
 mod streams;
 mod verification;
+mod versions;
 mod watching;

@@ -43,6 +43,8 @@ pub(crate) struct Update {
     pub policy: Arc<Policy>,
     /// Its endpoints by name.
     pub endpoints: OrdMap<Arc<str>, Arc<Routed>>,
+    /// Whether some are shut or missing that this version cannot use.
+    pub has_left_out: bool,
     /// Which of them differ from an earlier view, if that is known.
     pub changes: Option<Changes>,
     /// The view comes from a registry that has forgotten the one before: its
@@ -76,6 +78,7 @@ impl Update {
             registry_id: Arc::default(),
             policy,
             endpoints: endpoints.into_iter().map(named).collect(),
+            has_left_out: false,
             changes: None,
             reset,
             restored: None,
@@ -139,7 +142,7 @@ impl Router {
                 None => Table::build(view, life, policy, endpoints.values(), previous.as_deref()),
             },
         };
-        let table = table.of_registry(registry_id);
+        let table = table.of_registry(registry_id, update.has_left_out);
         self.shared.table.store(Some(Arc::new(table)));
         self.wake();
     }

@@ -34,6 +34,8 @@ pub(crate) struct Table {
     life: u64,
     /// Names the registry it belongs to; empty if that is not known.
     registry_id: Arc<str>,
+    /// Whether endpoints are shut or missing that this version cannot use.
+    has_left_out: bool,
     policy: Arc<Policy>,
     /// Endpoints by tier, then name; those in no tier come last. A position counts
     /// through all blocks. No block is empty.
@@ -156,9 +158,11 @@ impl Table {
         Self::arrange(view, self.life, policy, blocks, by_name)
     }
 
-    /// Names the registry that the table belongs to.
-    pub(crate) fn of_registry(mut self, registry_id: Arc<str>) -> Self {
+    /// Names the registry that the table belongs to, and says whether it has endpoints that
+    /// are left out.
+    pub(crate) fn of_registry(mut self, registry_id: Arc<str>, has_left_out: bool) -> Self {
         self.registry_id = registry_id;
+        self.has_left_out = has_left_out;
         self
     }
 
@@ -193,6 +197,7 @@ impl Table {
             view,
             life,
             registry_id: Arc::default(),
+            has_left_out: false,
             policy,
             blocks,
             ends,
@@ -215,6 +220,11 @@ impl Table {
     /// Names the registry that the table belongs to; empty if that is not known.
     pub(crate) fn registry_id(&self) -> &Arc<str> {
         &self.registry_id
+    }
+
+    /// Returns whether endpoints are shut or missing that this version cannot use.
+    pub(crate) fn has_left_out(&self) -> bool {
+        self.has_left_out
     }
 
     /// Returns the generations whose credential was rejected here, by name.
@@ -418,7 +428,14 @@ fn live(routed: &Routed, life: u64, previous: Option<&Table>) -> Arc<Live> {
                 entry.live.change(Mark::relented);
             }
             if seeded(Bug::ViewForgetsMarks) {
-                entry.live.change(|_| Some(Mark::CLEAR));
+                entry.live.change(|mark| {
+                    let (held, suspects) = (mark.held, mark.suspects);
+                    Some(Mark {
+                        held,
+                        suspects,
+                        ..Mark::CLEAR
+                    })
+                });
             }
             Arc::clone(&entry.live)
         }

@@ -36,6 +36,8 @@ pub(crate) enum Error {
     BaseUrl,
     /// The credential does not fit into a header.
     Credential(upstream::Error),
+    /// Where the credential goes is of a kind that this version does not know.
+    CredentialScheme(i32),
     /// The operator's wish is missing, or of a kind that this version does not know.
     AdminState(i32),
     /// The health state is missing, or of a kind that this version does not know.
@@ -49,6 +51,7 @@ impl fmt::Display for Error {
             // The URL itself could hold a password.
             Self::BaseUrl => f.write_str("base_url is not `http(s)://host[:port][/path]`"),
             Self::Credential(error) => write!(f, "{error}"),
+            Self::CredentialScheme(value) => write!(f, "unknown credential_scheme {value}"),
             Self::AdminState(value) => write!(f, "unknown admin_state {value}"),
             Self::State(value) => write!(f, "unknown state {value}"),
         }
@@ -90,7 +93,9 @@ pub(crate) fn routed(endpoint: v1::RoutedEndpoint, clocks: Clocks) -> Result<Rou
     let credential = if endpoint.api_key.is_empty() {
         None
     } else {
-        let scheme = endpoint.credential_scheme();
+        // Sent as another one it would be rejected, which takes it from everybody.
+        let scheme = v1::CredentialScheme::try_from(endpoint.credential_scheme)
+            .map_err(|_| Error::CredentialScheme(endpoint.credential_scheme))?;
         Some(credential_header(scheme, &endpoint.api_key).map_err(Error::Credential)?)
     };
     let admin = match endpoint.admin_state() {
@@ -313,6 +318,10 @@ mod tests {
             error(|e| e.api_key = "a\nb".into()),
             Error::Credential(_)
         ));
+        assert_eq!(
+            error(|e| e.credential_scheme = 9),
+            Error::CredentialScheme(9)
+        );
         assert_eq!(error(|e| e.admin_state = 9), Error::AdminState(9));
         assert_eq!(error(|e| e.state = 0), Error::State(0));
     }

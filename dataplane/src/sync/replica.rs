@@ -46,6 +46,8 @@ struct Contents {
     policy: Arc<Policy>,
     /// Shares all that is alike with those of the views before.
     endpoints: OrdMap<Arc<str>, Arc<Routed>>,
+    /// Endpoints that are shut or missing, since what the view says of them cannot be used.
+    left_out: OrdMap<Arc<str>, convert::Error>,
 }
 
 /// What a message changed.
@@ -113,16 +115,21 @@ impl Replica {
     /// Takes over the view that an earlier process kept, and returns it to be routed by.
     /// The next stream resumes from it.
     pub(crate) fn restore(&mut self, kept: Kept) -> Update {
+        let has_left_out = kept.has_left_out;
         let by_name = |routed: Arc<Routed>| (Arc::clone(&routed.endpoint.name), routed);
         *self = Self::default();
         self.contents = Contents {
             registry_id: kept.registry_id.into(),
             policy: Arc::new(kept.policy),
             endpoints: kept.endpoints.into_iter().map(by_name).collect(),
+            left_out: OrdMap::new(),
         };
         self.view = Some(kept.view);
+        // Whoever kept it may not have understood what we do.
+        self.restart = has_left_out;
         Update {
             restored: Some(kept.rejected),
+            has_left_out,
             ..self.update(kept.view, false, None)
         }
     }
@@ -206,13 +213,13 @@ impl Replica {
             Contents {
                 registry_id: chunk.registry_id.into(),
                 policy: Arc::new(policy),
-                endpoints: OrdMap::new(),
+                ..Contents::default()
             }
         } else {
             (self.incoming.take()).ok_or(OutOfStep::Nonsense("a snapshot without its beginning"))?
         };
         let is_other = are_different(&self.contents.registry_id, &contents.registry_id);
-        let before = (!is_other).then_some(&self.contents.endpoints);
+        let before = (!is_other).then_some(&self.contents);
         for endpoint in chunk.endpoints {
             contents.put(endpoint, before, clocks, left_out)?;
         }
@@ -235,13 +242,16 @@ impl Replica {
     ) -> Result<Applied, OutOfStep> {
         let theirs = delta.from_view.unwrap_or_default();
         self.expect(theirs)?;
-        if let Some(policy) = &delta.policy {
+        if let Some(policy) = &delta.policy
+            && !seeded(Bug::PolicyIgnored)
+        {
             self.contents.policy = Arc::new(convert::policy(policy));
         }
-        let before = self.contents.endpoints.clone();
+        let before = self.contents.clone();
         let mut names: Vec<Arc<str>> = Vec::with_capacity(delta.endpoints.len());
         for name in delta.removed_endpoints {
             self.contents.endpoints.remove(name.as_str());
+            self.contents.left_out.remove(name.as_str());
             names.push(name.into());
         }
         for endpoint in delta.endpoints {
@@ -295,6 +305,7 @@ impl Replica {
             policy: Arc::clone(&self.contents.policy),
             endpoints: self.contents.endpoints.clone(),
             changes,
+            has_left_out: !self.contents.left_out.is_empty(),
             reset,
             restored: None,
         }
@@ -303,11 +314,12 @@ impl Replica {
 
 impl Contents {
     /// Takes an endpoint as it is now, and returns its name. One that cannot be used stays
-    /// as it was `before`, but shut: with it goes what this process knows of it.
+    /// as it was `before`, but shut: with it goes what this process knows of it. It is told
+    /// once.
     fn put(
         &mut self,
         endpoint: RoutedEndpoint,
-        before: Option<&OrdMap<Arc<str>, Arc<Routed>>>,
+        before: Option<&Self>,
         clocks: Clocks,
         left_out: &mut Vec<LeftOut>,
     ) -> Result<Arc<str>, OutOfStep> {
@@ -316,23 +328,30 @@ impl Contents {
             Ok(routed) => {
                 let name = Arc::clone(&routed.endpoint.name);
                 self.endpoints.insert(Arc::clone(&name), Arc::new(routed));
+                self.left_out.remove(&name);
                 name
             }
             Err(error) => {
-                if let Some(known) = before.and_then(|before| before.get(name.as_str())) {
+                let known = before.and_then(|before| before.endpoints.get(name.as_str()));
+                if let Some(known) = known {
                     let mut shut = Routed::clone(known);
                     shut.admin = AdminState::Disabled;
                     let name = Arc::clone(&shut.endpoint.name);
                     self.endpoints.insert(name, Arc::new(shut));
                 }
-                left_out.push(LeftOut {
-                    name: name.clone(),
-                    error,
-                });
-                name.into()
+                let told = before.and_then(|before| before.left_out.get(name.as_str()));
+                if told != Some(&error) {
+                    left_out.push(LeftOut {
+                        name: name.clone(),
+                        error: error.clone(),
+                    });
+                }
+                let name: Arc<str> = name.into();
+                self.left_out.insert(Arc::clone(&name), error);
+                name
             }
         };
-        if self.endpoints.len() > ENDPOINTS_MAX {
+        if self.endpoints.len().max(self.left_out.len()) > ENDPOINTS_MAX {
             return Err(OutOfStep::Nonsense("more than 100,000 endpoints"));
         }
         Ok(name)

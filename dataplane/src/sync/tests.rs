@@ -589,6 +589,7 @@ fn kept(registry_id: &str, view: View) -> Kept {
         policy: crate::routing::Policy::default(),
         endpoints: vec![Arc::new(convert::routed(endpoint, clocks).unwrap())],
         rejected: Vec::new(),
+        has_left_out: false,
         age: Duration::from_secs(3600),
     }
 }

@@ -44,6 +44,8 @@ pub(super) struct Contents {
 struct Marks {
     #[prost(message, repeated, tag = "15001")]
     rejected: Vec<Rejected>,
+    #[prost(bool, tag = "15002")]
+    has_left_out: bool,
 }
 
 /// A generation whose credential was rejected.
@@ -80,6 +82,7 @@ impl Contents {
             },
             marks: Marks {
                 rejected: table.rejected().map(Rejected::from).collect(),
+                has_left_out: table.has_left_out(),
             },
         }
     }
@@ -130,6 +133,7 @@ impl Contents {
             rejected: (self.marks.rejected.into_iter())
                 .map(|rejected| (rejected.name.into(), rejected.generation))
                 .collect(),
+            has_left_out: self.marks.has_left_out,
             age: age.unwrap_or_default(),
         })
     }

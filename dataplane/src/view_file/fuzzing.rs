@@ -84,7 +84,7 @@ fn written(kept: Kept) -> (String, Vec<u8>) {
         .collect();
     let policy = Arc::new(kept.policy);
     let table = Table::restore(kept.view, 0, policy, endpoints.values(), &kept.rejected)
-        .of_registry(kept.registry_id.as_str().into());
+        .of_registry(kept.registry_id.as_str().into(), kept.has_left_out);
     let contents = Contents::of(CLUSTER, &table, SystemTime::UNIX_EPOCH, Instant::now());
     (kept.registry_id, contents.encode().to_vec())
 }

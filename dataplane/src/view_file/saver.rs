@@ -176,3 +176,49 @@ impl Saver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved(revision: u64, rejections: u64, is_confirmed: bool, at: Instant) -> Saved {
+        Saved {
+            registry_id: "registry".into(),
+            view: View { term: 1, revision },
+            rejections,
+            is_confirmed,
+            at,
+        }
+    }
+
+    #[test]
+    fn what_is_the_same_is_written_again_every_five_minutes_while_it_is_confirmed() {
+        let start = Instant::now();
+        let (soon, later) = (CONFIRM_INTERVAL / 2, CONFIRM_INTERVAL);
+        let confirmed = saved(7, 1, true, start);
+        assert!(!saved(7, 1, true, start + soon).is_news_after(&confirmed));
+        assert!(saved(7, 1, true, start + later).is_news_after(&confirmed));
+        // Nobody has confirmed it since: there is nothing to say.
+        let own = saved(7, 1, false, start);
+        assert!(!saved(7, 1, false, start + later).is_news_after(&own));
+        assert!(!saved(7, 1, false, start + soon).is_news_after(&confirmed));
+    }
+
+    #[test]
+    fn whatever_a_start_would_go_by_is_news() {
+        let now = Instant::now();
+        let before = saved(7, 1, false, now);
+        let other = Saved {
+            registry_id: "another".into(),
+            ..before.clone()
+        };
+        for news in [
+            saved(8, 1, false, now),
+            saved(7, 2, false, now), // The process's own variant of a kept view.
+            saved(7, 1, true, now),
+            other,
+        ] {
+            assert!(news.is_news_after(&before), "{news:?}");
+        }
+    }
+}

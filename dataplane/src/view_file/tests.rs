@@ -131,6 +131,7 @@ fn update(registry_id: &str) -> Update {
             ..Policy::default()
         }),
         endpoints: wire().into_iter().map(named).collect(),
+        has_left_out: false,
         changes: None,
         reset: false,
         restored: None,

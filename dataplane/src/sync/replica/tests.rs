@@ -317,6 +317,70 @@ fn an_endpoint_that_cannot_be_used_stays_in_the_table_but_shut() {
 }
 
 #[test]
+fn what_cannot_be_used_is_told_once_until_it_changes() {
+    let mut follower = Follower::at_1_5();
+    let mut told = Vec::new();
+    let odd = |state: i32, scheme: i32| {
+        Message::Delta(SnapshotDelta {
+            endpoints: vec![RoutedEndpoint {
+                state,
+                credential_scheme: scheme,
+                api_key: "key".into(),
+                ..endpoint("a")
+            }],
+            ..Default::default()
+        })
+    };
+    let states = [(99, 1), (99, 1), (98, 1), (2, 77), (2, 77), (2, 1), (99, 1)];
+    for (revision, (state, scheme)) in (6..).zip(states) {
+        let Message::Delta(mut delta) = odd(state, scheme) else {
+            unreachable!("a change");
+        };
+        delta.from_view = Some(view(1, revision - 1));
+        let message = WatchSnapshotsResponse {
+            view: Some(view(1, revision)),
+            clock_ms: 0,
+            update: Some(Message::Delta(delta)),
+        };
+        let applied = follower.0.apply(message, Instant::now(), &mut told);
+        let Ok(Applied::View(update)) = applied else {
+            panic!("a new view");
+        };
+        let is_left_out = (state, scheme) != (2, 1);
+        assert_eq!(update.has_left_out, is_left_out, "{state} {scheme}");
+    }
+    let told: Vec<_> = told.into_iter().map(|told| told.error).collect();
+    assert_eq!(
+        told,
+        [
+            convert::Error::State(99),
+            convert::Error::State(98),
+            convert::Error::CredentialScheme(77),
+            convert::Error::State(99),
+        ]
+    );
+}
+
+#[test]
+fn a_view_of_which_somebody_could_not_use_all_is_asked_for_anew() {
+    for has_left_out in [false, true] {
+        let mut replica = Replica::default();
+        let update = replica.restore(Kept {
+            registry_id: "r1".into(),
+            view: view(1, 5),
+            policy: Policy::default(),
+            endpoints: Vec::new(),
+            rejected: Vec::new(),
+            has_left_out,
+            age: std::time::Duration::ZERO,
+        });
+        assert_eq!(update.has_left_out, has_left_out);
+        let resumes_from = replica.open();
+        assert_eq!(resumes_from.is_none(), has_left_out);
+    }
+}
+
+#[test]
 fn an_endpoint_that_no_snapshot_can_use_stays_shut_in_its_registry_only() {
     for (registry_id, stays) in [("r1", true), ("r2", false)] {
         let mut follower = Follower::at_1_5();
