@@ -340,6 +340,12 @@ impl Writer {
         self.registry.poll_timeout()
     }
 
+    /// Returns the registry, whatever of it is stored and shown.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn registry(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
     /// One turn: apply, settle, commit and publish, answer.
     pub(crate) fn turn(&mut self, commands: &mut Vec<Command>) -> Result<(), store::Error> {
         let now = self.clock.now();
@@ -356,6 +362,9 @@ impl Writer {
             self.feed.announce();
             // Those who pass it on go first, where there is no core to spare.
             std::thread::sleep(self.head_start);
+        }
+        if seeded(Bug::EventBeforeCommit) {
+            self.feed.publish_events(self.registry.events().clone());
         }
         if seeded(Bug::AnswerBeforeCommit) {
             std::mem::take(&mut answers).send(Ok(self.registry.view()));
@@ -547,3 +556,70 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        path::PathBuf,
+        sync::{Mutex, PoisonError},
+    };
+
+    use super::*;
+    use crate::store::{Batch, Change, Table};
+
+    /// Notes which tables are written, or fails.
+    #[derive(Clone, Default)]
+    struct Disk {
+        commits: Arc<Mutex<Vec<Vec<Table>>>>,
+        fails: bool,
+    }
+
+    impl Keep for Disk {
+        fn commit(&mut self, batch: &Batch) -> Result<(), store::Error> {
+            if self.fails {
+                let path = PathBuf::from("disk");
+                return Err(store::Error::Poisoned { path });
+            }
+            let tables = batch.changes.iter().filter_map(|change| match change {
+                Change::Put(record) => Some(record.table),
+                Change::Delete(..) => None,
+            });
+            let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+            commits.push(tables.collect());
+            Ok(())
+        }
+    }
+
+    fn life(disk: Disk) -> (Writer, Arc<Feed>) {
+        let seed = registry::Seed {
+            registry_id: "registry".into(),
+            salt: vec![1],
+        };
+        let (writer, _, feed, _) = new(disk, 1, registry::Saved::default(), seed);
+        (writer, feed)
+    }
+
+    #[test]
+    fn a_life_is_on_disk_before_anybody_asks_about_it() {
+        let disk = Disk::default();
+        let (mut writer, feed) = life(disk.clone());
+        writer.begin().expect("the disk works");
+        let commits = disk.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = commits.first().expect("there is a commit");
+        for table in [Table::Meta, Table::Clusters, Table::Events] {
+            assert!(first.contains(&table), "{table:?} of {first:?}");
+        }
+        assert!(feed.snapshot().view.revision > 0);
+        assert_eq!(feed.events().borrow().entries.len(), 1);
+    }
+
+    #[test]
+    fn a_life_that_cannot_be_stored_does_not_begin() {
+        let fails = Disk {
+            fails: true,
+            ..Disk::default()
+        };
+        let (mut writer, _) = life(fails);
+        assert!(writer.begin().is_err());
+    }
+}

@@ -15,9 +15,10 @@ use crate::{
     actor::{Handle, Job},
     grpc::read_outcome_class,
     registry::{
-        self, ApiKey, CheckId, CheckOrder, CredentialScheme, Facts, HttpCheck, OutcomeClass,
+        self, ApiKey, Check, CheckId, CheckOrder, CredentialScheme, Facts, HttpCheck, OutcomeClass,
         Verdict,
     },
+    seeded::{Bug, seeded},
     verifier::{CheckKind, CheckRequest, CheckResult, Verifier},
 };
 
@@ -73,16 +74,32 @@ async fn check(verifier: &Verifier, handle: &Handle, order: CheckOrder) {
     handle.conclude(endpoint, id, verdict).await;
 }
 
-/// Asks what costs nothing first, if there is something of that kind.
 async fn ask(verifier: &Verifier, order: CheckOrder) -> Verdict {
-    if let Some(precheck) = &order.check.precheck {
-        let request = request(&order, http(precheck));
-        let verdict = verdict_of(verifier.check(request).await);
-        if !verdict.passed {
-            return verdict;
+    let mut verdict = broken();
+    for question in questions(&order.check) {
+        let request = request(&order, kind(&question));
+        verdict = verdict_of(verifier.check(request).await);
+        if !goes_on_after(&verdict) {
+            break;
         }
     }
-    let kind = match &order.check.kind {
+    verdict
+}
+
+/// Returns what a check asks, in order: what costs nothing first, if there is something
+/// of that kind.
+pub(crate) fn questions(check: &Check) -> Vec<registry::CheckKind> {
+    let precheck = check.precheck.clone().map(registry::CheckKind::Http);
+    precheck.into_iter().chain([check.kind.clone()]).collect()
+}
+
+/// Whether the next question is asked. The last verdict is the check's.
+pub(crate) fn goes_on_after(verdict: &Verdict) -> bool {
+    verdict.passed || seeded(Bug::FailedPrecheckIgnored)
+}
+
+fn kind(question: &registry::CheckKind) -> CheckKind {
+    match question {
         registry::CheckKind::Conversation { model, max_tokens } => CheckKind::Conversation {
             model: model.clone(),
             max_tokens: *max_tokens,
@@ -90,8 +107,7 @@ async fn ask(verifier: &Verifier, order: CheckOrder) -> Verdict {
         registry::CheckKind::Http(check) => http(check),
         // The registry orders no check of the kind `none`.
         registry::CheckKind::Tcp | registry::CheckKind::None => CheckKind::Tcp,
-    };
-    verdict_of(verifier.check(request(&order, kind)).await)
+    }
 }
 
 fn http(check: &HttpCheck) -> CheckKind {

@@ -44,6 +44,28 @@ pub enum Bug {
     WitnessesUnheard,
     /// Nor is one that nobody can contradict.
     LoneReporterUnheard,
+    /// A changed policy is not told with what it changes.
+    PolicyUntold,
+    /// What a changed policy means for its endpoints is not told.
+    MembersUntold,
+    /// What costs something is asked although what costs nothing has failed.
+    FailedPrecheckIgnored,
+    /// An hour's checks have no end.
+    BudgetIgnored,
+    /// The check that asks nobody asks.
+    NoneAsks,
+    /// An ejection is not told.
+    EventForgotten,
+    /// An ejection is told twice.
+    EventTwice,
+    /// Events are told before they are stored.
+    EventBeforeCommit,
+    /// The log of events has no end.
+    LogUnbounded,
+    /// A new life gives ids of events out again.
+    EventIdsReused,
+    /// What was asked is not stored with what came of it.
+    RequestsLeftBehind,
 }
 
 #[cfg(feature = "simulation")]

@@ -25,13 +25,14 @@ pub use crate::{
 
 use crate::{
     actor::{self, Command, Error, Writer},
+    checker,
     clock::made_up,
     feed::Feed,
     grpc::{self, Follower, Hearing},
     records,
     registry::{
-        Answer, CheckId, Clock, Conclusion, EndpointName, Mutation, Operator, ProxyKey, Receipt,
-        ReportBatch, Request, Seed, Snapshot, Verdict, View,
+        Answer, Check, CheckId, CheckKind, Clock, Conclusion, EndpointName, Events, Mutation,
+        Operator, ProxyKey, Receipt, ReportBatch, Request, Saved, Seed, Snapshot, Verdict, View,
     },
     store::{self, Batch, Change, Keep, Record, Table},
 };
@@ -56,6 +57,20 @@ pub fn write(batch: &Batch, records: &mut Records) {
             }
         }
     }
+}
+
+/// Reads what is on a made-up disk.
+///
+/// # Errors
+///
+/// Says which record cannot be read.
+pub fn load(records: &Records) -> Result<Saved, String> {
+    let records = records.iter().map(|((table, key), value)| Record {
+        table: *table,
+        key: key.clone(),
+        value: Zeroizing::new(value.clone()),
+    });
+    records::load(records.collect()).map_err(|error| error.to_string())
 }
 
 /// Returns what a disk says that has failed.
@@ -110,6 +125,8 @@ pub struct Turned {
     pub jobs: Vec<Job>,
     /// The disk failed: the process would end here.
     pub failed: bool,
+    /// The log of events as readers see it.
+    pub events: Events,
 }
 
 enum Waiting {
@@ -121,7 +138,8 @@ enum Waiting {
 }
 
 impl Control {
-    /// Starts from what is on disk, in a new term, and takes the first turn.
+    /// Starts from what is on disk, in a new term, and takes the first turn. Keeps
+    /// `events_max` events. Returns what it has found, too.
     ///
     /// # Errors
     ///
@@ -131,14 +149,11 @@ impl Control {
         records: &Records,
         term: u64,
         seed: Seed,
-    ) -> Result<(Self, Turned), String> {
-        let records = records.iter().map(|((table, key), value)| Record {
-            table: *table,
-            key: key.clone(),
-            value: Zeroizing::new(value.clone()),
-        });
-        let saved = records::load(records.collect()).map_err(|error| error.to_string())?;
-        let (writer, _, feed, jobs) = actor::new(disk, term, saved, seed);
+        events_max: usize,
+    ) -> Result<(Self, Arc<Snapshot>, Turned), String> {
+        let (mut writer, _, feed, jobs) = actor::new(disk, term, load(records)?, seed);
+        writer.registry().bound_events(events_max);
+        let found = Arc::new(writer.registry().snapshot());
         let mut control = Self {
             writer,
             updates: grpc::SharedUpdates::new(feed.clone()),
@@ -146,7 +161,7 @@ impl Control {
             jobs,
         };
         let turned = control.turn(Vec::new());
-        Ok((control, turned))
+        Ok((control, found, turned))
     }
 
     /// Takes one turn.
@@ -164,7 +179,13 @@ impl Control {
         while let Ok(job) = self.jobs.try_recv() {
             jobs.push(job);
         }
-        Turned { said, jobs, failed }
+        let events = self.feed.events().borrow().clone();
+        Turned {
+            said,
+            jobs,
+            failed,
+            events,
+        }
     }
 
     /// Returns when a turn is due although nobody asks for one.
@@ -182,6 +203,12 @@ impl Control {
         self.feed.snapshot()
     }
 
+    /// Returns the writer's own state, whatever of it is stored and shown, and its events.
+    pub fn state(&mut self) -> (Snapshot, Events) {
+        let registry = self.writer.registry();
+        (registry.snapshot(), registry.events().clone())
+    }
+
     /// Begins a stream of updates.
     ///
     /// # Errors
@@ -193,6 +220,16 @@ impl Control {
         let follower = follower.map_err(|status| status.message().to_owned())?;
         Ok(Watcher { proxy, follower })
     }
+}
+
+/// Returns what a check asks, in order.
+pub fn questions(check: &Check) -> Vec<CheckKind> {
+    checker::questions(check)
+}
+
+/// Whether the next of a check's questions is asked; if not, this is its verdict.
+pub fn goes_on_after(verdict: &Verdict) -> bool {
+    checker::goes_on_after(verdict)
 }
 
 /// One stream of updates.

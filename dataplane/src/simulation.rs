@@ -24,7 +24,7 @@ pub use crate::seeded::{Bug, seed_bug};
 
 use crate::{
     reports::Outbox,
-    routing::{self, Health, Outcome, Router, Routing},
+    routing::{self, Health, Outcome, Policy, Router, Routing, Suspicion, Symptom},
     seeded::seeded,
     sync::{Client, Conversation, Link, Replica, Waits, Watch},
     view_file::Kept,
@@ -50,6 +50,10 @@ pub enum Reply {
     Timeout,
     /// No connection.
     Refused,
+    /// A 403 with this error type.
+    Denied(&'static str),
+    /// The connection's end, once the request was sent.
+    Killed,
 }
 
 /// What to do next for a client request.
@@ -59,15 +63,21 @@ pub enum Next {
     Attempt(Attempt),
     /// Ask again when something has changed, or then.
     Wait(Option<Instant>),
+    /// Nobody is left to fail alike: what was held against an endpoint stands. Ask again.
+    Stands,
     /// There are endpoints that work, but not for this request.
     Exhausted,
     /// No endpoint is selectable.
     Unavailable,
 }
 
-/// One client request.
+/// One client request. Dropped, what it holds against an endpoint stands.
 #[derive(Debug)]
-pub struct Request(Routing);
+pub struct Request {
+    routing: Routing,
+    suspicion: Suspicion,
+    fingerprint: u64,
+}
 
 /// One try at one endpoint. Dropped, its client has gone away.
 #[derive(Debug)]
@@ -110,8 +120,29 @@ pub struct Seen {
     pub proven: bool,
     /// The credential.
     pub key: String,
+    /// Whether it has, as far as this process knows by itself or has been told.
+    pub known: bool,
+    /// Failures in a row that eject.
+    pub failures_max: u32,
+    /// How long a response head may take.
+    pub timeout: Duration,
     /// Why it is not selected now; empty if it is.
     pub reason: String,
+}
+
+/// The cluster's rules as a data plane has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// Tries per request.
+    pub attempts_max: u32,
+    /// Attempts at a time at an endpoint that has not yet answered well.
+    pub unproven_concurrency: u32,
+    /// Limits on connecting, on silence within a body, and on all of a request.
+    pub timeouts: [Duration; 3],
+    /// Pauses after an overload and a 429 that name no time, and the longest that is named.
+    pub cool_downs: [Duration; 3],
+    /// How long a request waits while all endpoints are busy.
+    pub queue_timeout: Duration,
 }
 
 impl Proxy {
@@ -236,9 +267,19 @@ impl Proxy {
         self.client.outbox.buffer().dropped_total()
     }
 
-    /// Begins a client request. `None`: there is no view yet.
-    pub fn begin(&self) -> Option<Request> {
-        self.client.router.begin().map(Request)
+    /// Begins a client request, which `fingerprint` tells from others. `None`: there is no
+    /// view yet.
+    pub fn begin(&self, fingerprint: u64) -> Option<Request> {
+        Some(Request {
+            routing: self.client.router.begin()?,
+            suspicion: Suspicion::default(),
+            fingerprint,
+        })
+    }
+
+    /// Returns the rules of the newest table.
+    pub fn rules(&self) -> Option<Rules> {
+        Some(Rules::of(self.client.router.table()?.policy()))
     }
 
     /// Returns all endpoints of the newest table, by name.
@@ -270,6 +311,9 @@ impl Proxy {
                 failures: routed.failures,
                 proven: routed.proven,
                 key: key_of(&routed.endpoint),
+                known: entry.live.proven(),
+                failures_max: routed.failures_max,
+                timeout: routed.endpoint.first_byte_timeout,
                 reason: reason.map_or_else(String::new, |reason| reason.to_string()),
             }
         });
@@ -277,7 +321,29 @@ impl Proxy {
     }
 }
 
+impl Rules {
+    fn of(policy: &Policy) -> Self {
+        let (timeouts, cool_downs) = (&policy.timeouts, &policy.cool_downs);
+        Self {
+            attempts_max: policy.attempts_max,
+            unproven_concurrency: policy.unproven_concurrency,
+            timeouts: [timeouts.connect, timeouts.idle, timeouts.total],
+            cool_downs: [
+                cool_downs.overloaded,
+                cool_downs.rate_limited,
+                cool_downs.max,
+            ],
+            queue_timeout: policy.queue_timeout,
+        }
+    }
+}
+
 impl Request {
+    /// Returns how long it waits while all endpoints are busy.
+    pub fn queue_timeout(&self) -> Duration {
+        self.routing.policy().queue_timeout
+    }
+
     /// Chooses the next endpoint.
     ///
     /// # Panics
@@ -285,7 +351,7 @@ impl Request {
     /// On purpose only, as [`Bug::Panics`].
     pub fn next(&mut self, now: Instant) -> Next {
         assert!(!seeded(Bug::Panics), "it panics on purpose");
-        match self.0.next(now) {
+        match self.routing.next(now) {
             routing::Next::Attempt(attempt) => {
                 let endpoint = Arc::clone(attempt.endpoint());
                 Next::Attempt(Attempt {
@@ -297,22 +363,69 @@ impl Request {
                 })
             }
             routing::Next::Wait { until } => Next::Wait(until),
+            routing::Next::Exhausted | routing::Next::Unavailable(_) if self.stand() => {
+                Next::Stands
+            }
             routing::Next::Exhausted => Next::Exhausted,
             routing::Next::Unavailable(_) => Next::Unavailable,
         }
     }
-}
 
-impl Attempt {
-    /// Says that a 2xx head has come, and that the body is under way.
-    pub fn answered(&self) {
-        self.attempt.answered();
+    /// Returns until when evidence is held; `None` if none is.
+    pub fn held_until(&self) -> Option<Instant> {
+        self.suspicion.held_until()
     }
 
-    /// Judges the attempt by what the upstream replied, and returns the judgement.
-    pub fn finish(self, reply: &Reply, now: Instant, wall: SystemTime) -> OutcomeClass {
-        let outcome = match reply {
-            Reply::Head(status, headers) => {
+    /// Lets what is held stand, and returns whether there was something.
+    pub fn stand(&mut self) -> bool {
+        self.suspicion.stand()
+    }
+
+    /// Says that a 2xx head has come, and that the body is under way.
+    pub fn answered(&mut self, attempt: &Attempt) {
+        self.suspicion.clear();
+        attempt.attempt.answered();
+    }
+
+    /// Judges an attempt by what the upstream replied, and returns the judgement.
+    pub fn finish(
+        &mut self,
+        attempt: Attempt,
+        reply: &Reply,
+        now: Instant,
+        wall: SystemTime,
+    ) -> OutcomeClass {
+        let outcome = reply.outcome(wall);
+        let (class, http_status) = (outcome.class, outcome.http_status);
+        let symptom = match (class, reply) {
+            (_, Reply::Killed) => Symptom::Killed,
+            (OutcomeClass::Forbidden, _) => Symptom::Refused {
+                http_status,
+                error_type: outcome.error_type.clone(),
+            },
+            (OutcomeClass::Success | OutcomeClass::StreamBroken | OutcomeClass::Request, _) => {
+                // Its head was passed on: the request is not tried elsewhere.
+                attempt.attempt.finish(outcome, now);
+                return class;
+            }
+            _ => {
+                let judged = attempt.attempt.judge(outcome, now);
+                self.suspicion.take(judged, None, || self.fingerprint);
+                return class;
+            }
+        };
+        let judged = attempt.attempt.hold(outcome, now);
+        self.routing.pursue();
+        self.suspicion
+            .take(judged, Some(symptom), || self.fingerprint);
+        class
+    }
+}
+
+impl Reply {
+    fn outcome(&self, wall: SystemTime) -> Outcome {
+        match self {
+            Self::Head(status, headers) => {
                 let verdict = classify(*status, headers, wall);
                 Outcome {
                     http_status: status.as_u16(),
@@ -320,13 +433,15 @@ impl Attempt {
                     ..Outcome::of(verdict.class)
                 }
             }
-            Reply::Broken => Outcome::of(OutcomeClass::StreamBroken),
-            Reply::Timeout => Outcome::of(OutcomeClass::Timeout),
-            Reply::Refused => Outcome::of(OutcomeClass::Connect),
-        };
-        let class = outcome.class;
-        self.attempt.finish(outcome, now);
-        class
+            Self::Denied(error_type) => Outcome {
+                http_status: 403,
+                error_type: (*error_type).to_owned(),
+                ..Outcome::of(OutcomeClass::Forbidden)
+            },
+            Self::Broken => Outcome::of(OutcomeClass::StreamBroken),
+            Self::Timeout => Outcome::of(OutcomeClass::Timeout),
+            Self::Refused | Self::Killed => Outcome::of(OutcomeClass::Connect),
+        }
     }
 }
 

@@ -1,15 +1,15 @@
 //! Checks: carried out in place of the checker, against the truth.
 
 use qcc_control::{
-    registry::{CheckId, EndpointName},
-    simulation::{Ask, Job},
+    registry::{self, CheckId, EndpointName},
+    simulation::{Ask, Job, goes_on_after, questions},
 };
 use qcc_dataplane::simulation::Reply;
 
 use crate::{
     control::Origin,
     event::Event,
-    invariants::Violation,
+    invariants::{Violation, asked_in_order},
     time::{MS, S},
     upstream::verdict,
     world::World,
@@ -25,7 +25,10 @@ pub(crate) struct Check {
     pub(crate) turn: u64,
     /// What it asks with.
     pub(crate) key: String,
+    /// What it asks.
+    check: registry::Check,
 }
+
 impl World {
     pub(crate) fn start_job(&mut self, job: Job) -> Result<(), Violation> {
         let Some(life) = &mut self.life else {
@@ -54,6 +57,7 @@ impl World {
                     generation,
                     given_up: false,
                     turn: self.judge.turns(),
+                    check: order.check.clone(),
                     key: order
                         .api_key
                         .as_ref()
@@ -61,6 +65,9 @@ impl World {
                         .to_owned(),
                 };
                 life.checks.insert(order.id, check);
+                let snapshot = life.control.snapshot();
+                self.judge
+                    .check_begins(&snapshot, &order.endpoint, &order.check)?;
                 let number = life.number;
                 self.turn_to(format_args!(
                     "check {} of {} begins",
@@ -87,24 +94,37 @@ impl World {
     }
 
     /// Ends a check. One that was given up may have ended at the same moment.
-    pub(crate) fn checked(&mut self, number: u64, id: CheckId) {
+    pub(crate) fn checked(&mut self, number: u64, id: CheckId) -> Result<(), Violation> {
         let Some(life) = self.life.as_mut().filter(|life| life.number == number) else {
-            return;
+            return Ok(());
         };
         let Some(check) = life.checks.get(&id).cloned() else {
-            return;
+            return Ok(());
         };
         if check.given_up && self.random.percent(70) {
             life.checks.remove(&id);
-            return;
+            return Ok(());
         }
-        let reply = if self.plan.checks_reach || self.calm {
-            let name = check.endpoint.as_str();
-            self.upstreams.reply(name, &check.key, &mut self.random)
-        } else {
-            Reply::Refused
-        };
-        let verdict = verdict(&reply);
-        self.put(Ask::Verdict(check.endpoint, id, verdict), Origin::Nobody);
+        let mut asked = Vec::new();
+        for question in questions(&check.check) {
+            let reply = if self.plan.checks_reach || self.calm {
+                let name = check.endpoint.as_str();
+                let random = &mut self.random;
+                self.upstreams.answer(name, &check.key, &question, random)
+            } else {
+                Reply::Refused
+            };
+            let verdict = verdict(&reply);
+            let goes_on = goes_on_after(&verdict);
+            asked.push((question, verdict));
+            if !goes_on {
+                break;
+            }
+        }
+        asked_in_order(&check.check, &asked)?;
+        if let Some((_, verdict)) = asked.pop() {
+            self.put(Ask::Verdict(check.endpoint, id, verdict), Origin::Nobody);
+        }
+        Ok(())
     }
 }

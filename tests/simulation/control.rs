@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::Message;
 use qcc_control::{
-    registry::{CheckId, ProxyKey, Seed},
-    simulation::{Ask, Control, ReportStream, Said, Turned, Watcher, proxy as proxy_key},
+    registry::{CheckId, EndpointName, ProxyKey, Seed},
+    simulation::{Ask, Control, ReportStream, Said, Turned, Watcher, load, proxy as proxy_key},
 };
 use qcc_proto::v1;
 
 use crate::{
     checks::Check,
     event::Event,
-    invariants::{Asked, Violation},
+    invariants::{Asked, Violation, names_of},
     network::{Frame, Way, Wire},
     time::{MS, S, Time},
     world::World,
@@ -79,14 +79,16 @@ impl World {
             registry_id: "registry".into(),
             salt: vec![1],
         };
-        let started = Control::start(self.disk.clone(), &records, term, seed);
-        let (control, turned) =
-            started.map_err(|error| Violation::new("I-6 what is stored can be read", error))?;
+        let unreadable = |error| Violation::new("I-6 what is stored can be read", error);
+        let saved = load(&records).map_err(unreadable)?;
+        let events_max = self.plan.events_max;
+        let started = Control::start(self.disk.clone(), &records, term, seed, events_max);
+        let (control, found, turned) = started.map_err(unreadable)?;
         self.turn_to(format_args!(
             "control plane starts: view {}",
             control.snapshot().view
         ));
-        self.judge.started(&control.snapshot(), term)?;
+        self.judge.started(&found, saved, term)?;
         self.life = Some(Life {
             number: term,
             control,
@@ -132,7 +134,7 @@ impl World {
     }
 
     /// Lets the writer take what has come. Reports are taken together; what an operator
-    /// asks and what a check brings have a turn each, so that their effects can be told.
+    /// asks and what a check brings have mostly a turn each, so that their effects can be told.
     pub(crate) fn turn(&mut self, number: u64) -> Result<(), Violation> {
         let Some(life) = self.life.as_mut().filter(|life| life.number == number) else {
             return Ok(());
@@ -141,6 +143,17 @@ impl World {
         let mut mailbox = std::mem::take(&mut life.mailbox).into_iter().peekable();
         while let Some(first) = mailbox.next() {
             let mut together = vec![first];
+            let mut names = names_asked(&together[0].0);
+            if !names.is_empty() && self.random.percent(40) {
+                // Several operators, each at another endpoint.
+                while let Some(next) = mailbox.next_if(|(ask, _)| {
+                    let others = names_asked(ask);
+                    !others.is_empty() && others.iter().all(|name| !names.contains(name))
+                }) {
+                    names.extend(names_asked(&next.0));
+                    together.push(next);
+                }
+            }
             if is_of_a_proxy(&together[0].0) {
                 while let Some(next) = mailbox.next_if(|(ask, _)| is_of_a_proxy(ask)) {
                     together.push(next);
@@ -201,6 +214,7 @@ impl World {
             &snapshot,
             &asked,
             &turned,
+            turned.failed.then(|| life.control.state()),
             self.disk.commits(),
             clock,
             &mut self.trace,
@@ -497,6 +511,14 @@ impl World {
 
 fn is_of_a_proxy(ask: &Ask) -> bool {
     matches!(ask, Ask::Report(..) | Ask::Connect(_) | Ask::Disconnect(_))
+}
+
+/// Returns whom an operator names, and nobody else.
+fn names_asked(ask: &Ask) -> Vec<EndpointName> {
+    match ask {
+        Ask::Mutate(mutation, _) => names_of(mutation),
+        _ => Vec::new(),
+    }
 }
 
 fn decode_report(bytes: &Bytes) -> Result<v1::StreamReportsRequest, Violation> {

@@ -52,6 +52,12 @@ pub(crate) enum Event {
         run: u64,
         request: u64,
     },
+    /// A client request holds something against an endpoint, and has for long enough.
+    Stand {
+        proxy: usize,
+        run: u64,
+        request: u64,
+    },
     /// A 2xx head comes.
     Head {
         proxy: usize,
@@ -130,6 +136,14 @@ impl World {
                 run,
                 request,
             } => self.proceed(proxy, run, request),
+            Event::Stand {
+                proxy,
+                run,
+                request,
+            } => {
+                self.stand(proxy, run, request);
+                Ok(())
+            }
             Event::Head {
                 proxy,
                 run,
@@ -143,10 +157,7 @@ impl World {
                 run,
                 attempt,
             } => self.finish(proxy, run, attempt),
-            Event::Checked { life, check } => {
-                self.checked(life, check);
-                Ok(())
-            }
+            Event::Checked { life, check } => self.checked(life, check),
             Event::Fault => self.fault(),
             Event::Mend { proxy, way } => {
                 self.network.cut(proxy, way, false);

@@ -121,6 +121,7 @@ impl World {
         self.disk.recover();
         self.after(S, Event::StartControl);
         self.upstreams.heal();
+        self.calm_down();
         self.judge.calm(self.now);
     }
 }

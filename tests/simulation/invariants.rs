@@ -8,13 +8,19 @@
 //! | --- | --- |
 //! | `turns` | what a turn of the writer has changed, by what it was asked |
 //! | `views` | what proxies are told, and whom they choose |
+//! | `checks` | what is asked of endpoints, and how often |
 //! | `counts` | that each attempt counts once |
+//! | `suspects` | whose fault it is that a request fails wherever it goes |
+//! | `events` | what people are told of it |
 //! | `falls` | what has to take an endpoint out, and what must not yet |
 //! | `end` | that everything becomes good when faults stop |
 
+mod checks;
 mod counts;
 mod end;
+mod events;
 mod falls;
+mod suspects;
 mod turns;
 mod views;
 
@@ -27,16 +33,21 @@ use std::{
 use qcc_control::{
     actor,
     registry::{
-        Answer, CheckId, Clock, EndpointName, Mutation, OutcomeClass, ProxyKey, ReportBatch,
-        Snapshot, Verdict, View,
+        Answer, CheckId, Clock, ClusterName, EndpointName, Events, Mutation, OutcomeClass, Policy,
+        ProxyKey, ReportBatch, Saved, Snapshot, Verdict, View,
     },
     simulation::{Ask, Said, Turned},
 };
 
 use crate::{checks::Check, time::Time, trace::Trace};
+use checks::Budgets;
+pub(crate) use checks::asked_in_order;
 pub(crate) use counts::Ended;
 use counts::Ledger;
+use events::Told;
 use falls::Rows;
+use suspects::Suspects;
+pub(crate) use suspects::symptom;
 use turns::Doubts;
 use views::Chosen;
 pub(crate) use views::{Choice, Left};
@@ -73,9 +84,11 @@ pub(crate) enum Asked {
         names: Vec<EndpointName>,
         request: Option<Arc<str>>,
         etag: Option<String>,
+        /// To check them.
+        demands: bool,
     },
     /// To check an endpoint.
-    Verify,
+    Verify(EndpointName),
     /// To apply a batch.
     Report(ProxyKey, ReportBatch),
     /// That a stream begins or ends.
@@ -85,7 +98,7 @@ pub(crate) enum Asked {
     /// To apply a verdict.
     Verdict {
         id: CheckId,
-        check: Option<Check>,
+        check: Option<Box<Check>>,
         endpoint: EndpointName,
         verdict: Verdict,
     },
@@ -101,17 +114,31 @@ impl Asked {
                     Mutation::UpdateEndpoint { etag, .. } => etag.clone(),
                     _ => None,
                 },
+                demands: matches!(
+                    &**mutation,
+                    Mutation::Verify { .. } | Mutation::VerifyFailures { .. }
+                ),
             },
-            Ask::Verify(_) => Self::Verify,
+            Ask::Verify(name) => Self::Verify(name.clone()),
             Ask::Report(proxy, batch) => Self::Report(proxy.clone(), batch.clone()),
             Ask::Connect(proxy) => Self::Connect(proxy.clone()),
             Ask::Disconnect(proxy) => Self::Disconnect(proxy.clone()),
             Ask::Verdict(endpoint, id, verdict) => Self::Verdict {
                 id: *id,
-                check: checks.get(id).cloned(),
+                check: checks.get(id).cloned().map(Box::new),
                 endpoint: endpoint.clone(),
                 verdict: verdict.clone(),
             },
+        }
+    }
+}
+
+impl Asked {
+    /// Returns what an operator calls the request.
+    fn request(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Operator { request, .. } => request.as_ref(),
+            _ => None,
         }
     }
 }
@@ -123,7 +150,7 @@ impl fmt::Display for Asked {
             Self::Operator { names, request, .. } => {
                 write!(f, "by an operator {names:?} {request:?}")
             }
-            Self::Verify => f.write_str("to verify"),
+            Self::Verify(name) => write!(f, "to verify {name}"),
             Self::Report(proxy, batch) => {
                 write!(f, "to apply {} of {}:", batch.first_sequence, of(proxy))?;
                 for outcome in &batch.outcomes {
@@ -172,6 +199,8 @@ pub(crate) struct Judge {
     doubts: Doubts,
     /// What was reported in a row.
     rows: Rows,
+    /// Requests that may be to blame themselves.
+    suspects: Suspects,
     /// There is one proxy only.
     alone: bool,
     /// Whom proxies chose, and what they know of them.
@@ -180,15 +209,28 @@ pub(crate) struct Judge {
     streams: BTreeMap<String, u32>,
     /// Operators' requests that were answered well, and how.
     answers: BTreeMap<usize, Answer>,
-    /// Requests whose effect is on disk.
+    /// Checks that were made.
+    budgets: Budgets,
+    /// Requests that were carried out, and whose effect is on disk.
     done: BTreeSet<Arc<str>>,
+    /// Requests of a turn that is on disk, to which nobody knows the answers.
+    done_perhaps: BTreeSet<Arc<str>>,
+    /// The log of events that is on disk.
+    told: Told,
     commits: u64,
     calm_at: Option<Time>,
 }
 
 impl Judge {
     /// Notes that the control plane has started; its first turn is still to come.
-    pub(crate) fn started(&mut self, found: &Arc<Snapshot>, term: u64) -> Result<(), Violation> {
+    pub(crate) fn started(
+        &mut self,
+        found: &Arc<Snapshot>,
+        saved: Saved,
+        term: u64,
+    ) -> Result<(), Violation> {
+        self.finds(&saved)?;
+        self.told.is_found(saved.events)?;
         self.streams.clear();
         self.doubts.restarted();
         self.rows.restarted();
@@ -202,13 +244,14 @@ impl Judge {
         after: &Arc<Snapshot>,
         asked: &[Asked],
         turned: &Turned,
+        died: Option<(Snapshot, Events)>,
         commits: u64,
         clock: Clock,
         trace: &mut Trace,
         now: Time,
     ) -> Result<(), Violation> {
-        if turned.failed {
-            return self.died_in_turn(after, asked, turned, commits, clock);
+        if let Some(died) = died {
+            return self.died_in_turn(after, asked, turned, died, commits, clock);
         }
         self.count(asked);
         self.doubts
@@ -218,18 +261,18 @@ impl Judge {
             self.moved(before, after, asked, clock, trace, now)?;
         }
         self.counted(after)?;
+        self.demanded(asked, after);
         self.ledger.keep();
         self.publish(after)?;
         self.connect(asked);
-        for asked in asked {
-            if let Asked::Operator {
-                request: Some(request),
-                ..
-            } = asked
-            {
+        for (asked, said) in asked.iter().zip(&turned.said) {
+            let carried_out = matches!(said, Said::Mutated(Ok(_)));
+            if let Some(request) = asked.request().filter(|_| carried_out) {
                 self.done.insert(request.clone());
             }
         }
+        self.told
+            .tells(before.as_deref(), after, &turned.events, clock)?;
         self.commits = commits;
         self.durable = Some(after.clone());
         self.now = Some(after.clone());
@@ -243,9 +286,11 @@ impl Judge {
         seen: &Arc<Snapshot>,
         asked: &[Asked],
         turned: &Turned,
+        (state, events): (Snapshot, Events),
         commits: u64,
         clock: Clock,
     ) -> Result<(), Violation> {
+        self.told.is_shown(&turned.events)?;
         for said in &turned.said {
             let answered = match said {
                 Said::Mutated(answer) => answer.is_ok(),
@@ -265,12 +310,38 @@ impl Judge {
             let before = self.now.as_deref();
             self.doubts.note(asked, before, clock, &self.ledger);
             self.ledger.keep();
-            self.durable = None;
+            self.durable = Some(Arc::new(state));
+            self.told.keep(&events);
+            self.budgets.forget();
+            self.done_perhaps = asked.iter().filter_map(Asked::request).cloned().collect();
         } else {
             self.ledger.take_back();
         }
         self.commits = commits;
         self.publish(seen)
+    }
+
+    /// Judges whether a start finds what operators have asked for: all that was answered,
+    /// and of the last turn all or nothing.
+    fn finds(&mut self, saved: &Saved) -> Result<(), Violation> {
+        let found: BTreeSet<Arc<str>> = saved.requests.keys().cloned().collect();
+        let broken = |what: &str, request: &Arc<str>| {
+            let how = format!("{what} {request}");
+            Err(Violation::new(
+                "I-6 a start finds a prefix of what was asked",
+                how,
+            ))
+        };
+        if let Some(lost) = self.done.difference(&found).next() {
+            return broken("nothing is known of", lost);
+        }
+        let possible: BTreeSet<_> = self.done.union(&self.done_perhaps).cloned().collect();
+        if let Some(other) = found.difference(&possible).next() {
+            return broken("what was lost is there:", other);
+        }
+        self.done = found;
+        self.done_perhaps.clear();
+        Ok(())
     }
 
     /// Judges an answer to an operator.
@@ -294,6 +365,11 @@ impl Judge {
     pub(crate) fn etag_read(&self, name: &str) -> Option<String> {
         let read = self.history.values().rev().nth(3)?;
         Some(read.endpoints.get(name)?.etag())
+    }
+
+    /// Notes how many events are kept.
+    pub(crate) fn keeps_events(&mut self, max: usize) {
+        self.told.max = max;
     }
 
     /// Notes that there is one proxy only.
@@ -326,6 +402,12 @@ impl Judge {
     }
 }
 
+/// Returns the rules of the cluster that there is.
+fn rules(snapshot: &Snapshot) -> &Policy {
+    let cluster = snapshot.clusters.get(&ClusterName::default_cluster());
+    &cluster.expect("it cannot be deleted").policy
+}
+
 /// Returns whether an outcome of this class counts as a failure.
 fn is_failure(class: OutcomeClass) -> bool {
     use OutcomeClass as C;
@@ -343,7 +425,7 @@ fn is_pause(class: OutcomeClass) -> bool {
     matches!(class, OutcomeClass::RateLimited | OutcomeClass::Overloaded)
 }
 
-fn names_of(mutation: &Mutation) -> Vec<EndpointName> {
+pub(crate) fn names_of(mutation: &Mutation) -> Vec<EndpointName> {
     match mutation {
         Mutation::CreateEndpoint(spec) | Mutation::UpdateEndpoint { spec, .. } => {
             vec![spec.name.clone()]

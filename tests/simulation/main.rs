@@ -5,8 +5,8 @@
 //!   run. [`random`], [`time`]: chance and clocks.
 //! - [`control`], [`checks`], [`proxy`], [`requests`]: the shells, in place of gRPC, HTTP
 //!   and tasks.
-//! - [`network`], [`disk`], [`upstream`]: what they stand on. [`operator`], [`faults`]:
-//!   what happens to them.
+//! - [`network`], [`disk`], [`upstream`]: what they stand on. [`operator`], [`rules`],
+//!   [`faults`]: what happens to them.
 //! - [`invariants`]: what must hold. [`trace`]: what happened. [`bugs`]: mistakes made on
 //!   purpose, which have to be found.
 //!
@@ -26,6 +26,7 @@ mod plan;
 mod proxy;
 mod random;
 mod requests;
+mod rules;
 mod time;
 mod trace;
 mod upstream;

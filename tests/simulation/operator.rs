@@ -9,8 +9,8 @@ use std::{
 use qcc_control::{
     actor,
     registry::{
-        AdminState, Answer, ApiFlavor, ApiKey, ClusterName, Declaration, DeclaredEndpoint,
-        EndpointName, KeyChange, Mutation, Policy, Request, Spec, VerificationSchedule,
+        AdminState, Answer, ApiKey, ClusterName, Declaration, DeclaredEndpoint, EndpointName,
+        KeyChange, Mutation, Request, Spec,
     },
     simulation::Ask,
 };
@@ -18,6 +18,8 @@ use qcc_control::{
 use crate::{
     event::Event,
     invariants::Violation,
+    random::Random,
+    rules::check,
     time::{MS, S},
     world::World,
 };
@@ -37,29 +39,26 @@ struct Pending {
     id: Arc<str>,
     mutation: Mutation,
     answer: Option<Result<Answer, actor::Error>>,
+    /// It is repeated also when all is calm.
+    insists: bool,
 }
 
 impl World {
     /// Creates what a run begins with.
     pub(crate) fn set_up(&mut self) -> Result<(), Violation> {
-        let policy = Policy {
-            verification: VerificationSchedule {
-                auth_max: Duration::from_secs(120),
-                per_hour_max: 10_000,
-                ..Policy::of(ApiFlavor::Anthropic).verification
-            },
-            ..Policy::of(ApiFlavor::Anthropic)
-        };
-        self.request(Mutation::UpdateCluster {
-            name: ClusterName::default_cluster(),
-            policy,
-            etag: None,
-        });
+        let rules = self.plain_rules();
+        self.request(rules);
         for index in 0..self.plan.endpoints {
             let spec = self.spec(&format!("e{index}"));
             self.request(Mutation::CreateEndpoint(spec));
         }
         Ok(())
+    }
+
+    /// Brings the rules back with which the run began, and does not give up.
+    pub(crate) fn calm_down(&mut self) {
+        let rules = self.plain_rules();
+        self.request(rules);
     }
 
     /// Plans the next act.
@@ -77,7 +76,7 @@ impl World {
         }
         let name = format!("e{}", self.random.within(0..self.plan.endpoints as u64 + 1));
         let endpoint = endpoint_name(&name);
-        let mutation = match self.random.within(0..18) {
+        let mutation = match self.random.within(0..21) {
             0 => Mutation::CreateEndpoint(self.spec(&name)),
             1 => Mutation::DeleteEndpoint {
                 name: endpoint,
@@ -143,6 +142,7 @@ impl World {
                     prune: self.random.percent(20),
                 })
             }
+            16..18 if self.plan.rules_change => self.other_rules(),
             _ => {
                 self.ask(Ask::Verify(endpoint), None);
                 return self.plan_operator();
@@ -158,6 +158,7 @@ impl World {
             id: format!("request-{number}").into(),
             mutation,
             answer: None,
+            insists: self.calm,
         });
         self.repeat(number);
     }
@@ -165,7 +166,9 @@ impl World {
     /// Asks, or asks again what may or may not have been heard.
     pub(crate) fn repeat(&mut self, number: usize) {
         let pending = &self.operator.requests[number];
-        if self.calm || matches!(&pending.answer, Some(Ok(_) | Err(actor::Error::Refused(_)))) {
+        if (self.calm && !pending.insists)
+            || matches!(&pending.answer, Some(Ok(_) | Err(actor::Error::Refused(_))))
+        {
             return;
         }
         let request = Request {
@@ -201,6 +204,12 @@ impl World {
             self.upstreams.accept(name, &key);
         }
         self.operator.names.insert(name.to_owned());
+        let changes = self.plan.rules_change;
+        let own = |random: &mut Random, percent| changes && random.percent(percent);
+        let max_failures = own(&mut self.random, 20).then(|| self.random.within(1..6) as u32);
+        let check = own(&mut self.random, 40).then(|| Box::new(check(&mut self.random)));
+        let plain_timeout = own(&mut self.random, 40);
+        let timeout = Duration::from_secs(self.random.within(2..8));
         Spec {
             name: endpoint_name(name),
             cluster: ClusterName::default_cluster(),
@@ -208,10 +217,10 @@ impl World {
             api_key: Some(ApiKey::new(key)),
             priority: self.random.within(1..3) as u32,
             weight: 100,
-            max_failures: None,
-            timeout: Some(Duration::from_secs(self.random.within(2..8))),
+            max_failures,
+            timeout: (!plain_timeout).then_some(timeout),
             admin_state: AdminState::Enabled,
-            check: None,
+            check,
             labels: BTreeMap::new(),
             allow_plaintext: false,
         }

@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     pub ghosts: bool,
     /// Reports that a proxy keeps.
     pub reports_max: usize,
+    /// Events that the control plane keeps.
+    pub events_max: usize,
     /// Time between client requests of one proxy.
     pub pace: Time,
     /// Faults that may happen.
@@ -33,6 +35,8 @@ pub(crate) struct Plan {
     pub fault_pace: Time,
     /// Whether operators act, and the time between two acts.
     pub operator_pace: Option<Time>,
+    /// Whether operators change the cluster's rules and how endpoints are checked.
+    pub rules_change: bool,
     /// Time between changes of an endpoint's mood.
     pub mood_pace: Time,
     /// Whether checks reach the endpoints.
@@ -102,10 +106,12 @@ impl Plan {
             } else {
                 10_000
             },
+            events_max: random.span(10, 2_000) as usize,
             pace: random.span(S / 5, 4 * S),
             faults,
             fault_pace: random.span(2 * S, 30 * S),
             operator_pace: random.percent(70).then(|| random.span(S, 20 * S)),
+            rules_change: random.percent(40),
             mood_pace: random.span(2 * S, 40 * S),
             checks_reach: random.percent(90),
             keeps_views: random.percent(60),

@@ -152,9 +152,10 @@ impl World {
             return Err(Violation::new("D-10 what was kept can be used", error));
         }
         let (key, view) = (run.key.clone(), run.proxy.view());
-        let seen = run.proxy.endpoints(instant);
+        let (seen, rules) = (run.proxy.endpoints(instant), run.proxy.rules());
         self.turn_to(format_args!("p{proxy} starts from {}", shown(view)));
-        self.judge.applied(&key, None, view, &seen)?;
+        self.judge.applied(&key, None, view, &seen, rules)?;
+        self.judge.remembers(&key, &seen)?;
         // As if the session had failed: the next one resumes from there.
         if let Some(wire) = self.nodes[proxy].wire() {
             self.lose(proxy, wire);
@@ -313,7 +314,8 @@ impl World {
         if view != before {
             let instant = node.clock.at(self.now);
             let seen = run.proxy.endpoints(instant);
-            self.judge.applied(&run.key, before, view, &seen)?;
+            let rules = run.proxy.rules();
+            self.judge.applied(&run.key, before, view, &seen, rules)?;
             let kept = run.proxy.keep(instant);
             if self.plan.keeps_views && self.random.percent(70) {
                 self.nodes[proxy].kept = kept;

@@ -8,21 +8,18 @@ use qcc_proto::v1;
 
 use crate::{
     event::Event,
-    invariants::{Choice, Ended, Left, Violation},
+    invariants::{Choice, Ended, Left, Violation, symptom},
     proxy::{FLUSH, shown},
     time::{MS, S, Time},
     trace::Trace,
-    upstream::{poisoned, told},
+    upstream::{Poison, told},
     world::{SETTLING, SILENCE, World},
 };
-
-/// How long a request waits for an endpoint.
-const PATIENCE: Time = 2 * S;
 
 /// A client request under way.
 pub(crate) struct Asking {
     request: Request,
-    poisoned: bool,
+    poison: Option<Poison>,
     tried: BTreeSet<String>,
     /// The view that it is routed by, from its first attempt on.
     view: Option<v1::View>,
@@ -57,20 +54,24 @@ impl World {
 
     /// Begins a client request.
     pub(crate) fn begin(&mut self, proxy: usize) -> Result<(), Violation> {
-        let poisoned = self.random.percent(3);
+        let poison = Poison::draw(&mut self.random);
+        let again = self.random.within(0..4);
         let now = self.now;
         let Some(run) = self.nodes[proxy].run.as_mut() else {
             return Ok(());
         };
         let number = run.number;
-        let Some(request) = run.proxy.begin() else {
-            return Ok(());
-        };
         run.serial += 1;
         let serial = run.serial;
+        // Clients repeat what fails.
+        let fingerprint = poison.map_or(serial + 10, |_| again + 1);
+        let Some(request) = run.proxy.begin(fingerprint) else {
+            return Ok(());
+        };
+        self.judge.begins(&run.key, serial, fingerprint);
         let asking = Asking {
             request,
-            poisoned,
+            poison,
             tried: BTreeSet::new(),
             view: None,
             since: now,
@@ -93,16 +94,20 @@ impl World {
             return Ok(());
         };
         let number = run.number;
+        if (run.attempts.values()).any(|trying| trying.request == request) {
+            return Ok(()); // Woken twice.
+        }
         let Some(asking) = run.requests.get_mut(&request) else {
             return Ok(());
         };
         let seen = run.proxy.endpoints(instant);
         let newest = run.proxy.view();
         let next = asking.request.next(instant);
-        if !matches!(next, Next::Attempt(_)) {
+        if !matches!(next, Next::Attempt(_) | Next::Stands) {
             let left = Left {
                 tried: &asking.tried,
                 pinned: asking.view.or(newest),
+                newest,
                 waits: matches!(next, Next::Wait(_)),
             };
             self.judge.left_alone(&run.key, &left, &seen)?;
@@ -112,7 +117,7 @@ impl World {
                 let pinned = *asking.view.get_or_insert(newest.unwrap_or_default());
                 let others = asking.tried.clone();
                 let again = !asking.tried.insert(attempt.endpoint.clone());
-                let poison = asking.poisoned;
+                let poison = asking.poison;
                 run.serial += 1;
                 let serial = run.serial;
                 let chosen = (attempt.endpoint.clone(), attempt.generation);
@@ -131,6 +136,7 @@ impl World {
                 let choice = Choice {
                     chosen: &chosen,
                     key: &key,
+                    timeout,
                     view,
                     pinned,
                     tried: &others,
@@ -186,7 +192,9 @@ impl World {
                 );
             }
             Next::Wait(until) => {
-                if now - asking.since > PATIENCE {
+                let patience = asking.request.queue_timeout().as_micros() as Time;
+                if now - asking.since > patience {
+                    self.judge.stood(&run.key, request);
                     run.requests.remove(&request);
                     return Ok(());
                 }
@@ -202,7 +210,12 @@ impl World {
                     },
                 );
             }
+            Next::Stands => {
+                self.judge.stood(&run.key, request);
+                return self.proceed(proxy, number, request);
+            }
             Next::Exhausted | Next::Unavailable => {
+                self.judge.stood(&run.key, request);
                 run.requests.remove(&request);
             }
         }
@@ -210,7 +223,13 @@ impl World {
     }
 
     /// Settles what comes of an attempt; `None` if that is decided at its end.
-    fn settle(&mut self, proxy: usize, name: &str, key: &str, poison: bool) -> Option<Reply> {
+    fn settle(
+        &mut self,
+        proxy: usize,
+        name: &str,
+        key: &str,
+        poison: Option<Poison>,
+    ) -> Option<Reply> {
         if !self.nodes[proxy].egress {
             let refused = self.random.percent(70);
             return Some(if refused {
@@ -219,8 +238,8 @@ impl World {
                 Reply::Timeout
             });
         }
-        if poison {
-            return Some(poisoned());
+        if let Some(reply) = poison.and_then(|poison| poison.reply(name)) {
+            return Some(reply);
         }
         if self.random.percent(40) {
             return None;
@@ -252,15 +271,39 @@ impl World {
         }
     }
 
+    /// Lets what a request has held for long enough stand.
+    pub(crate) fn stand(&mut self, proxy: usize, run: u64, request: u64) {
+        let instant = self.nodes[proxy].clock.at(self.now);
+        let Some(run) = self.alive(proxy, run) else {
+            return;
+        };
+        let Some(asking) = run.requests.get_mut(&request) else {
+            return;
+        };
+        let is_due = (asking.request.held_until()).is_some_and(|until| until <= instant);
+        if is_due && asking.request.stand() {
+            let key = run.key.clone();
+            self.judge.stood(&key, request);
+            self.plan_report(proxy, MS);
+            self.wake(proxy);
+        }
+    }
+
     /// Lets an attempt have its head.
     pub(crate) fn head(&mut self, proxy: usize, run: u64, attempt: u64) {
-        if let Some(run) = self.alive(proxy, run)
-            && let Some(trying) = run.attempts.get(&attempt)
-        {
-            trying.attempt.answered();
-            let proven = (run.key.clone(), trying.endpoint.clone(), trying.generation);
-            self.judge.answered_well(&proven.0, &proven.1, proven.2);
+        let Some(run) = self.alive(proxy, run) else {
+            return;
+        };
+        let Some(trying) = run.attempts.get(&attempt) else {
+            return;
+        };
+        if let Some(asking) = run.requests.get_mut(&trying.request) {
+            asking.request.answered(&trying.attempt);
         }
+        let proven = (run.key.clone(), trying.endpoint.clone(), trying.generation);
+        let request = trying.request;
+        self.judge.served(&proven.0, request);
+        self.judge.answered_well(&proven.0, &proven.1, proven.2);
     }
 
     /// Ends an attempt.
@@ -277,7 +320,8 @@ impl World {
         let key = alive.key.clone();
         if client_gone {
             alive.requests.remove(&trying.request);
-            return Ok(()); // Dropped: nobody is blamed.
+            self.judge.stood(&key, trying.request);
+            return Ok(()); // Dropped: nobody is blamed for that.
         }
         let reply = match trying.reply {
             Some(reply) => reply,
@@ -285,7 +329,21 @@ impl World {
                 .upstreams
                 .reply(&trying.endpoint, &trying.key, &mut self.random),
         };
-        let outcome = trying.attempt.finish(&reply, instant, wall);
+        let (endpoint, request) = (trying.endpoint.clone(), trying.request);
+        let Some(alive) = self.nodes[proxy].run.as_mut() else {
+            return Ok(());
+        };
+        let Some(asking) = alive.requests.get_mut(&request) else {
+            return Ok(());
+        };
+        let is_good = matches!(&reply, Reply::Head(status, _) if status.is_success());
+        if is_good || matches!(reply, Reply::Broken) {
+            asking.request.answered(&trying.attempt);
+            self.judge.served(&key, request);
+            self.judge.answered_well(&key, &endpoint, trying.generation);
+        }
+        let outcome = (asking.request).finish(trying.attempt, &reply, instant, wall);
+        let held_until = asking.request.held_until();
         let bad = outcome != v1::OutcomeClass::Success;
         let note = if bad { Trace::turn } else { Trace::note };
         let now = self.now;
@@ -297,14 +355,11 @@ impl World {
                 trying.endpoint, trying.generation
             ),
         );
-        if outcome == v1::OutcomeClass::Success {
-            self.judge
-                .answered_well(&key, &trying.endpoint, trying.generation);
-        }
-        let told = told(&reply, outcome).map(|wait| instant + wait);
+        let cool_downs = self.judge.rules(trying.view).cool_downs;
+        let told = told(&reply, outcome, cool_downs).map(|wait| instant + wait);
         if let Some(until) = told {
             self.judge
-                .told_to_wait(&key, &trying.endpoint, trying.generation, until);
+                .told_to_wait(&key, &trying.endpoint, trying.generation, instant, until);
         }
         let ended = Ended {
             endpoint: trying.endpoint,
@@ -312,15 +367,26 @@ impl World {
             view: trying.view,
             class: outcome,
         };
-        self.judge.finished(&key, ended);
+        self.judge.ended(&key, request, ended, symptom(&reply));
         self.served += u64::from(outcome == v1::OutcomeClass::Success);
         let ok = matches!(
             outcome,
             v1::OutcomeClass::Success | v1::OutcomeClass::Request | v1::OutcomeClass::StreamBroken
         );
-        let request = trying.request;
         if ok && let Some(alive) = self.alive(proxy, run) {
             alive.requests.remove(&request);
+            self.judge.stood(&key, request);
+        }
+        if let Some(until) = held_until {
+            let at = self.nodes[proxy].clock.when(until, self.now) + MS;
+            self.at(
+                at,
+                Event::Stand {
+                    proxy,
+                    run,
+                    request,
+                },
+            );
         }
         let wait = if outcome == v1::OutcomeClass::Success {
             self.random.within(0..FLUSH)

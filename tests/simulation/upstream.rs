@@ -3,17 +3,11 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode};
-use qcc_control::registry::{Facts, OutcomeClass, Verdict};
+use qcc_control::registry::{CheckKind, CoolDowns, Facts, OutcomeClass, Verdict};
 use qcc_dataplane::simulation::Reply;
 use qcc_proto::{upstream::classify, v1};
 
 use crate::{random::Random, time};
-
-/// The longest wait that a provider may ask for, and that of a 429 which names none.
-const WAIT_MAX: Duration = Duration::from_secs(600);
-
-/// The wait of an overload that names none.
-const OVERLOADED: Duration = Duration::from_secs(10);
 
 /// How an endpoint answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +34,8 @@ pub(crate) enum Mood {
     Flapping(u64),
     /// Bodies break off.
     Breaking,
+    /// Connections break once a request has been sent.
+    Killing,
 }
 
 /// All endpoints.
@@ -58,7 +54,7 @@ struct Upstream {
 impl Mood {
     /// Draws a mood other than good.
     pub(crate) fn bad(random: &mut Random) -> Self {
-        match random.within(0..12) {
+        match random.within(0..14) {
             0 | 1 => Self::Revoked,
             2 => Self::Forbidden,
             3 => Self::Limited(Some(random.span(100, 2_000_000))),
@@ -69,7 +65,8 @@ impl Mood {
             8 => Self::Hanging,
             9 => Self::Refusing,
             10 => Self::Flapping(random.within(10..90)),
-            _ => Self::Breaking,
+            11 => Self::Breaking,
+            _ => Self::Killing,
         }
     }
 }
@@ -93,6 +90,37 @@ impl Upstreams {
         }
     }
 
+    /// Answers what a check asks with `key`. What costs nothing is often answered well by
+    /// an endpoint that serves nobody.
+    pub(crate) fn answer(
+        &mut self,
+        name: &str,
+        key: &str,
+        question: &CheckKind,
+        random: &mut Random,
+    ) -> Reply {
+        let is_billed = matches!(question, CheckKind::Conversation { .. });
+        let mood = self.get(name).mood;
+        let serves_nobody = match mood {
+            Mood::Good | Mood::Revoked | Mood::Hanging | Mood::Refusing => false,
+            Mood::Forbidden
+            | Mood::Limited(_)
+            | Mood::Overloaded
+            | Mood::Unavailable(_)
+            | Mood::Failing
+            | Mood::Flapping(_)
+            | Mood::Breaking
+            | Mood::Killing => true,
+        };
+        if !is_billed && serves_nobody && random.percent(50) {
+            self.get(name).mood = Mood::Good;
+            let reply = self.reply(name, key, random);
+            self.get(name).mood = mood;
+            return reply;
+        }
+        self.reply(name, key, random)
+    }
+
     /// Answers a request that carries `key`.
     pub(crate) fn reply(&mut self, name: &str, key: &str, random: &mut Random) -> Reply {
         let upstream = self.get(name);
@@ -106,7 +134,7 @@ impl Upstreams {
         match upstream.mood {
             Mood::Good => head(200, None),
             Mood::Revoked => head(401, None),
-            Mood::Forbidden => head(403, None),
+            Mood::Forbidden => Reply::Denied("permission_error"),
             Mood::Limited(wait) => head(429, wait),
             Mood::Overloaded => head(529, None),
             Mood::Unavailable(wait) => head(503, Some(wait)),
@@ -116,6 +144,7 @@ impl Upstreams {
             Mood::Flapping(percent) if random.percent(percent) => head(500, None),
             Mood::Flapping(_) => head(200, None),
             Mood::Breaking => Reply::Broken,
+            Mood::Killing => Reply::Killed,
         }
     }
 
@@ -129,17 +158,56 @@ impl Upstreams {
     }
 }
 
-/// The answer to a request that no endpoint likes.
-pub(crate) fn poisoned() -> Reply {
-    head(400, None)
+/// What is wrong with a request, wherever it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Poison {
+    /// It makes no sense: a 400.
+    Nonsense,
+    /// It is not allowed: a 403.
+    Forbidden(&'static str),
+    /// It kills its connection.
+    Kills,
+    /// It does so everywhere but at this endpoint.
+    KillsElsewhere,
+}
+
+/// Who does not mind [`Poison::KillsElsewhere`].
+const IMMUNE: &str = "e0";
+
+impl Poison {
+    /// Draws what is wrong with a request, which mostly is nothing.
+    pub(crate) fn draw(random: &mut Random) -> Option<Self> {
+        match random.within(0..100) {
+            0..3 => Some(Self::Nonsense),
+            3..5 => Some(Self::Forbidden("billing_error")),
+            5 => Some(Self::Forbidden("request_error")),
+            6..9 => Some(Self::Kills),
+            9..11 => Some(Self::KillsElsewhere),
+            _ => None,
+        }
+    }
+
+    /// Returns what an endpoint answers to it, if the endpoint's own mood does not matter.
+    pub(crate) fn reply(self, name: &str) -> Option<Reply> {
+        match self {
+            Self::Nonsense => Some(head(400, None)),
+            Self::Forbidden(error_type) => Some(Reply::Denied(error_type)),
+            Self::KillsElsewhere if name == IMMUNE => None,
+            Self::Kills | Self::KillsElsewhere => Some(Reply::Killed),
+        }
+    }
 }
 
 /// Returns how long whoever got this reply has to stay away, as the cluster's policy has
-/// it: ten minutes at most.
-pub(crate) fn told(reply: &Reply, class: v1::OutcomeClass) -> Option<Duration> {
+/// it.
+pub(crate) fn told(
+    reply: &Reply,
+    class: v1::OutcomeClass,
+    cool_downs: CoolDowns,
+) -> Option<Duration> {
     let default = match class {
-        v1::OutcomeClass::RateLimited => WAIT_MAX,
-        v1::OutcomeClass::Overloaded => OVERLOADED,
+        v1::OutcomeClass::RateLimited => cool_downs.rate_limited,
+        v1::OutcomeClass::Overloaded => cool_downs.overloaded,
         _ => return None,
     };
     let Reply::Head(_, headers) = reply else {
@@ -147,7 +215,8 @@ pub(crate) fn told(reply: &Reply, class: v1::OutcomeClass) -> Option<Duration> {
     };
     let asked = headers.get("retry-after-ms").map(|wait| wait.to_str());
     let asked = asked.and_then(|wait| wait.ok()?.parse().ok());
-    Some(asked.map_or(default, Duration::from_millis).min(WAIT_MAX))
+    let asked = asked.map(|wait| Duration::from_millis(wait).min(cool_downs.max));
+    Some(asked.unwrap_or(default))
 }
 
 /// Returns what a check makes of a reply.
@@ -159,7 +228,8 @@ pub(crate) fn verdict(reply: &Reply) -> Verdict {
         }
         Reply::Broken => (OutcomeClass::StreamBroken, 200, None),
         Reply::Timeout => (OutcomeClass::Timeout, 0, None),
-        Reply::Refused => (OutcomeClass::Connect, 0, None),
+        Reply::Refused | Reply::Killed => (OutcomeClass::Connect, 0, None),
+        Reply::Denied(_) => (OutcomeClass::Forbidden, 403, None),
     };
     Verdict {
         passed: class == OutcomeClass::Success,

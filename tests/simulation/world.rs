@@ -124,6 +124,7 @@ impl World {
         if self.plan.proxies == 1 {
             self.judge.has_one_proxy();
         }
+        self.judge.keeps_events(self.plan.events_max);
         let plan = format!("{:?}", self.plan);
         self.turn_to(format_args!("{plan}"));
         self.tell_time();

@@ -205,6 +205,12 @@ impl Registry {
         self.meta.clock
     }
 
+    /// Keeps so many events, in place of ten thousand.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn bound_events(&mut self, max: usize) {
+        self.events.bound(max);
+    }
+
     /// Returns when [`Registry::advance`] has something to do next.
     pub fn poll_timeout(&self) -> Option<Clock> {
         let check = self.due.first().map(|(due, _)| *due);

@@ -107,7 +107,7 @@ impl Endpoint {
             }
             Blame::Endpoint(cause) => {
                 self.mark.failed_under = self.mark.failed_under.max(outcome.view);
-                health.fail(cause, self.failures_max(policy), turn.now)
+                health.fail(cause, self.ejecting(policy), turn.now)
             }
             Blame::Pause(cause) => {
                 let until = self.pause_end(&evidence.facts, outcome.age, policy, turn);
@@ -204,13 +204,18 @@ impl Endpoint {
 
     /// Returns the failures in a row that eject.
     pub fn failures_max(&self, policy: &Policy) -> u32 {
+        self.spec.max_failures.unwrap_or(policy.max_failures)
+    }
+
+    /// Returns how many of them do, whatever is said.
+    pub(super) fn ejecting(&self, policy: &Policy) -> u32 {
         if seeded(Bug::FirstFailureEjects) {
             return 1;
         }
         if seeded(Bug::FailuresNeverEject) {
             return u32::MAX;
         }
-        self.spec.max_failures.unwrap_or(policy.max_failures)
+        self.failures_max(policy)
     }
 
     /// Returns when a pause ends: as the provider asked, capped, or as the policy

@@ -260,7 +260,9 @@ impl Registry {
         // What proxies are told of an endpoint has its cluster's values filled in.
         for member in self.members(name) {
             self.touch(&member, turn, |endpoint, policy, turn| {
-                endpoint.changed = turn.view;
+                if !seeded(Bug::MembersUntold) {
+                    endpoint.changed = turn.view;
+                }
                 if asks_anew {
                     endpoint.ask_anew(policy, turn.now.clock);
                 } else {

@@ -176,7 +176,7 @@ impl Endpoint {
                     health
                 }
             }
-            Blame::Endpoint(cause) => health.fail(cause, self.failures_max(policy), turn.now),
+            Blame::Endpoint(cause) => health.fail(cause, self.ejecting(policy), turn.now),
             Blame::Pause(cause) => health.pause(
                 cause,
                 self.pause_end(facts, Duration::ZERO, policy, turn),

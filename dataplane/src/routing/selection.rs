@@ -144,7 +144,8 @@ impl Routing {
         if seeded(Bug::NobodyServed) || (seeded(Bug::NoFailover) && self.attempts > 0) {
             return false;
         }
-        self.attempts < self.policy().attempts_max && (self.attempts as usize) < ATTEMPTS_MAX
+        let is_allowed = self.attempts < self.policy().attempts_max;
+        (is_allowed || seeded(Bug::AttemptsUnlimited)) && (self.attempts as usize) < ATTEMPTS_MAX
     }
 
     fn attempt(&mut self, now: Instant) -> Option<Attempt> {

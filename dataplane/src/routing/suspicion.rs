@@ -25,6 +25,7 @@
 use std::time::{Duration, Instant};
 
 use super::attempt::Judged;
+use crate::seeded::{Bug, seeded};
 
 /// How long evidence is held at least, for the next endpoint to fail alike. Below the
 /// default `queue_timeout`: a request that waits for the endpoint hears either way.
@@ -99,7 +100,9 @@ impl Suspicion {
         self.stand();
         self.symptom = None;
         for judged in self.excused.drain(..) {
-            judged.accuse();
+            if !seeded(Bug::BlameNotTurned) {
+                judged.accuse();
+            }
         }
     }
 
@@ -121,7 +124,7 @@ impl Suspicion {
     }
 
     fn excuse(&mut self, mut judged: Judged, request: u64) -> bool {
-        let is_excused = judged.excuse(request);
+        let is_excused = !seeded(Bug::SuspectNotSuspected) && judged.excuse(request);
         if is_excused {
             self.excused.push(judged);
         }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use qcc_control::registry::{OutcomeClass, ProxyKey, Snapshot};
 use qcc_proto::v1;
 
-use super::{Asked, Judge, Violation, is_pause};
+use super::{Asked, Judge, Violation};
 use crate::upstream::class as class_of;
 
 /// What was counted, by somebody who counts slowly.
@@ -79,16 +79,13 @@ impl Ledger {
 }
 
 impl Judge {
-    /// Notes that an attempt has ended.
-    pub(crate) fn finished(&mut self, proxy: &ProxyKey, ended: Ended) {
+    /// Notes that an attempt has ended, and that it is evidence.
+    pub(super) fn finished(&mut self, proxy: &ProxyKey, ended: Ended) {
         let class = class_of(ended.class);
         let (endpoint, generation) = (&ended.endpoint, ended.generation);
         self.chosen.ended(proxy, endpoint, generation, class);
         if class == OutcomeClass::Auth {
             self.chosen.rejected(proxy, endpoint, generation);
-        }
-        if is_pause(class) {
-            self.chosen.asked_to_wait(proxy, endpoint, generation);
         }
         if !matches!(class, OutcomeClass::Request | OutcomeClass::Cancelled) {
             *self.ledger.finished.entry(proxy.clone()).or_default() += 1;
@@ -145,6 +142,7 @@ impl Judge {
         let key = (proxy.clone(), ended);
         let left = self.ledger.unsent.get(&key).copied().unwrap_or_default();
         let Some(rest) = left.checked_sub(count) else {
+            self.accuses(proxy, &key.1)?;
             return Err(Violation::new(
                 "R-4 a report names its attempt",
                 format!(
@@ -165,6 +163,7 @@ impl Judge {
     pub(crate) fn died(&mut self, proxy: &ProxyKey) {
         self.ledger.finished.remove(proxy);
         self.ledger.unsent.retain(|(of, _), _| of != proxy);
+        self.suspects.died(proxy);
     }
 
     /// Counts what a turn was asked to apply, each number once.
@@ -265,8 +264,12 @@ impl Judge {
             return Err(Violation::new(
                 "I-23 each attempt is reported once, or counted as dropped",
                 format!(
-                    "{finished} of {} have ended, {sent} were sent and {dropped} dropped",
-                    proxy.id
+                    "{finished} of {} have ended, {sent} were sent and {dropped} dropped; not sent: {:?}",
+                    proxy.id,
+                    (self.ledger.unsent.iter())
+                        .filter(|((of, _), _)| of == proxy)
+                        .map(|((_, ended), count)| (ended, count))
+                        .collect::<Vec<_>>()
                 ),
             ));
         }

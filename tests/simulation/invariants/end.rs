@@ -1,10 +1,12 @@
 //! That everything becomes good when faults stop.
 
-use qcc_control::registry::{AdminState, Health, ProxyKey};
+use std::time::Instant;
+
+use qcc_control::registry::{AdminState, CheckKind, Health, ProxyKey};
 use qcc_dataplane::simulation::Seen;
 use qcc_proto::v1;
 
-use super::{Judge, Violation, views::of_wire};
+use super::{Judge, Violation, checks::check_of, views::of_wire};
 use crate::world::World;
 
 impl World {
@@ -21,7 +23,11 @@ impl World {
             if endpoint.spec.admin_state == AdminState::Disabled {
                 continue;
             }
-            if !matches!(endpoint.health, Health::Healthy { .. }) {
+            let rules = super::rules(&snapshot);
+            // Without a check a few requests find out, and none may have come.
+            let is_in = check_of(endpoint, rules).kind == CheckKind::None
+                && endpoint.health.incident().is_none();
+            if !is_in && !matches!(endpoint.health, Health::Healthy { .. }) {
                 return Err(Violation::new(
                     "I-31 every bad state has a way out",
                     format!(
@@ -48,12 +54,18 @@ impl World {
                     ),
                 ));
             }
-            for seen in run.proxy.endpoints(node.clock.at(self.now)) {
+            let instant = node.clock.at(self.now);
+            for seen in run.proxy.endpoints(instant) {
                 let trying = run
                     .attempts
                     .values()
                     .any(|trying| trying.endpoint == seen.name);
-                let asked = self.judge.may_wait(&run.key, &seen);
+                // Nobody is there to find out that it has relented.
+                let unchecked = snapshot.endpoints.get(&*seen.name).is_some_and(|endpoint| {
+                    check_of(endpoint, super::rules(&snapshot)).kind == CheckKind::None
+                });
+                let paused = unchecked && seen.state == v1::HealthState::Degraded;
+                let asked = paused || self.judge.may_wait(&run.key, &seen, instant);
                 let away = !seen.reason.is_empty() && !trying && !asked;
                 if seen.admin == v1::AdminState::Enabled && away {
                     return Err(Violation::new(
@@ -75,10 +87,13 @@ impl World {
 
 impl Judge {
     /// Returns whether a proxy may stay away from an endpoint because that has asked it
-    /// to: ten minutes at most, unless the fleet finds out that it has relented.
-    fn may_wait(&self, proxy: &ProxyKey, seen: &Seen) -> bool {
+    /// to: a minute at most, then it finds out whether that still holds.
+    fn may_wait(&self, proxy: &ProxyKey, seen: &Seen, now: Instant) -> bool {
         let is_pause =
             seen.reason.starts_with("rate limited") || seen.reason.starts_with("overloaded");
-        is_pause && self.chosen.may_wait(proxy, &seen.name, seen.generation)
+        is_pause
+            && self
+                .chosen
+                .may_wait(proxy, &seen.name, seen.generation, now)
     }
 }

@@ -1,16 +1,15 @@
 //! What has to take an endpoint out, and what must not yet.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use qcc_control::registry::{Cause, Clock, Endpoint, EndpointName, OutcomeClass, Snapshot, View};
+use qcc_control::registry::{
+    Cause, Clock, Endpoint, EndpointName, OutcomeClass, Policy, Snapshot, View,
+};
 
 use super::{Asked, Judge, Violation, counts::News, is_local, is_pause, turns::is_operators};
 
-/// Counted failures in a row that take an endpoint out.
-const FAILURES_MAX: u32 = 3;
-
-/// How long a doubt certainly waits for another one.
-const WINDOW_MS: u64 = 29_500;
+/// By how much a doubt may wait less for another one than the rules say.
+const ROUNDING: Duration = Duration::from_millis(500);
 
 /// What was reported of each endpoint in each generation.
 #[derive(Debug, Default)]
@@ -64,7 +63,7 @@ impl Row {
         self.condemned = None;
     }
 
-    fn take(&mut self, news: &News, is: &Endpoint, alone: bool, clock: Clock) {
+    fn take(&mut self, news: &News, is: &Endpoint, rules: &Policy, alone: bool, clock: Clock) {
         let (class, view) = (news.outcome.facts.outcome, news.outcome.view);
         if class == OutcomeClass::Success {
             if view >= is.mark.view && Some(view) >= self.newest {
@@ -82,12 +81,13 @@ impl Row {
             if view >= is.mark.cleared {
                 self.at_least += 1;
             }
-            if self.at_least >= FAILURES_MAX {
+            if self.at_least >= failures_max(is, rules) {
                 self.condemn("R-16 failures in a row take an endpoint out", "as many");
             }
         } else if is_local(class) {
             self.doubts.insert(news.proxy.id.to_string(), clock);
-            let recent = |at: &&Clock| clock.since(**at).as_millis() as u64 <= WINDOW_MS;
+            let window = rules.corroboration_window.saturating_sub(ROUNDING);
+            let recent = |at: &&Clock| clock.since(**at) <= window;
             if self.doubts.values().filter(recent).count() >= 2 {
                 self.condemn("I-32 two that agree are believed", "two proxies' word");
             } else if alone {
@@ -110,6 +110,8 @@ impl Judge {
         asked: &[Asked],
         clock: Clock,
     ) -> Result<(), Violation> {
+        // Those of before: whoever changes them does nothing else in that turn.
+        let rules = super::rules(before);
         for (name, is) in &after.endpoints {
             let Some(was) = before.endpoints.get(name) else {
                 continue;
@@ -119,7 +121,7 @@ impl Judge {
                 news.outcome.endpoint == name.as_str() && news.outcome.generation == was.generation
             });
             for news in news {
-                row.take(news, is, self.alone, clock);
+                row.take(news, is, rules, self.alone, clock);
             }
             let failed = checked(asked, name);
             row.at_most += u32::from(failed == Some(false));
@@ -129,10 +131,11 @@ impl Judge {
                 is.health.cause(),
                 Some(Cause::Forbidden | Cause::ServerError | Cause::StreamBroken)
             );
-            if fell && counted && row.at_most < FAILURES_MAX {
+            let allowed = failures_max(was, rules);
+            if fell && counted && row.at_most < allowed {
                 return Err(Violation::new(
                     "R-16 fewer failures than allowed take no endpoint out",
-                    format!("`{name}` fell after {} of {FAILURES_MAX}", row.at_most),
+                    format!("`{name}` fell after {} of {allowed}", row.at_most),
                 ));
             }
             let condemned = row.condemned.take();
@@ -149,6 +152,11 @@ impl Judge {
         }
         Ok(())
     }
+}
+
+/// Returns the counted failures in a row that take an endpoint out.
+fn failures_max(endpoint: &Endpoint, rules: &Policy) -> u32 {
+    endpoint.spec.max_failures.unwrap_or(rules.max_failures)
 }
 
 /// Returns how checks of an endpoint have ended in a turn; `None`: none has.

@@ -1,18 +1,20 @@
 //! What a turn of the writer has changed, by what it was asked.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use qcc_control::registry::{
-    AdminState, ApiKey, Cause, Clock, Endpoint, EndpointName, Health, OutcomeClass, Snapshot, View,
+    AdminState, ApiKey, Cause, CheckKind, Clock, Endpoint, EndpointName, Health, OutcomeClass,
+    Policy, Snapshot, View,
 };
 
 use super::{
-    Asked, Judge, Violation, counts::Ledger, is_failure, is_local, is_pause, views::acts_like,
+    Asked, Judge, Violation, checks::check_of, counts::Ledger, is_failure, is_local, is_pause,
+    views::acts_like,
 };
 use crate::{time::Time, trace::Trace};
 
-/// How long a doubt waits for another one, with room for rounding.
-const WINDOW_MS: u64 = 30_500;
+/// By how much a doubt may wait longer for another one than the rules say.
+const ROUNDING: Duration = Duration::from_millis(500);
 
 /// Evidence as it came in, by endpoint and generation.
 #[derive(Debug, Default)]
@@ -66,9 +68,10 @@ impl Doubts {
         }
     }
 
-    fn witnesses(&self, endpoint: &Endpoint, clock: Clock) -> usize {
+    fn witnesses(&self, endpoint: &Endpoint, rules: &Policy, clock: Clock) -> usize {
         let key = (endpoint.spec.name.to_string(), endpoint.generation.0);
-        let recent = |at: &&Clock| clock.since(**at).as_millis() as u64 <= WINDOW_MS;
+        let window = rules.corroboration_window + ROUNDING;
+        let recent = |at: &&Clock| clock.since(**at) <= window;
         self.local
             .get(&key)
             .map_or(0, |witnesses| witnesses.values().filter(recent).count())
@@ -87,6 +90,7 @@ impl Judge {
         if let Some(durable) = self.durable.take() {
             let same = durable.endpoints.len() == found.endpoints.len()
                 && durable.totals == found.totals
+                && super::rules(&durable) == super::rules(found)
                 && durable.endpoints.iter().all(|(name, kept)| {
                     found
                         .endpoints
@@ -135,7 +139,7 @@ impl Judge {
                             ),
                         );
                     }
-                    self.endpoint_moved(was, is, asked, clock)?;
+                    self.endpoint_moved(was, is, super::rules(before), asked, clock)?;
                     let out = is.health.incident().is_some();
                     // A key that waits takes over from one that is refused, in one turn.
                     let mut news = self.news_about(was);
@@ -155,7 +159,7 @@ impl Judge {
                     self.drawn_anew(is)?;
                 }
             }
-            self.has_a_way_out(is)?;
+            self.has_a_way_out(is, super::rules(after))?;
         }
         for name in before.endpoints.keys() {
             if !after.endpoints.contains_key(name) && !is_operators(asked, name) {
@@ -196,6 +200,7 @@ impl Judge {
             return Ok(());
         }
         let same = before.endpoints.len() == after.endpoints.len()
+            && super::rules(before) == super::rules(after)
             && after.endpoints.iter().all(|(name, is)| {
                 let was = before.endpoints.get(name);
                 was.is_some_and(|was| Arc::ptr_eq(was, is) || acts_like(was, is))
@@ -226,6 +231,7 @@ impl Judge {
         &mut self,
         was: &Endpoint,
         is: &Endpoint,
+        rules: &Policy,
         asked: &[Asked],
         clock: Clock,
     ) -> Result<(), Violation> {
@@ -252,7 +258,12 @@ impl Judge {
         let verdict = self.verdict(asked, was);
         let recovered = was.health.incident().is_some() && is.health.incident().is_none();
         if recovered {
-            if !matches!(&verdict, Some(verdict) if verdict.passed) {
+            let passed = matches!(&verdict, Some(verdict) if verdict.passed);
+            // Nobody is asked: the time is up, and that is all there is to it.
+            let elapsed = check_of(was, rules).kind == CheckKind::None
+                && was.checks.due.is_some_and(|due| due <= clock)
+                && matches!(is.health, Health::Unknown { failures: 0 });
+            if !passed && !elapsed {
                 return Err(Violation::new(
                     "R-6 only a verification or an operator lifts unhealthy",
                     format!("`{name}` is {} after {asked:?}", brief(&is.health)),
@@ -281,7 +292,7 @@ impl Judge {
         }
         let failed = was.health.incident().is_none() && is.health.incident().is_some();
         if failed {
-            self.is_condemned(was, is, verdict.as_ref(), clock)?;
+            self.is_condemned(was, is, verdict.as_ref(), rules, clock)?;
         }
         self.is_lifted(was, is, verdict.as_ref())?;
         self.is_shortened(was, is, verdict.as_ref())
@@ -290,7 +301,7 @@ impl Judge {
     /// Judges that an operator who has read something changes that, and nothing newer.
     fn is_not_lost(&self, was: &Endpoint, is: &Endpoint, asked: &[Asked]) -> Result<(), Violation> {
         let expected = asked.iter().find_map(|asked| match asked {
-            Asked::Operator { etag, .. } => etag.as_ref(),
+            Asked::Operator { names, etag, .. } if names.contains(&is.spec.name) => etag.as_ref(),
             _ => None,
         });
         if expected.is_some_and(|etag| *etag != was.etag()) && was.etag() != is.etag() {
@@ -352,6 +363,7 @@ impl Judge {
         was: &Endpoint,
         is: &Endpoint,
         verdict: Option<&Verdict>,
+        rules: &Policy,
         clock: Clock,
     ) -> Result<(), Violation> {
         if verdict.is_some_and(|verdict| !verdict.passed) {
@@ -373,7 +385,7 @@ impl Judge {
             .filter(|(class, _)| is_failure(*class))
             .all(|(class, _)| is_local(*class));
         let alone = self.streams.len() <= 1;
-        if only_local && !alone && self.doubts.witnesses(was, clock) < 2 {
+        if only_local && !alone && self.doubts.witnesses(was, rules, clock) < 2 {
             return Err(Violation::new(
                 "I-32 no single proxy takes an endpoint from the others",
                 format!("`{}` fell by one proxy's word", is.spec.name),
@@ -434,9 +446,12 @@ impl Judge {
     }
 
     /// Judges that whoever is out has a check coming.
-    fn has_a_way_out(&self, is: &Endpoint) -> Result<(), Violation> {
+    fn has_a_way_out(&self, is: &Endpoint, rules: &Policy) -> Result<(), Violation> {
         let idle = is.checks.due.is_none() && is.checks.running.is_none();
-        let out = is.health.incident().is_some() || matches!(is.health, Health::Unknown { .. });
+        // Without a check a few requests find out.
+        let unknown = matches!(is.health, Health::Unknown { .. })
+            && check_of(is, rules).kind != CheckKind::None;
+        let out = is.health.incident().is_some() || unknown;
         if idle && out && is.spec.admin_state != AdminState::Disabled {
             return Err(Violation::new(
                 "I-31 every bad state has a way out",

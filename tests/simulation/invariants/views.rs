@@ -3,30 +3,44 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use qcc_control::registry::{AdminState, Endpoint, Health, OutcomeClass, ProxyKey, Snapshot, View};
-use qcc_dataplane::simulation::Seen;
+use qcc_control::registry::{
+    AdminState, Endpoint, Health, OutcomeClass, Policy, ProxyKey, Snapshot, View,
+};
+use qcc_dataplane::simulation::{Rules, Seen};
 use qcc_proto::v1;
 
-use super::{Judge, Violation};
+use super::{Judge, Violation, rules};
 
 /// What proxies have seen of endpoints.
 #[derive(Debug, Default)]
 pub(super) struct Chosen {
     /// Endpoints and generations that have answered 401, by run of a proxy.
     rejected: BTreeSet<(ProxyKey, String, u64)>,
-    /// Endpoints and generations that have asked a run of a proxy for a pause, which the
-    /// fleet has not lifted since.
-    paused: BTreeSet<(ProxyKey, String, u64)>,
     /// Endpoints and generations that have answered a run of a proxy well.
     proven: BTreeSet<(ProxyKey, String, u64)>,
     /// Endpoints and generations that a run of a proxy has seen fail in any way.
     bad: BTreeSet<(ProxyKey, String, u64)>,
-    /// Until when endpoints have asked a run of a proxy to stay away.
-    told: BTreeMap<(ProxyKey, String, u64), Instant>,
+    /// Until when endpoints have asked a run of a proxy to stay away, unless the fleet has
+    /// seen the end of it since.
+    told: BTreeMap<(ProxyKey, String, u64), Pause>,
 }
+
+/// What an endpoint has asked a run of a proxy for.
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    /// When it did so last.
+    told: Instant,
+    until: Instant,
+}
+
+/// What a proxy says of whom it has rejected a credential.
+const REJECTED: &str = "credential rejected here";
+
+/// How often a pause is tried that the fleet does not know of.
+const TRIAL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A choice that a proxy has made.
 #[derive(Debug)]
@@ -35,6 +49,8 @@ pub(crate) struct Choice<'a> {
     pub(crate) chosen: &'a (String, u64),
     /// What it sends along.
     pub(crate) key: &'a str,
+    /// How long it waits for a head.
+    pub(crate) timeout: Duration,
     /// Its newest view.
     pub(crate) view: Option<v1::View>,
     /// The view that the request is routed by.
@@ -56,24 +72,15 @@ pub(crate) struct Left<'a> {
     pub(crate) tried: &'a BTreeSet<String>,
     /// The view that it is routed by.
     pub(crate) pinned: Option<v1::View>,
+    /// The proxy's newest view, by whose rules it says who is free.
+    pub(crate) newest: Option<v1::View>,
     /// Whether it is to ask again.
     pub(crate) waits: bool,
 }
 
-/// Attempts at a time at an endpoint that has not yet answered well.
-const UNPROVEN_MAX: usize = 4;
-
-/// Attempts that a request may make.
-const ATTEMPTS_MAX: usize = 3;
-
 impl Chosen {
     pub(super) fn rejected(&mut self, proxy: &ProxyKey, endpoint: &str, generation: u64) {
         self.rejected
-            .insert((proxy.clone(), endpoint.to_owned(), generation));
-    }
-
-    pub(super) fn asked_to_wait(&mut self, proxy: &ProxyKey, endpoint: &str, generation: u64) {
-        self.paused
             .insert((proxy.clone(), endpoint.to_owned(), generation));
     }
 
@@ -94,14 +101,27 @@ impl Chosen {
         self.proven.contains(known)
     }
 
-    /// Returns whether a run of a proxy may stay away for as long as it was asked to.
-    pub(super) fn may_wait(&self, proxy: &ProxyKey, endpoint: &str, generation: u64) -> bool {
-        self.paused
-            .contains(&(proxy.clone(), endpoint.to_owned(), generation))
+    /// Returns whether a run of a proxy may stay away because it was asked to.
+    pub(super) fn may_wait(
+        &self,
+        proxy: &ProxyKey,
+        endpoint: &str,
+        generation: u64,
+        now: Instant,
+    ) -> bool {
+        let known = (proxy.clone(), endpoint.to_owned(), generation);
+        let told = self.told.get(&known);
+        told.is_some_and(|pause| now < pause.until.min(pause.told + TRIAL_INTERVAL))
     }
 }
 
 impl Judge {
+    /// Returns the rules of a view.
+    pub(crate) fn rules(&self, view: Option<v1::View>) -> Policy {
+        let truth = view.and_then(|view| self.history.get(&of_wire(view)));
+        truth.map(|truth| rules(truth).clone()).unwrap_or_default()
+    }
+
     /// Judges what readers see now.
     pub(super) fn publish(&mut self, seen: &Arc<Snapshot>) -> Result<(), Violation> {
         if let Some((newest, _)) = self.history.last_key_value()
@@ -114,6 +134,7 @@ impl Judge {
         }
         if let Some(before) = self.history.get(&seen.view) {
             let same = before.endpoints.len() == seen.endpoints.len()
+                && rules(before) == rules(seen)
                 && before.endpoints.iter().all(|(name, one)| {
                     let other = seen.endpoints.get(name);
                     other.is_some_and(|other| Arc::ptr_eq(one, other) || acts_like(one, other))
@@ -149,6 +170,7 @@ impl Judge {
         before: Option<v1::View>,
         view: Option<v1::View>,
         seen: &[Seen],
+        theirs: Option<Rules>,
     ) -> Result<(), Violation> {
         let Some(view) = view else { return Ok(()) };
         let proxy_id = proxy.id.as_str();
@@ -164,8 +186,21 @@ impl Judge {
                 format!("{proxy_id} is at {view}, which never was"),
             ));
         };
-        let theirs: Vec<_> = seen.iter().map(summary_of_seen).collect();
-        let ours: Vec<_> = truth.endpoints.values().map(|e| summary(e)).collect();
+        let ours = rules(truth);
+        if theirs.as_ref() != Some(&as_told(ours)) {
+            return Err(Violation::new(
+                "I-17 a snapshot and its deltas are the later snapshot",
+                format!("{proxy_id} at {view} has the rules {theirs:?}, not {ours:?}"),
+            ));
+        }
+        let limits_seen = |seen: &Seen| (summary_of_seen(seen), seen.failures_max, seen.timeout);
+        let limits = |endpoint: &Endpoint| {
+            let failures_max = endpoint.spec.max_failures.unwrap_or(ours.max_failures);
+            let timeout = endpoint.spec.timeout.unwrap_or(ours.timeouts.first_byte);
+            (summary(endpoint), failures_max, timeout)
+        };
+        let theirs: Vec<_> = seen.iter().map(limits_seen).collect();
+        let ours: Vec<_> = truth.endpoints.values().map(|e| limits(e)).collect();
         if theirs != ours {
             let differing = theirs.iter().zip(&ours).find(|(one, two)| one != two);
             return Err(Violation::new(
@@ -187,9 +222,27 @@ impl Judge {
             let paused = was.is_some_and(|was| matches!(was.health, Health::Degraded { .. }));
             if paused && matches!(is.health, Health::Healthy { .. }) {
                 let lifted = (proxy.clone(), name.to_string(), is.generation.0);
-                self.chosen.paused.remove(&lifted);
                 self.chosen.told.remove(&lifted);
             }
+        }
+        Ok(())
+    }
+
+    /// Judges what a run of a proxy knows of rejections that an earlier one has seen.
+    pub(crate) fn remembers(&mut self, proxy: &ProxyKey, seen: &[Seen]) -> Result<(), Violation> {
+        for seen in seen.iter().filter(|seen| seen.reason == REJECTED) {
+            let earlier = |(of, name, generation): &(ProxyKey, String, u64)| {
+                of.id == proxy.id && *name == seen.name && *generation == seen.generation
+            };
+            if !self.chosen.rejected.iter().any(earlier) {
+                return Err(Violation::new(
+                    "I-26 no failure of before condemns",
+                    format!("{} stays away from `{}`: no 401", proxy.id, seen.name),
+                ));
+            }
+            let known = (proxy.clone(), seen.name.clone(), seen.generation);
+            self.chosen.rejected.insert(known.clone());
+            self.chosen.bad.insert(known);
         }
         Ok(())
     }
@@ -197,6 +250,7 @@ impl Judge {
     /// Notes that an endpoint has answered a run of a proxy well.
     pub(crate) fn answered_well(&mut self, proxy: &ProxyKey, endpoint: &str, generation: u64) {
         let known = (proxy.clone(), endpoint.to_owned(), generation);
+        self.suspects.acquit(&known);
         self.chosen.proven.insert(known);
     }
 
@@ -206,11 +260,16 @@ impl Judge {
         proxy: &ProxyKey,
         endpoint: &str,
         generation: u64,
+        now: Instant,
         until: Instant,
     ) {
         let known = (proxy.clone(), endpoint.to_owned(), generation);
-        let told = self.chosen.told.entry(known).or_insert(until);
-        *told = until.max(*told);
+        let told = Pause { told: now, until };
+        let before = self.chosen.told.entry(known).or_insert(told);
+        *before = Pause {
+            told: now,
+            until: until.max(before.until),
+        };
     }
 
     /// Judges that a request gets no endpoint: there is none for it.
@@ -224,7 +283,10 @@ impl Judge {
             .pinned
             .and_then(|view| self.history.get(&of_wire(view)));
         let Some(truth) = truth else { return Ok(()) };
-        if left.tried.len() >= ATTEMPTS_MAX {
+        if *rules(truth) != self.rules(left.newest) {
+            return Ok(()); // It has other limits.
+        }
+        if left.tried.len() >= rules(truth).attempts_max as usize {
             return Ok(());
         }
         for seen in seen.iter().filter(|seen| !left.tried.contains(&seen.name)) {
@@ -246,8 +308,9 @@ impl Judge {
             let known = (proxy.clone(), seen.name.clone(), seen.generation);
             let good = seen.admin == v1::AdminState::Enabled
                 && seen.state == v1::HealthState::Healthy
-                && !self.chosen.bad.contains(&known);
-            if open && good && (seen.proven || !left.waits) {
+                && !self.chosen.bad.contains(&known)
+                && !self.suspects.is_held(&known);
+            if open && good && (seen.known || !left.waits) {
                 return Err(Violation::new(
                     "R-13 a request that can be served is served",
                     format!(
@@ -291,6 +354,13 @@ impl Judge {
                 format!("{} chooses `{name}` a second time", proxy.id),
             ));
         }
+        let pinned = self.rules(Some(choice.pinned));
+        if choice.tried.len() >= pinned.attempts_max as usize {
+            return Err(Violation::new(
+                "D-1 a request makes as many attempts as it may",
+                format!("{} tries `{name}` after {:?}", proxy.id, choice.tried),
+            ));
+        }
         let truth = view.and_then(|view| self.history.get(&of_wire(view)));
         let Some(endpoint) = truth.and_then(|truth| truth.endpoints.get(name.as_str())) else {
             return Err(Violation::new(
@@ -313,12 +383,22 @@ impl Judge {
         self.waited(proxy, choice, seen)?;
         self.is_best(proxy, choice, seen)?;
         let is_proven = endpoint.proven || self.chosen.is_proven(&known);
-        if !is_proven && in_flight >= UNPROVEN_MAX {
+        if !is_proven && in_flight >= pinned.unproven_concurrency as usize {
             return Err(Violation::new(
                 "unproven: few find out about an endpoint that nobody has proven",
                 format!(
                     "{} has {in_flight} at `{name}` and begins one more",
                     proxy.id
+                ),
+            ));
+        }
+        let limit = endpoint.spec.timeout.unwrap_or(pinned.timeouts.first_byte);
+        if endpoint.spec.timeout.is_none() && choice.timeout != limit {
+            return Err(Violation::new(
+                "R-2 a request goes by one view",
+                format!(
+                    "{} waits {:?} for `{name}`, not {limit:?}",
+                    proxy.id, choice.timeout
                 ),
             ));
         }
@@ -349,9 +429,8 @@ impl Judge {
                 format!("{} chooses `{name}`, which its view pauses", proxy.id),
             ));
         }
-        let known = (proxy.clone(), name.clone(), *generation);
-        let told = self.chosen.told.get(&known);
-        if told.is_some_and(|until| choice.at < *until) {
+        let may_wait = self.chosen.may_wait(proxy, name, *generation, choice.at);
+        if may_wait {
             return Err(Violation::new(
                 "R-8 a proxy stays away for as long as it was asked to",
                 format!("{} chooses `{name}` before that", proxy.id),
@@ -370,6 +449,9 @@ impl Judge {
         let Some(truth) = self.history.get(&of_wire(choice.pinned)) else {
             return Ok(());
         };
+        if *rules(truth) != self.rules(choice.view) {
+            return Ok(()); // It has other limits.
+        }
         let (name, _) = choice.chosen;
         let Some(rank) = truth.endpoints.get(name.as_str()).map(|it| rank(it)) else {
             return Ok(());
@@ -395,6 +477,22 @@ impl Judge {
                 format!("{} chooses `{name}`, not `{}`", proxy.id, better.name),
             )),
         }
+    }
+}
+
+/// Returns a cluster's rules as its data planes are told them.
+fn as_told(rules: &Policy) -> Rules {
+    let (timeouts, cool_downs) = (&rules.timeouts, &rules.cool_downs);
+    Rules {
+        attempts_max: rules.attempts_max,
+        unproven_concurrency: rules.unproven_concurrency,
+        timeouts: [timeouts.connect, timeouts.idle, timeouts.total],
+        cool_downs: [
+            cool_downs.overloaded,
+            cool_downs.rate_limited,
+            cool_downs.max,
+        ],
+        queue_timeout: rules.queue_timeout,
     }
 }
 

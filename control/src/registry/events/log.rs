@@ -12,6 +12,7 @@ use super::{
     super::{Cause, Clock, ClusterName, EndpointName, Generation, Moment},
     Event, EventKind,
 };
+use crate::seeded::{Bug, seeded};
 
 /// How long an event is counted on before it is replaced: at first, and at most. Each
 /// replacement doubles it, so that what goes on for hours does not fill the log.
@@ -100,7 +101,10 @@ impl EventLog {
         let oldest = saved.first_key_value().map_or(0, |(id, _)| *id);
         let is_full = saved.len() >= max;
         let mut log = Self {
-            next_id: saved.last_key_value().map_or(1, |(id, _)| id + 1),
+            next_id: saved
+                .last_key_value()
+                .filter(|_| !seeded(Bug::EventIdsReused))
+                .map_or(1, |(id, _)| id + 1),
             events: Events {
                 entries: saved
                     .into_iter()
@@ -120,6 +124,13 @@ impl EventLog {
 
     pub(in crate::registry) fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// Keeps so many events from now on.
+    #[cfg(feature = "simulation")]
+    pub(in crate::registry) fn bound(&mut self, max: usize) {
+        self.max = max.max(1);
+        self.prune();
     }
 
     /// Takes the ids of events that were added or dropped since it was last asked.
@@ -282,6 +293,7 @@ impl EventLog {
 
     fn prune(&mut self) {
         while self.events.entries.len() > self.max
+            && !seeded(Bug::LogUnbounded)
             && let Some((id, _)) = self.events.entries.get_min().cloned()
         {
             self.events.entries.remove(&id);

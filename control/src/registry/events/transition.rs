@@ -7,6 +7,7 @@ use super::{
     },
     Event, EventKind, Fold, Group,
 };
+use crate::seeded::{Bug, seeded};
 
 /// The label whose value names an endpoint's provider.
 const PROVIDER: &str = "provider";
@@ -153,6 +154,13 @@ impl Registry {
     pub(in crate::registry) fn log_transition(&mut self, transition: Transition) {
         let Transition { event, pause } = transition;
         let (Some(cause), Some(name)) = (pause, event.endpoint.clone()) else {
+            let is_ejection = event.kind == EventKind::EndpointEjected;
+            if is_ejection && seeded(Bug::EventForgotten) {
+                return;
+            }
+            if is_ejection && seeded(Bug::EventTwice) {
+                self.events.append(event.clone());
+            }
             self.events.append(event);
             return;
         };
