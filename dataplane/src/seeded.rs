@@ -36,8 +36,6 @@ pub enum Bug {
     ViewPauseIgnored,
     /// The end of a pause that it was told of itself means nothing.
     OwnPauseIgnored,
-    /// A long pause that nobody else knows of is not tried inside.
-    PauseUntried,
     /// What is to be preferred comes last.
     PrioritiesReversed,
     /// A change of the cluster's rules is not taken.

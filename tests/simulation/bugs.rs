@@ -20,7 +20,7 @@ enum Bug {
 }
 
 /// Each mistake, and the invariants that it may break first.
-const BUGS: [(Bug, &[&str]); 53] = {
+const BUGS: [(Bug, &[&str]); 52] = {
     use control::Bug as C;
     use dataplane::Bug as P;
     [
@@ -69,7 +69,6 @@ const BUGS: [(Bug, &[&str]); 53] = {
         (Bug::Proxy(P::NobodyServed), &["R-13"]),
         (Bug::Proxy(P::ViewPauseIgnored), &["R-11"]),
         (Bug::Proxy(P::OwnPauseIgnored), &["R-8"]),
-        (Bug::Proxy(P::PauseUntried), &["I-31"]),
         (Bug::Proxy(P::PrioritiesReversed), &["order:"]),
         (Bug::Proxy(P::PolicyIgnored), &["I-17"]),
         (Bug::Proxy(P::AttemptsUnlimited), &["D-1"]),

@@ -306,7 +306,7 @@ impl Mark {
     }
 
     fn paused(&self, cause: Cause, wait: Duration, chosen_at: u64, now: Instant) -> Self {
-        let (until, trial) = (now + wait, now + trial_interval());
+        let (until, trial) = (now + wait, now + TRIAL_INTERVAL);
         self.blocked(match self.block {
             Block::Paused {
                 cause, until: old, ..
@@ -385,7 +385,7 @@ impl Mark {
             Block::Paused { cause, until, .. } => Block::Paused {
                 cause,
                 until,
-                trial: now + trial_interval(),
+                trial: now + TRIAL_INTERVAL,
             },
             Block::Clear | Block::Suspended { .. } | Block::Rejected => self.block,
         }
@@ -426,13 +426,6 @@ fn first_suspension() -> Duration {
         return Duration::from_secs(1 << 30);
     }
     SUSPENSION_FIRST
-}
-
-fn trial_interval() -> Duration {
-    if seeded(Bug::PauseUntried) {
-        return Duration::from_secs(1 << 30);
-    }
-    TRIAL_INTERVAL
 }
 
 fn suspension(step: u32) -> Duration {
