@@ -11,7 +11,7 @@ use qcc_proto::{
 };
 
 use super::error::Error;
-use crate::routing::{Block, Entry, Health, Policy, Table};
+use crate::routing::{Block, Entry, Health, Leniency, Policy, Table};
 
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: usize = 1000;
@@ -60,10 +60,11 @@ impl Page<'_> {
                     .is_some_and(|after| &*entry.routed.endpoint.name <= after)
             })
             .peekable();
+        let leniency = Leniency::of(table, now);
         let endpoints: Vec<_> = rest
             .by_ref()
             .take(self.size)
-            .map(|entry| describe(entry, table.policy(), now))
+            .map(|entry| describe(entry, table.policy(), &leniency, now))
             .collect();
         let next_page_token = match (rest.peek(), endpoints.last()) {
             (Some(_), Some(last)) => format!("{TOKEN_PREFIX}{}", last.name),
@@ -78,7 +79,12 @@ impl Page<'_> {
 }
 
 /// Returns an endpoint as selection sees it.
-pub(super) fn describe(entry: &Entry, policy: &Policy, now: Instant) -> ProxyEndpoint {
+pub(super) fn describe(
+    entry: &Entry,
+    policy: &Policy,
+    leniency: &Leniency,
+    now: Instant,
+) -> ProxyEndpoint {
     let (routed, live) = (&entry.routed, &entry.live);
     let (state, cause) = match routed.health {
         Health::Unknown => (HealthState::Unknown, Cause::Unspecified),
@@ -96,7 +102,12 @@ pub(super) fn describe(entry: &Entry, policy: &Policy, now: Instant) -> ProxyEnd
         cause: cause.into(),
         local_mark: local_mark(entry, now),
         selectable: refusal.is_none(),
-        reason: refusal.map(|reason| reason.to_string()).unwrap_or_default(),
+        reason: refusal
+            .map(|reason| match leniency.words(&routed.endpoint.name) {
+                Some(words) => format!("{reason}; {words}"),
+                None => reason.to_string(),
+            })
+            .unwrap_or_default(),
         in_flight: live.in_flight(),
         unproven: !live.proven(),
         attempts: live.totals().attempts.load(Ordering::Relaxed),

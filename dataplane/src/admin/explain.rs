@@ -14,7 +14,7 @@ use qcc_proto::{
 
 use super::endpoints;
 use crate::{
-    routing::{Entry, Health, Reason, Table, Witness},
+    routing::{Entry, Health, Leniency, Reason, Table, Witness},
     sync::LinkState,
 };
 
@@ -30,7 +30,8 @@ impl Explanation<'_> {
     /// Returns the explanation.
     pub(super) fn tell(&self) -> ExplainProxyEndpointResponse {
         let routed = &self.entry.routed;
-        let endpoint = endpoints::describe(self.entry, self.table.policy(), self.now);
+        let leniency = Leniency::of(self.table, self.now);
+        let endpoint = endpoints::describe(self.entry, self.table.policy(), &leniency, self.now);
         let refusal = self.refusal();
         let witness = self.entry.live.witness();
         // What was seen before a success, or before the view said so, explains nothing.
@@ -41,7 +42,7 @@ impl Explanation<'_> {
             Health::Unknown | Health::Healthy | Health::Unhealthy { .. } => None,
         };
         ExplainProxyEndpointResponse {
-            summary: self.summary(refusal, witness.as_deref()),
+            summary: self.summary(refusal, &leniency, witness.as_deref()),
             next: self.next(refusal),
             next_in: refusal
                 .and_then(|it| it.remaining())
@@ -63,7 +64,12 @@ impl Explanation<'_> {
         self.entry.selectable(self.table.policy(), self.now).err()
     }
 
-    fn summary(&self, refusal: Option<Reason>, witness: Option<&Witness>) -> String {
+    fn summary(
+        &self,
+        refusal: Option<Reason>,
+        leniency: &Leniency,
+        witness: Option<&Witness>,
+    ) -> String {
         let name = &self.entry.routed.endpoint.name;
         let mut text = match refusal {
             None => format!("`{name}` takes new requests"),
@@ -90,6 +96,9 @@ impl Explanation<'_> {
         }
         if refusal.is_none() && !self.entry.live.proven() {
             text.push_str("; only a few at a time, until one succeeds in this generation");
+        }
+        if let Some(words) = leniency.words(name).filter(|_| refusal.is_some()) {
+            let _ = write!(text, "; {words}");
         }
         if self.link.is_stale(self.now) {
             let age = self.link.age(self.now).unwrap_or_default().as_secs();

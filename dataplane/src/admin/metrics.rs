@@ -195,6 +195,11 @@ impl Admin {
         ] {
             page.counter(name, help, counter.load(Ordering::Relaxed));
         }
+        page.counter(
+            "qcc_proxy_last_resort_attempts_total",
+            "Tries at endpoints that were out, as the policy's `last_resort` or `max_ejected_percent` allow.",
+            self.router.resorts(),
+        );
         page.gauge(
             "qcc_proxy_requests_active",
             "Requests that are being served.",

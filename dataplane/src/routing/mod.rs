@@ -7,6 +7,7 @@
 //! - [`router`]: the newest table, and who waits for a change.
 //! - [`admission`]: whether an endpoint may be tried now.
 //! - [`selection`]: one client request's way through the endpoints.
+//! - [`last_resort`]: which endpoints are tried although they are out.
 //! - [`attempt`]: one try at one endpoint, from choice to outcome.
 //! - [`budget`]: how many tries may follow a first one.
 //! - [`suspicion`]: whether a request fails wherever it goes, and is itself to blame.
@@ -34,12 +35,14 @@
 //!
 //! A request pins the table that it first selects from, and goes through no other;
 //! but an endpoint that the newest table shuts out is not selected from an older
-//! one either, and marks act on all requests at once.
+//! one either, and marks act on all requests at once. Where a policy asks for it,
+//! [`last_resort`] has exceptions, none of them for a rejected key.
 
 mod admission;
 mod attempt;
 mod budget;
 mod endpoint;
+mod last_resort;
 mod live;
 mod mark;
 mod policy;
@@ -53,6 +56,7 @@ mod tests;
 
 pub(crate) use attempt::{Attempt, Judged, Outcome, Witness};
 pub(crate) use endpoint::{Endpoint, Health, Routed};
+pub(crate) use last_resort::Leniency;
 pub(crate) use mark::Block;
 pub(crate) use policy::{
     ATTEMPTS_MAX, Affinity, CoolDowns, Policy, RetryBudget, ReturnPolicy, Strategy, Timeouts,

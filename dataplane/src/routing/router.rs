@@ -27,6 +27,8 @@ struct Shared {
     budget: Budget,
     /// What attempts came to since the process started, by class.
     outcomes: [AtomicU64; OutcomeClass::Cancelled as usize + 1],
+    /// Attempts at endpoints that were out, since the process started.
+    resorts: AtomicU64,
     /// How often a credential was rejected since the process started.
     rejections: watch::Sender<u64>,
     outbox: Arc<Outbox>,
@@ -96,6 +98,7 @@ impl Router {
                 seeds: AtomicU64::new(seed),
                 budget: Budget::default(),
                 outcomes: Default::default(),
+                resorts: AtomicU64::new(0),
                 rejections: watch::Sender::default(),
                 outbox,
             }),
@@ -163,6 +166,17 @@ impl Router {
         if let Some(count) = self.shared.outcomes.get(class as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Returns how many attempts were made at endpoints that were out, since the process
+    /// started.
+    pub(crate) fn resorts(&self) -> u64 {
+        self.shared.resorts.load(Ordering::Relaxed)
+    }
+
+    /// Counts an attempt at an endpoint that is out.
+    pub(super) fn resorted(&self) {
+        self.shared.resorts.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Follows how often a credential was rejected since the process started.

@@ -19,15 +19,15 @@ const DRAWS: usize = 4;
 /// first attempt to its end.
 #[derive(Debug)]
 pub(crate) struct Routing {
-    router: Router,
-    table: Arc<Table>,
+    pub(super) router: Router,
+    pub(super) table: Arc<Table>,
     random: u64,
     /// Positions in the table of the endpoints tried, as many as there were attempts.
     tried: [usize; ATTEMPTS_MAX],
     attempts: u32,
     /// The endpoint that may come once more; see [`Routing::once_more`].
     spared: Option<usize>,
-    party: Party,
+    pub(super) party: Party,
     /// It is among the requests that the retry budget is a part of.
     is_counted: bool,
 }
@@ -124,7 +124,9 @@ impl Routing {
             if let Some(attempt) = self.attempt(now) {
                 return Next::Attempt(attempt);
             }
-            if let Some(answer) = self.survey(now) {
+            if let Some(answer) = self.survey(now)
+                && let Some(answer) = self.resort(answer, now)
+            {
                 return answer;
             }
         }
@@ -140,7 +142,7 @@ impl Routing {
         Unavailable::new(reasons.collect())
     }
 
-    fn may_try(&self) -> bool {
+    pub(super) fn may_try(&self) -> bool {
         if seeded(Bug::NobodyServed) || (seeded(Bug::NoFailover) && self.attempts > 0) {
             return false;
         }
@@ -199,6 +201,19 @@ impl Routing {
         admission: Admission,
         now: Instant,
     ) -> Option<Attempt> {
+        self.seize_if(index, admission, now, |routing| {
+            routing.standing(routing.table.entry(index), now).is_ok()
+        })
+    }
+
+    /// The same, by another rule than what the views say.
+    pub(super) fn seize_if(
+        &mut self,
+        index: usize,
+        admission: Admission,
+        now: Instant,
+        may_stand: impl FnOnce(&Self) -> bool,
+    ) -> Option<Attempt> {
         let entry = self.table.entry(index);
         if !entry.live.enter(admission.limit) {
             return None;
@@ -214,7 +229,7 @@ impl Routing {
         // place may be free *because* its last holder met a 401.
         let mark = entry.live.mark();
         let is_marked = mark.number != admission.number || entry.is_withheld(&mark, self.party);
-        if is_marked || self.standing(entry, now).is_err() {
+        if is_marked || !may_stand(self) {
             return None; // Dropping the attempt gives the place back.
         }
         self.tried[self.attempts as usize] = index;
@@ -245,7 +260,7 @@ impl Routing {
         admission::still_standing(newest.as_deref(), &self.table, entry, now)
     }
 
-    fn has_tried(&self, index: usize) -> bool {
+    pub(super) fn has_tried(&self, index: usize) -> bool {
         self.tried().contains(&index)
     }
 
@@ -286,7 +301,7 @@ impl Routing {
     }
 
     /// Steps the generator (splitmix64).
-    fn random(&mut self) -> u64 {
+    pub(super) fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.random;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

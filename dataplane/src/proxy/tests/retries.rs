@@ -52,6 +52,29 @@ async fn an_answer_that_says_so_is_final() {
 }
 
 #[tokio::test]
+async fn the_last_resort_is_tried_where_the_policy_says_so_and_its_answer_counts() {
+    let script = |number| match number {
+        0 => vec![Step::Silence],
+        _ => answer(200, "", "hello"),
+    };
+    let only = Upstream::start(script).await;
+    let proxy = Proxy::with(&[&only], |options| {
+        options.policy.last_resort = true;
+        options.first_byte_timeout = Duration::from_millis(300);
+    })
+    .await;
+    let got = proxy.post().await;
+    assert!(got.status() >= 500); // Not twice for one request.
+    assert_eq!((only.requests().len(), proxy.router.resorts()), (1, 0));
+    let got = proxy.post().await; // It would be left alone for 5 s.
+    assert_eq!((got.status(), got.text()), (200, "hello"));
+    assert_eq!(proxy.router.resorts(), 1);
+    let reports = proxy.reported(2).await;
+    assert!(reports.contains(&("e0".into(), Class::Timeout)));
+    assert!(reports.contains(&("e0".into(), Class::Success)));
+}
+
+#[tokio::test]
 async fn a_rejected_key_is_never_final() {
     let no = "x-should-retry: false\r\n";
     let one = Upstream::always(answer(401, no, "{}")).await;

@@ -1,5 +1,6 @@
 //! The rules of the core, with time by hand.
 
+mod last_resort;
 mod marks;
 mod properties;
 mod races;
