@@ -191,7 +191,7 @@ fn wrong_usage_is_2() {
         &["queue", "clear"],
         &["wait", "queue", "--for", "healthy"],
         &["apply", "-f", "/nowhere/resources.toml"],
-        &["status", "--control", "https://a:1"],
+        &["status", "--control", "ftp://a:1"],
         &["status", "--timeout", "5"],
         &["up", "--demo-seconds", "3"],
         &["up", "--listen", "0.0.0.0:0"],
