@@ -1,6 +1,7 @@
 //! What the user may write.
 //!
 //! - [`endpoints`], [`clusters`], [`queue`], [`proxies`], [`events`]: the nouns with their verbs.
+//! - [`client_keys`]: a file of a proxy.
 //! - [`whole`]: commands about the system as a whole.
 //! - [`check`]: flags that describe a check, shared by endpoints and clusters.
 //! - [`selection`]: flags that say how endpoints are chosen.
@@ -10,6 +11,7 @@
 
 pub(crate) mod change;
 pub(crate) mod check;
+pub(crate) mod client_keys;
 pub(crate) mod clusters;
 pub(crate) mod endpoints;
 pub(crate) mod events;
@@ -166,6 +168,10 @@ pub(crate) enum Command {
     /// One proxy's account of itself (asks the proxy at `--proxy`).
     #[command(subcommand)]
     Proxy(proxies::Proxy),
+
+    /// Keys of those who may send requests through a proxy (a file on this machine).
+    #[command(subcommand)]
+    ClientKeys(client_keys::ClientKeys),
 
     /// Bring clusters and endpoints to the state that a file declares.
     Apply(whole::Apply),

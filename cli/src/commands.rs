@@ -1,6 +1,7 @@
 //! What the commands do: one module for each noun, and for each command about the whole.
 
 mod apply;
+mod client_keys;
 mod clusters;
 mod completion;
 mod endpoints;
@@ -88,6 +89,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Answer, Error> {
         Command::Proxies(command) => proxies::run(command, &context).await,
         Command::Events(args) => events::run(&args, &context).await,
         Command::Proxy(command) => proxy::run(command, &context).await,
+        Command::ClientKeys(command) => client_keys::run(&command, &context),
         Command::Apply(args) => apply::apply(&args, &context).await,
         Command::Diff(args) => apply::diff(&args, &context).await,
         Command::Export => apply::export(&context).await,

@@ -42,6 +42,8 @@ pub struct Config {
     pub tls: Option<Pair>,
     /// What to show at `admin_listen`; unset means no TLS.
     pub admin_tls: Option<Pair>,
+    /// The keys of clients; unset means that everybody is served.
+    pub client_keys_file: Option<PathBuf>,
     /// The control planes, to be tried in turn. Not empty.
     pub control_urls: Vec<Uri>,
     /// Who vouches for control planes.
@@ -94,6 +96,7 @@ impl Default for Config {
             allowed_hosts: Vec::new(),
             tls: None,
             admin_tls: None,
+            client_keys_file: None,
             control_roots: Roots::Platform,
             upstream_roots: Roots::Platform,
             control_urls: vec![Uri::from_static("http://127.0.0.1:7870")],
@@ -182,6 +185,7 @@ impl Args {
                 ),
                 ("admin_tls_key", self.admin_tls_key.or(file.admin_tls_key)),
             )?,
+            client_keys_file: self.client_keys_file.or(file.client_keys_file),
             control_roots: (self.ca_file.or(file.ca_file))
                 .map_or(defaults.control_roots, Roots::Only),
             upstream_roots: (self.upstream_ca_file.or(file.upstream_ca_file))
@@ -265,13 +269,8 @@ impl Args {
             config.view_file = state_dir().and_then(|dir| default_view_file(&dir, &config));
         }
         let insecure = self.insecure_listen || file.insecure_listen.unwrap_or(false);
-        for (key, address) in [
-            ("listen", config.listen),
-            ("admin_listen", config.admin_listen),
-        ] {
-            if !insecure && !address.ip().is_loopback() {
-                return Err(Error::InsecureListen { key, address });
-            }
+        if !insecure {
+            only_safe_listeners(&config)?;
         }
         for (key, value) in [
             ("reports_max", config.reports_max),
@@ -302,6 +301,39 @@ impl Args {
             check_only: self.check_config,
         })
     }
+}
+
+/// Refuses to listen for other machines where they can read, or ask, what they like.
+fn only_safe_listeners(config: &Config) -> Result<(), Error> {
+    const BOTH: &str = "encryption or authentication";
+    let has_keys = config.client_keys_file.is_some();
+    let lacking = match (config.tls.is_some(), has_keys) {
+        (true, true) => None,
+        (true, false) => Some(("authentication", "add --client-keys-file, ")),
+        (false, true) => Some(("encryption", "add --tls-cert and --tls-key, ")),
+        (false, false) => Some((BOTH, "add --tls-cert, --tls-key and --client-keys-file, ")),
+    };
+    // Those who call the admin address cannot prove who they are.
+    let admin_lacking = match config.admin_tls {
+        Some(_) => Some(("authentication", "")),
+        None => Some((BOTH, "")),
+    };
+    for (key, address, lacking) in [
+        ("listen", config.listen, lacking),
+        ("admin_listen", config.admin_listen, admin_lacking),
+    ] {
+        if let Some((missing, remedy)) = lacking
+            && !address.ip().is_loopback()
+        {
+            return Err(Error::InsecureListen {
+                key,
+                address,
+                missing,
+                remedy,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Returns where a proxy keeps what it wants to find again: what systemd gives a service,
@@ -474,5 +506,31 @@ mod tests {
         assert!(refusal(file).contains("--insecure-listen"));
         assert!(resolve(&["--insecure-listen"], file).is_ok());
         assert!(refusal("admin_listen = '[::]:1'").contains("admin_listen"));
+    }
+
+    #[test]
+    fn tls_and_client_keys_together_are_as_good_as_the_word() {
+        const TLS: &[&str] = &["--tls-cert", "/no/cert", "--tls-key", "/no/key"];
+        const KEYS: &[&str] = &["--client-keys-file", "/no/keys"];
+        let both = [TLS, KEYS].concat();
+        let refusal = |flags: &[&str], file| resolve(flags, file).unwrap_err().to_string();
+        let listen = "listen = '0.0.0.0:7860'";
+        for (flags, words) in [
+            (&[][..], "without encryption or authentication"),
+            (&[], "add --tls-cert, --tls-key and --client-keys-file, "),
+            (TLS, "without authentication"),
+            (TLS, "add --client-keys-file, or allow it"),
+            (KEYS, "without encryption;"),
+            (KEYS, "add --tls-cert and --tls-key, or allow it"),
+            (&both, "read `/no/keys`"), // The next rule.
+        ] {
+            let text = refusal(flags, listen);
+            assert!(text.contains(words), "{text}");
+        }
+        let text = refusal(&both, "admin_listen = '[::]:1'");
+        assert!(
+            text.contains("use a loopback address, or allow it"),
+            "{text}"
+        );
     }
 }

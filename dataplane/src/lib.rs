@@ -6,6 +6,7 @@
 //! - `proxy`: the HTTP data path.
 //! - `sync`: in step with the control plane: views in, reports out.
 //! - `view_file`: the last view on disk, to start from when no control plane answers.
+//! - `client_keys`: who may send requests.
 //! - `files`: certificates and authorities, which may change while they are used.
 //! - `admin`: what this process says about itself, over gRPC.
 //! - `drain`: the wish to stop. `ready`: the sign that requests can be served.
@@ -26,6 +27,7 @@
 //! `sync` swaps, and leaves its outcome in the outbox, which `sync` empties.
 
 mod admin;
+mod client_keys;
 pub mod config;
 mod drain;
 mod files;
@@ -269,6 +271,7 @@ impl Proxy {
 
         let settings = proxy::Settings {
             door: client_door,
+            client_keys: self.files.client_keys.clone(),
             upstream_trust: self.files.upstream_trust.clone(),
             ..settings(&self.config)
         };

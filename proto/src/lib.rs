@@ -3,6 +3,7 @@
 //! - [`v1`]: generated messages, clients and servers.
 //! - [`encoded`]: a server for `HealthSyncService` whose updates are encoded once.
 //! - [`exposition`], [`plain`]: metrics and probes over plain HTTP, beside gRPC.
+//! - [`client_keys`]: the file of those who may send requests through a proxy.
 //! - [`tls`]: certificates and authorities that may change while they are used, and
 //!   connections with them. [`rarely`]: log records about what strangers do.
 //! - [`resources`]: the file in which people declare clusters and endpoints.
@@ -10,6 +11,7 @@
 //! - [`upstream`]: requests to endpoints and the meaning of their answers.
 //! - [`FILE_DESCRIPTOR_SET`]: the same contract as data, for reflection and JSON.
 
+pub mod client_keys;
 pub mod duration;
 pub mod encoded;
 pub mod exposition;

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
 };
 
@@ -237,7 +238,7 @@ async fn endpoints_may_be_vouched_for_by_an_authority_of_one_s_own() {
 async fn a_key_that_everybody_may_read_is_refused_before_anything_starts() {
     let testbed = Testbed::start().unchecked().await;
     let (cert, key) = Authority::new().write(testbed.dir(), "open", HERE);
-    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    let everybody = PermissionsExt::from_mode(0o644);
     fs::set_permissions(&key, everybody).expect("it is our own file");
     for name in ["qcc-control", "qcc-proxy"] {
         let mut command = testbed.command(name);
@@ -255,5 +256,85 @@ async fn a_key_that_everybody_may_read_is_refused_before_anything_starts() {
             process.output()
         );
         assert!(!data.exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_clients_with_a_key_are_served_and_their_key_goes_nowhere() {
+    let mut testbed = Testbed::start().patient_checks().endpoints(["a"]).await;
+    let path = testbed.dir().join("clients");
+    let file = path.to_str().expect("a plain path").to_owned();
+    let add = ["client-keys", "add", "eva", "--file", &file];
+    let added = testbed.ctl(&add).await.expect_code(0);
+    let key = added.stdout.trim();
+    testbed.ctl(&add).await.expect_code(4); // The name is taken.
+    let kept = fs::read_to_string(&path).expect("the file is there");
+    assert!(kept.starts_with("eva:") && !kept.contains(key), "{kept}");
+    let metadata = fs::metadata(&path).expect("the file is there");
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+
+    let control = testbed.control().url();
+    let flags = ["--client-keys-file", &file];
+    let index = testbed.add_proxy_with(&[&control], &flags).await;
+    let (proxy, upstream) = (testbed.proxy(index), testbed.upstream("a"));
+    let bearer = format!("Bearer {key}");
+    for (name, value) in [("x-api-key", key), ("authorization", &bearer)] {
+        let call = proxy.message().header(name, value);
+        call.await.expect_status(200);
+        let request = upstream.last_request();
+        assert_eq!(request.header("x-api-key"), Some("key-of-a"));
+        assert_eq!(request.header("authorization"), None);
+    }
+    let served = upstream.client_requests();
+    for _ in 0..10 {
+        let call = proxy.message().header("x-api-key", "wrong");
+        let refused = call.await.expect_status(401);
+        assert_eq!(refused.header("x-should-retry"), Some("false"));
+        assert_eq!(refused.header("x-qcc-error"), Some("client_key_rejected"));
+        let refused = proxy.get("/v1/models").await.expect_status(401);
+        assert_eq!(refused.header("x-qcc-error"), Some("client_key_required"));
+        proxy.get("/__qcc__/health").await.expect_status(200);
+    }
+    assert_eq!(upstream.client_requests(), served);
+    let told = testbed.logs().find("client key");
+    assert!((1..5).contains(&told.len()), "{told:?}");
+    let metrics = Metrics::of(proxy.admin_address()).await;
+    assert_eq!(metrics.value("qcc_proxy_unauthenticated_total"), 20.0);
+
+    // Revoked: its line is gone.
+    fs::write(&path, "# nobody\n").expect("the file can be written");
+    eventually("the key is refused", async || {
+        let answer = proxy.message().header("x-api-key", key).send().await?;
+        match answer.status.as_u16() {
+            401 => Ok(()),
+            status => Err(status.to_string()),
+        }
+    })
+    .await;
+    let mut told = testbed.logs().find(key);
+    told.retain(|line| !line.starts_with("qcc-ctl client-keys add")); // It was to say it once.
+    assert!(told.is_empty(), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_and_client_keys_together_make_a_proxy_fit_for_other_machines() {
+    let testbed = Testbed::start().unchecked().await;
+    let (cert, key) = Authority::new().write(testbed.dir(), "proxy", HERE);
+    let file = testbed.dir().join("clients").display().to_string();
+    fs::write(&file, "").expect("the file can be written");
+    let tls = ["--tls-cert", cert.as_str(), "--tls-key", &key];
+    let keys = ["--client-keys-file", file.as_str()];
+    for (flags, code, words) in [
+        (tls.to_vec(), 78, "add --client-keys-file"),
+        (keys.to_vec(), 78, "add --tls-cert and --tls-key"),
+        ([&tls[..], &keys].concat(), 0, ""),
+    ] {
+        let mut command = testbed.command("qcc-proxy");
+        command.args(["--listen", "0.0.0.0:0", "--check-config"]);
+        let mut process = testbed.spawn("proxy", command.args(flags));
+        let status = process.ended().await;
+        let output = process.output();
+        assert_eq!(status.code(), Some(code), "{output}");
+        assert!(output.contains(words), "{output}");
     }
 }

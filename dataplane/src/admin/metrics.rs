@@ -168,6 +168,11 @@ impl Admin {
                 &counters.own_errors,
             ),
             (
+                "qcc_proxy_unauthenticated_total",
+                "Requests that came without one of the client keys.",
+                &counters.unauthenticated,
+            ),
+            (
                 "qcc_proxy_cancelled_total",
                 "Requests whose client went away before the end of the answer.",
                 &counters.cancelled,

@@ -53,7 +53,13 @@ pub struct Args {
     #[arg(long, env = "QCC_PROXY_ADMIN_TLS_KEY", value_name = "FILE")]
     pub admin_tls_key: Option<PathBuf>,
 
-    /// Listen for other machines although nothing is encrypted or authenticated
+    /// Serve only clients with a key of this file, in `authorization: Bearer` or
+    /// `x-api-key`; `qcc-ctl client-keys add` writes it. A file that changes is read again
+    #[arg(long, env = "QCC_PROXY_CLIENT_KEYS_FILE", value_name = "FILE")]
+    pub client_keys_file: Option<PathBuf>,
+
+    /// Listen for other machines although connections are not encrypted, or callers not
+    /// asked who they are. Clients do not need it where there are TLS and client keys
     #[arg(long, env = "QCC_PROXY_INSECURE_LISTEN", value_parser = FalseyValueParser::new())]
     pub insecure_listen: bool,
 

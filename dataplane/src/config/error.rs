@@ -2,7 +2,7 @@
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf};
 
-use qcc_proto::tls;
+use qcc_proto::{client_keys, tls};
 
 /// Why there is no [`Config`](super::Config).
 #[derive(Debug)]
@@ -39,12 +39,24 @@ pub enum Error {
     },
     /// A file of certificates or keys cannot be used.
     Tls(tls::Error),
-    /// Without TLS nobody but this machine may be listened to.
+    /// A file of client keys has a wrong line.
+    ClientKeys {
+        /// Where it is.
+        path: PathBuf,
+        /// The line and its rule.
+        source: client_keys::Error,
+    },
+    /// Nobody but this machine may be listened to unless there is TLS, and those who ask
+    /// prove who they are.
     InsecureListen {
         /// The key.
         key: &'static str,
         /// The address.
         address: SocketAddr,
+        /// What there is not.
+        missing: &'static str,
+        /// What would bring it.
+        remedy: &'static str,
     },
 }
 
@@ -75,10 +87,18 @@ impl fmt::Display for Error {
                 write!(f, "{present} is given, so {missing} must be too")
             }
             Self::Tls(error) => error.fmt(f),
-            Self::InsecureListen { key, address } => write!(
+            Self::ClientKeys { path, source } => {
+                write!(f, "client keys `{}`: {source}", path.display())
+            }
+            Self::InsecureListen {
+                key,
+                address,
+                missing,
+                remedy,
+            } => write!(
                 f,
-                "invalid {key} `{address}`: other machines could connect, without encryption or \
-                 authentication; use a loopback address, or allow it with --insecure-listen"
+                "invalid {key} `{address}`: other machines could connect, without {missing}; \
+                 use a loopback address, {remedy}or allow it with --insecure-listen"
             ),
         }
     }

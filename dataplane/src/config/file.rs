@@ -24,6 +24,7 @@ pub struct File {
     pub tls_key: Option<PathBuf>,
     pub admin_tls_cert: Option<PathBuf>,
     pub admin_tls_key: Option<PathBuf>,
+    pub client_keys_file: Option<PathBuf>,
     pub insecure_listen: Option<bool>,
     pub control: Option<OneOrMore>,
     pub ca_file: Option<PathBuf>,

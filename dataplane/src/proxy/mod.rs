@@ -107,11 +107,15 @@ use std::{
 
 use qcc_proto::tls::{Door, Trust};
 
+use crate::client_keys::ClientKeys;
+
 /// Limits of the data path, and whom it believes.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// How clients are let in: with TLS or without.
     pub(crate) door: Door,
+    /// Who may send requests; `None`: everybody.
+    pub(crate) client_keys: Option<ClientKeys>,
     /// Who vouches for endpoints.
     pub(crate) upstream_trust: Trust,
     /// Longest request body that is kept for another try. A longer one streams
@@ -154,6 +158,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             door: Door::plain("clients"),
+            client_keys: None,
             upstream_trust: Trust::platform(),
             replay_max_bytes: 32 << 20, // The Messages API takes no more.
             replay_total_bytes: 512 << 20,
@@ -243,6 +248,8 @@ pub(crate) struct Counters {
     pub(crate) requests: AtomicU64,
     /// Requests that were answered with an endpoint's answer.
     pub(crate) relayed: AtomicU64,
+    /// Requests that came without one of the client keys.
+    pub(crate) unauthenticated: AtomicU64,
     /// Requests that were answered with an error of our own.
     pub(crate) own_errors: AtomicU64,
     /// Requests whose client went away before the end of the answer.

@@ -8,11 +8,12 @@ use std::{borrow::Cow, fmt::Write, time::Duration};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER},
+    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use serde_json::{Value, json};
 
 use super::{framing::Why, relay::Body, upload::Fault};
+use crate::client_keys::Denied;
 
 const X_QCC_ERROR: HeaderName = HeaderName::from_static("x-qcc-error");
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -39,6 +40,10 @@ pub(super) enum Kind {
     Method,
     /// A path under our own prefix that does not exist.
     NotFound,
+    /// The client has no key, where one is asked for.
+    KeyRequired,
+    /// It has none of ours.
+    KeyRejected,
     /// An `expect` that we cannot meet.
     Expectation,
     /// There is no view yet.
@@ -67,6 +72,7 @@ impl Kind {
         const INVALID: &str = "invalid_request_error";
         // Not `overloaded_error`: for that one Claude Code shows a fixed text instead of ours.
         const API: &str = "api_error";
+        const AUTH: &str = "authentication_error";
         use StatusCode as Status;
         match self {
             Self::Malformed => Facts(Status::BAD_REQUEST, "malformed_request", INVALID),
@@ -83,6 +89,8 @@ impl Kind {
             }
             Self::Method => Facts(Status::METHOD_NOT_ALLOWED, "method_not_allowed", INVALID),
             Self::NotFound => Facts(Status::NOT_FOUND, "not_found", "not_found_error"),
+            Self::KeyRequired => Facts(Status::UNAUTHORIZED, "client_key_required", AUTH),
+            Self::KeyRejected => Facts(Status::UNAUTHORIZED, "client_key_rejected", AUTH),
             Self::Expectation => Facts(Status::EXPECTATION_FAILED, "expectation_failed", INVALID),
             Self::NoView => Facts(Status::SERVICE_UNAVAILABLE, "no_view", API),
             Self::Draining => Facts(Status::SERVICE_UNAVAILABLE, "draining", API),
@@ -115,6 +123,8 @@ impl Kind {
             | Self::Expectation
             | Self::Draining => true,
             Self::NotFound
+            | Self::KeyRequired
+            | Self::KeyRejected
             | Self::NoView
             | Self::Overloaded
             | Self::NoEndpoint
@@ -123,6 +133,11 @@ impl Kind {
             | Self::Unreachable
             | Self::Timeout => false,
         }
+    }
+
+    /// Whether it is about the client's key.
+    fn is_about_the_key(self) -> bool {
+        matches!(self, Self::KeyRequired | Self::KeyRejected)
     }
 
     /// The shortest sensible pause before another try, where another may help.
@@ -139,6 +154,8 @@ impl Kind {
             | Self::BodyTooLarge
             | Self::Method
             | Self::NotFound
+            | Self::KeyRequired
+            | Self::KeyRejected
             | Self::Expectation
             | Self::CredentialsRejected
             | Self::Unreachable
@@ -163,7 +180,7 @@ impl Refusal {
             kind,
             message: message.into(),
             retry_after: kind.retry_after(),
-            is_final: false,
+            is_final: kind.is_about_the_key(), // The same key will be no other one.
         }
     }
 
@@ -206,6 +223,9 @@ impl Refusal {
         if self.is_final {
             headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
         }
+        if self.kind.is_about_the_key() {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if self.kind == Kind::Method {
             let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
             headers.insert(ALLOW, HeaderValue::from_static(allowed));
@@ -214,6 +234,22 @@ impl Refusal {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Missing => {
+                let message = "this proxy asks for a client key of its own, in `x-api-key` or \
+                               `authorization: Bearer`";
+                Self::new(Kind::KeyRequired, message)
+            }
+            Denied::Wrong => {
+                let message = "the key is none of this proxy's client keys";
+                Self::new(Kind::KeyRejected, message)
+            }
+        }
     }
 }
 
@@ -456,6 +492,8 @@ mod tests {
             ("connection", "close"),
             ("allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
         ];
+        const KEY: &[(&str, &str)] = &[("x-should-retry", "false"), ("www-authenticate", "Bearer")];
+        const AUTH: &str = "authentication_error";
         const INVALID: &str = "invalid_request_error";
         const API: &str = "api_error"; // Or Claude Code would not show our words.
         let rows = [
@@ -479,6 +517,8 @@ mod tests {
             ),
             Row(Kind::Method, 405, "method_not_allowed", INVALID, ALLOW),
             Row(Kind::NotFound, 404, "not_found", "not_found_error", &[]),
+            Row(Kind::KeyRequired, 401, "client_key_required", AUTH, KEY),
+            Row(Kind::KeyRejected, 401, "client_key_rejected", AUTH, KEY),
             Row(Kind::Expectation, 417, "expectation_failed", INVALID, CLOSE),
             Row(Kind::NoView, 503, "no_view", API, LATER),
             Row(Kind::Draining, 503, "draining", API, CLOSE_LATER),
@@ -518,7 +558,13 @@ mod tests {
                 assert_eq!(head.status(), status, "{kind:?}");
                 assert_eq!(header("x-qcc-error"), Some(name));
                 assert_eq!(header("cache-control"), Some("no-store"));
-                for optional in ["connection", "retry-after", "allow", "x-should-retry"] {
+                for optional in [
+                    "connection",
+                    "retry-after",
+                    "allow",
+                    "x-should-retry",
+                    "www-authenticate",
+                ] {
                     let expected = fields.iter().find(|(field, _)| *field == optional);
                     assert_eq!(
                         header(optional),

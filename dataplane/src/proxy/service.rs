@@ -100,7 +100,7 @@ impl Service {
         let (head, body) = request.into_parts();
         let route = match turn.doubt() {
             Some(why) => Err(why.into()),
-            None => rules::fits(&head, &self.settings).and_then(|()| rules::route(&head)),
+            None => self.route(&head),
         };
         match route {
             Ok(Route::Forward) => self.forward(head, body, turn).await,
@@ -117,6 +117,22 @@ impl Service {
                 self.refuse(&head, refusal, InFlight::new(&self.counters, turn))
             }
         }
+    }
+
+    /// Decides what is to be done with a request, and whether this client may ask for it.
+    fn route(&self, head: &Parts) -> Result<Route, Refusal> {
+        rules::fits(head, &self.settings)?;
+        let route = rules::route(head)?;
+        // Whether somebody is there, and ready, may be asked by whoever balances load.
+        let is_open = matches!(route, Route::Hello | Route::Health | Route::Ready);
+        if let Some(keys) = &self.settings.client_keys
+            && !is_open
+            && let Err(denied) = keys.admit(&head.headers)
+        {
+            count(&self.counters.unauthenticated);
+            return Err(denied.into());
+        }
+        Ok(route)
     }
 
     /// Counts the limit that a refusal is about, where no other place does.

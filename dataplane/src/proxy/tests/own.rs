@@ -6,11 +6,11 @@ use std::{
 };
 
 use http::Uri;
-use qcc_proto::v1::View;
+use qcc_proto::{client_keys, v1::View};
 use serde_json::{Value, json};
 
 use super::harness::*;
-use crate::proxy::Settings;
+use crate::{client_keys::ClientKeys, proxy::Settings};
 
 #[tokio::test]
 async fn hello_and_health_are_never_forwarded() {
@@ -99,6 +99,69 @@ async fn stats_have_the_fields_that_qcc_had_and_are_true() {
     let proxy = Proxy::with(&[&good], |options| options.policy.expose_headers = false).await;
     let stats: Value = serde_json::from_slice(&proxy.send(ask).await.body).unwrap();
     assert_eq!(stats["endpoints"], json!([])); // Not for clients to know.
+}
+
+#[tokio::test]
+async fn only_who_has_a_client_key_reaches_endpoints() {
+    let upstream = Upstream::always(answer(200, "", "ok")).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let digest = client_keys::digest(b"qcc_ours");
+    std::fs::write(file.path(), client_keys::line("eva", &digest)).unwrap();
+    let keys = ClientKeys::load(file.path()).unwrap();
+    let proxy = Proxy::with(&[&upstream], |options| {
+        options.settings.client_keys = Some(keys);
+    })
+    .await;
+    let send = async |start: &str, fields: &str| {
+        let request =
+            format!("{start} HTTP/1.1\r\nhost: a\r\n{fields}content-length: 2\r\n\r\n{{}}");
+        proxy.send(request).await
+    };
+    for (fields, reason) in [
+        ("", "client_key_required"),
+        ("authorization: Basic qcc_ours\r\n", "client_key_required"),
+        ("api-key: qcc_ours\r\n", "client_key_required"),
+        ("x-api-key: qcc_theirs\r\n", "client_key_rejected"),
+        (
+            "authorization: Bearer qcc_theirs\r\n",
+            "client_key_rejected",
+        ),
+    ] {
+        for start in ["POST /v1/messages", "GET /v1/models", "GET /__qcc__/stats"] {
+            let got = send(start, fields).await;
+            assert_eq!(got.status(), 401, "{start} {fields}");
+            assert_eq!(got.header("x-qcc-error"), Some(reason), "{start} {fields}");
+            assert_eq!(got.header("x-should-retry"), Some("false"));
+            assert!(!got.text().contains("qcc_ours") && !got.text().contains("qcc_theirs"));
+        }
+    }
+    assert_eq!(upstream.connections(), 0);
+    assert_eq!(proxy.counters.unauthenticated.load(Relaxed), 15);
+    assert_eq!(proxy.counters.own_errors.load(Relaxed), 15);
+    for start in ["HEAD /", "GET /__qcc__/health", "GET /__qcc__/ready"] {
+        let got = proxy
+            .send(format!(
+                "{start} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+            ))
+            .await;
+        assert_eq!(got.status(), 200, "{start}");
+    }
+    for fields in [
+        "x-api-key: qcc_ours\r\n",
+        "authorization: Bearer qcc_ours\r\n",
+        "x-api-key: qcc_theirs\r\nauthorization: Bearer qcc_ours\r\n",
+    ] {
+        assert_eq!(send("POST /v1/messages", fields).await.status(), 200);
+        assert_eq!(send("GET /__qcc__/stats", fields).await.status(), 200);
+    }
+    assert_eq!(upstream.requests().len(), 3);
+    for request in upstream.requests() {
+        let request = String::from_utf8_lossy(&request).to_lowercase();
+        assert!(request.contains("x-api-key: sk-e0\r\n"), "{request}");
+        assert!(!request.contains("qcc_ours"), "{request}");
+        assert!(!request.contains("qcc_theirs"), "{request}");
+        assert!(!request.contains("authorization"), "{request}");
+    }
 }
 
 #[tokio::test]
