@@ -336,6 +336,7 @@ impl<'a> Exchange<'a> {
     fn relay(mut self, attempt: Attempt, answer: Answer, upload: Arc<Progress>) -> Response<Body> {
         if answer.verdict.class == OutcomeClass::Success {
             attempt.answered();
+            attempt.timed(Instant::now());
         }
         let mut head = answer.head;
         let now = Instant::now().into();

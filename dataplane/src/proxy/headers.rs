@@ -12,6 +12,8 @@ use http::{
     },
 };
 
+use crate::routing::{Affinity, Session};
+
 /// Which endpoint answered.
 pub(super) const X_QCC_ENDPOINT: HeaderName = HeaderName::from_static("x-qcc-endpoint");
 /// How many tries it took.
@@ -20,6 +22,12 @@ pub(super) const X_QCC_ATTEMPTS: HeaderName = HeaderName::from_static("x-qcc-att
 /// parameters in the syntax of structured fields (RFC 9651): `3.17; age=12; stale`, the
 /// seconds since a control plane last confirmed it.
 pub(super) const X_QCC_REVISION: HeaderName = HeaderName::from_static("x-qcc-revision");
+
+/// What names a session, whatever is configured: that of Claude Code, and that of others.
+static SESSIONS: [HeaderName; 2] = [
+    HeaderName::from_static("x-claude-code-session-id"),
+    HeaderName::from_static("x-conversation-id"),
+];
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -40,6 +48,13 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// What a request says about its way here, beside `x-forwarded-*`. Who our clients are is
 /// not for an endpoint to know, and what they say of themselves is not for it to trust.
 const WAY_HERE: [HeaderName; 3] = [FORWARDED, VIA, X_REAL_IP];
+
+/// Returns the session that a request belongs to, if it names one.
+pub(super) fn session(headers: &HeaderMap, affinity: &Affinity) -> Option<Session> {
+    let mut names = SESSIONS.iter().chain(&affinity.headers);
+    let name = names.find_map(|name| headers.get(name).filter(|value| !value.is_empty()))?;
+    Some(Session::of(name.as_bytes()))
+}
 
 /// Removes from a request's fields what is not for the endpoint. Its length is removed
 /// too: the body that is sent upstream brings its own. Credentials are left to

@@ -187,10 +187,13 @@ impl Service {
             Err(fault) => return self.refuse(&head, fault.into(), in_flight),
         };
         // Only now, so that the view is of the moment when the request is sent.
-        let Some(routing) = self.router.begin() else {
+        let Some(mut routing) = self.router.begin() else {
             let message = "the proxy has not yet heard from its control plane";
             return self.refuse(&head, Refusal::new(Kind::NoView, message), in_flight);
         };
+        if let Some(session) = headers::session(&head.headers, &routing.policy().affinity) {
+            routing.keep(session);
+        }
         let mut payload = Payload::from(collected);
         let policy = routing.policy();
         if prompt::renames(policy)

@@ -42,6 +42,16 @@ impl Entry {
         Ok(())
     }
 
+    /// Returns how busy it is, for comparison. Failures count; see [`pace`](super::pace).
+    pub(super) fn busy_score(&self, now: Instant) -> u128 {
+        u128::from(self.live.in_flight()) + u128::from(self.live.pace().debt(now))
+    }
+
+    /// Returns how long a request would take, for comparison.
+    pub(super) fn latency_score(&self, now: Instant) -> u128 {
+        (self.busy_score(now) + 1) * (u128::from(self.live.pace().latency(now)) + 1)
+    }
+
     /// Decides whether the view lets the endpoint through.
     pub(super) fn standing(&self, now: Instant) -> Result<(), Reason> {
         standing(&self.routed, now)

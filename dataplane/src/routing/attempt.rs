@@ -140,7 +140,7 @@ impl Attempt {
     /// proven. The control plane learns of it at the end only.
     pub(crate) fn answered(&self) {
         let live = &self.entry().live;
-        let proven = live.prove();
+        let proven = self.prove();
         let changed = live.change(|mark| mark.answered(self.admission.number));
         let cleared = changed && live.mark().block == Block::Clear;
         if cleared && self.is_trial() && !self.trial_over.swap(true, Ordering::AcqRel) {
@@ -149,6 +149,12 @@ impl Attempt {
         if proven || cleared {
             self.router.wake();
         }
+    }
+
+    /// Says when a 2xx head arrived, for strategies that ask how soon an endpoint answers.
+    pub(crate) fn timed(&self, now: Instant) {
+        let took = now.saturating_duration_since(self.since);
+        self.entry().live.pace().answered(took, now);
     }
 
     /// Says what the attempt came to: marks the endpoint here, and reports it.
@@ -181,14 +187,39 @@ impl Attempt {
         }
     }
 
+    /// Says that the endpoint has answered well, and returns whether that is news here. A view
+    /// that was kept may have known it.
+    fn prove(&self) -> bool {
+        let Entry { routed, live } = self.entry();
+        match routed.proven {
+            true => live.confirm(),
+            false => live.prove(),
+        }
+    }
+
     /// Marks the endpoint, in the attempt's own generation: a newer one has a state of
     /// its own.
     fn learn(&self, outcome: &Outcome, now: Instant) {
         self.router.count(outcome.class);
         let live = &self.entry().live;
-        if outcome.class == OutcomeClass::Success {
-            live.prove();
-            live.totals().successes.fetch_add(1, Ordering::Relaxed);
+        match outcome.class {
+            OutcomeClass::Success => {
+                self.prove();
+                live.totals().successes.fetch_add(1, Ordering::Relaxed);
+                live.pace().succeeded(now);
+            }
+            OutcomeClass::Request | OutcomeClass::Cancelled | OutcomeClass::Unspecified => {}
+            OutcomeClass::Auth
+            | OutcomeClass::Forbidden
+            | OutcomeClass::RateLimited
+            | OutcomeClass::Overloaded
+            | OutcomeClass::ServerError
+            | OutcomeClass::Timeout
+            | OutcomeClass::Connect
+            | OutcomeClass::StreamBroken => {
+                let took = now.saturating_duration_since(self.since);
+                live.pace().failed(took, now);
+            }
         }
         let seen = Seen {
             class: outcome.class,

@@ -9,7 +9,7 @@ use std::sync::{
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
-use super::{attempt::Witness, mark::Mark};
+use super::{attempt::Witness, mark::Mark, pace::Pace};
 
 /// The mark that every endpoint begins with. Most never get another, so there is one for
 /// all of them.
@@ -25,6 +25,8 @@ pub(crate) struct Live {
     /// Whether the endpoint has answered well in this generation, here or (by the
     /// view) anywhere. Never goes back.
     proven: AtomicBool,
+    /// How it fares, for strategies and shares.
+    pace: Pace,
     /// Read without a lock, replaced as a whole.
     mark: ArcSwap<Mark>,
     /// The newest evidence against it, for people: nothing is decided by it.
@@ -61,6 +63,7 @@ impl Live {
             in_flight: AtomicU32::new(0),
             trial: AtomicBool::new(false),
             proven: AtomicBool::new(false),
+            pace: Pace::default(),
             mark: ArcSwap::new(Arc::clone(&CLEAR)),
             witness: ArcSwapOption::empty(),
             totals,
@@ -102,13 +105,27 @@ impl Live {
         }
     }
 
+    /// Returns how the endpoint fares.
+    pub(super) fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
     /// Returns whether the endpoint has answered well in this generation.
     pub(crate) fn proven(&self) -> bool {
         self.proven.load(Ordering::Acquire)
     }
 
-    /// Records that it has, and returns whether that is news.
+    /// Records that it has, and returns whether that is news. From here on its share grows.
     pub(crate) fn prove(&self) -> bool {
+        let is_news = self.confirm();
+        if is_news {
+            self.pace.ramp();
+        }
+        is_news
+    }
+
+    /// Records that it has, as was said of it before, and returns whether that is news here.
+    pub(super) fn confirm(&self) -> bool {
         !self.proven() && !self.proven.swap(true, Ordering::AcqRel)
     }
 

@@ -8,6 +8,8 @@
 //! - [`admission`]: whether an endpoint may be tried now.
 //! - [`selection`]: one client request's way through the endpoints.
 //! - [`last_resort`]: which endpoints are tried although they are out.
+//! - [`affinity`]: where a session belongs.
+//! - [`pace`]: how an endpoint fares, and how much of its share it gets.
 //! - [`attempt`]: one try at one endpoint, from choice to outcome.
 //! - [`budget`]: how many tries may follow a first one.
 //! - [`suspicion`]: whether a request fails wherever it goes, and is itself to blame.
@@ -39,12 +41,14 @@
 //! [`last_resort`] has exceptions, none of them for a rejected key.
 
 mod admission;
+mod affinity;
 mod attempt;
 mod budget;
 mod endpoint;
 mod last_resort;
 mod live;
 mod mark;
+mod pace;
 mod policy;
 mod reason;
 mod router;
@@ -54,6 +58,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use affinity::Session;
 pub(crate) use attempt::{Attempt, Judged, Outcome, Witness};
 pub(crate) use endpoint::{Endpoint, Health, Routed};
 pub(crate) use last_resort::Leniency;

@@ -1,7 +1,7 @@
 //! The newest table, and who waits for a change.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -10,7 +10,9 @@ use imbl::OrdMap;
 use qcc_proto::v1::{OutcomeClass, View};
 use tokio::sync::{Notify, futures::Notified, watch};
 
-use super::{Generation, Policy, Routed, Routing, Table, budget::Budget};
+use super::{
+    Generation, Policy, Routed, Routing, Session, Table, affinity::Places, budget::Budget,
+};
 use crate::reports::Outbox;
 
 /// Hands out [`Routing`]s. Cheap to clone; all clones are one.
@@ -25,6 +27,10 @@ struct Shared {
     wake: Notify,
     seeds: AtomicU64,
     budget: Budget,
+    /// Whose turn it is, for those who take turns.
+    turns: AtomicU64,
+    /// Where sessions went, for clusters in which they stay there.
+    stays: OnceLock<Places>,
     /// What attempts came to since the process started, by class.
     outcomes: [AtomicU64; OutcomeClass::Cancelled as usize + 1],
     /// Attempts at endpoints that were out, since the process started.
@@ -97,6 +103,8 @@ impl Router {
                 wake: Notify::new(),
                 seeds: AtomicU64::new(seed),
                 budget: Budget::default(),
+                turns: AtomicU64::new(0),
+                stays: OnceLock::new(),
                 outcomes: Default::default(),
                 resorts: AtomicU64::new(0),
                 rejections: watch::Sender::default(),
@@ -135,7 +143,10 @@ impl Router {
         let changes = update.changes.filter(|_| !update.reset);
         let base = previous.as_deref().zip(changes);
         let registry_id = update.registry_id;
-        let table = match base.filter(|(previous, changes)| previous.view() == changes.from) {
+        let follows = |(previous, changes): &(&Table, Changes)| {
+            previous.view() == changes.from && previous.is_ordered_by(&policy)
+        };
+        let table = match base.filter(follows) {
             Some((previous, changes)) => {
                 let names = changes.names.iter().map(AsRef::as_ref);
                 previous.change(view, policy, names, |name| endpoints.get(name).cloned())
@@ -197,6 +208,21 @@ impl Router {
     /// Returns what is left for retries.
     pub(super) fn budget(&self) -> &Budget {
         &self.shared.budget
+    }
+
+    /// Returns whose turn it is.
+    pub(super) fn turn(&self) -> u64 {
+        self.shared.turns.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Returns where a session went last, as the end of a hash of the endpoint's name.
+    pub(super) fn whereabouts(&self, session: Session) -> Option<u32> {
+        self.shared.stays.get()?.get(session)
+    }
+
+    /// Notes where a session went.
+    pub(super) fn stays(&self, session: Session, hash: u64) {
+        (self.shared.stays.get_or_init(Places::new)).put(session, hash as u32);
     }
 
     /// Returns where reports go.

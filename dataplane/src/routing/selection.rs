@@ -1,19 +1,31 @@
 //! One client request's way through the endpoints.
+//!
+//! Tier by tier: where the request's session belongs, if it has one
+//! ([`affinity`]); else a few draws by the strategy. An endpoint that
+//! is new gives most of its draws away ([`pace`]), unless nobody takes them. A
+//! draw looks at one endpoint or two, however many there are. Only where all draws meet
+//! endpoints that cannot be used is the tier gone through.
 
 use std::{sync::Arc, time::Instant};
 
 use qcc_proto::v1::View;
 
 use super::{
-    ATTEMPTS_MAX, Attempt, Entry, Policy, Reason, Router, Table, Unavailable,
+    ATTEMPTS_MAX, Attempt, Entry, Policy, Reason, ReturnPolicy, Router, Session, Strategy, Table,
+    Unavailable,
     admission::{self, Admission, Party},
+    affinity, pace,
     table::Tier,
 };
 use crate::seeded::{Bug, seeded};
 
-/// Weighted draws before the usable endpoints of a tier are gone through one by
+/// Draws before the usable endpoints of a tier are gone through one by
 /// one. While most are usable a draw or two will do, however many there are.
 const DRAWS: usize = 4;
+
+/// Draws where some meet endpoints that are new, and that gave them away. One that has a
+/// twentieth of its share and one other: in one of a thousand cases it is met each time.
+const DRAWS_AMONG_NEW: usize = 10;
 
 /// One client request: remembers what it has tried, and sees one table from its
 /// first attempt to its end.
@@ -30,6 +42,7 @@ pub(crate) struct Routing {
     pub(super) party: Party,
     /// It is among the requests that the retry budget is a part of.
     is_counted: bool,
+    session: Option<Session>,
 }
 
 /// What to do next for a client request.
@@ -62,6 +75,7 @@ impl Routing {
             spared: None,
             party: Party::Bystander,
             is_counted: false,
+            session: None,
         }
     }
 
@@ -88,6 +102,11 @@ impl Routing {
             let times = tried.iter().filter(|index| *index == last).count();
             times == 1
         });
+    }
+
+    /// Keeps the request where its session is.
+    pub(crate) fn keep(&mut self, session: Session) {
+        self.session = self.policy().affinity.enabled.then_some(session);
     }
 
     /// Lets the request go where evidence is held: it holds some itself, and how it fares
@@ -155,6 +174,9 @@ impl Routing {
             return None;
         }
         let table = Arc::clone(&self.table);
+        if let Some(attempt) = self.stay(now) {
+            return Some(attempt);
+        }
         let mut tiers = table.tiers().iter();
         if let Some(attempt) = tiers.find_map(|tier| self.pick(tier, now)) {
             return Some(attempt);
@@ -166,26 +188,136 @@ impl Routing {
         Some(attempt)
     }
 
-    /// Picks among a tier by weight.
+    /// Picks among a tier: where the session belongs, or by the strategy.
     fn pick(&mut self, tier: &Tier, now: Instant) -> Option<Attempt> {
-        for _ in 0..DRAWS.min(tier.positions().len()) {
-            let random = self.random();
-            let index = self.table.draw(tier, random);
-            if let Some(attempt) = self.take(index, now) {
-                return Some(attempt);
+        if let Some(session) = self.session
+            && let Some(attempt) = self.go_home(session, tier, now)
+        {
+            return Some(attempt);
+        }
+        let mut new = None;
+        for round in 0..DRAWS_AMONG_NEW {
+            if new.is_none() && round >= DRAWS.min(tier.positions().len()) {
+                break;
             }
+            let (first, second) = self.draw(tier, now);
+            for index in [Some(first), second].into_iter().flatten() {
+                let Some(admission) = self.usable(index, now) else {
+                    continue;
+                };
+                if self.is_given_away(index, now) {
+                    new.get_or_insert(index);
+                } else if let Some(attempt) = self.seize(index, admission, now) {
+                    return Some(attempt);
+                }
+            }
+        }
+        if let Some(attempt) = new.and_then(|index| self.take(index, now)) {
+            return Some(attempt);
         }
         // Few are usable: choose among exactly those. Somebody else may be quicker;
         // then there is one less, so this ends.
         loop {
-            let usable = |&index: &usize| self.usable(index, now).is_some();
-            let usable: Vec<usize> = tier.positions().filter(usable).collect();
-            let random = self.random();
-            let index = self.table.draw_among(&usable, random)?;
+            let index = self.draw_usable(tier, now)?;
             if let Some(attempt) = self.take(index, now) {
                 return Some(attempt);
             }
         }
+    }
+
+    /// Draws by the strategy: what to try first, and what else was looked at.
+    fn draw(&mut self, tier: &Tier, now: Instant) -> (usize, Option<usize>) {
+        let places = tier.positions();
+        let at = |number: u64| places.start + (number % places.len() as u64) as usize;
+        let strategy = self.policy().strategy;
+        match strategy {
+            Strategy::Priority | Strategy::Weighted => (self.draw_by_weight(tier), None),
+            Strategy::Random => (at(self.random()), None),
+            Strategy::RoundRobin => (at(self.router.turn()), None),
+            Strategy::LeastInflight | Strategy::PeakEwma => {
+                let (one, other) = (self.draw_by_weight(tier), self.draw_by_weight(tier));
+                if one == other {
+                    return (one, None);
+                }
+                let (a, b) = (self.table.entry(one), self.table.entry(other));
+                let is_peak = strategy == Strategy::PeakEwma;
+                let score = |entry: &Entry| match is_peak {
+                    true => entry.latency_score(now),
+                    false => entry.busy_score(now),
+                };
+                let cost = |mine: &Entry, its: &Entry| score(mine) * u128::from(its.routed.weight);
+                if cost(b, a) < cost(a, b) {
+                    (other, Some(one))
+                } else {
+                    (one, Some(other))
+                }
+            }
+        }
+    }
+
+    fn draw_by_weight(&mut self, tier: &Tier) -> usize {
+        let random = self.random();
+        self.table.draw(tier, random)
+    }
+
+    /// Draws by weight among the endpoints of a tier that can be used now.
+    fn draw_usable(&mut self, tier: &Tier, now: Instant) -> Option<usize> {
+        let (mut drawn, mut total) = (None, 0);
+        for index in tier.positions() {
+            if self.usable(index, now).is_none() {
+                continue;
+            }
+            let weight = u64::from(self.table.entry(index).routed.weight);
+            total += weight;
+            // The first is certain, and each later one as likely as its weight says.
+            if self.random() % total < weight {
+                drawn = Some(index);
+            }
+        }
+        drawn
+    }
+
+    /// Whether this draw of an endpoint belongs to the part of its share that it does not
+    /// have yet.
+    fn is_given_away(&mut self, index: usize, now: Instant) -> bool {
+        let share = self.share(index, now);
+        share < pace::FULL && (self.random() >> 48) >= u64::from(share)
+    }
+
+    fn share(&self, index: usize, now: Instant) -> u32 {
+        let live = &self.table.entry(index).live;
+        live.pace().share(self.policy().slow_start, now)
+    }
+
+    /// Takes where the session went last, if it is to stay there.
+    fn stay(&mut self, now: Instant) -> Option<Attempt> {
+        let session = self.session.filter(|_| self.stays())?;
+        let hash = self.router.whereabouts(session)?;
+        let index = self.table.find_hashed(hash)?;
+        self.take(index, now)
+    }
+
+    fn stays(&self) -> bool {
+        self.policy().affinity.return_policy == ReturnPolicy::Stay
+    }
+
+    /// Takes where the session belongs among the endpoints of a tier that can be used now.
+    /// Of one that is new only a part of its sessions knows yet.
+    fn go_home(&mut self, session: Session, tier: &Tier, now: Instant) -> Option<Attempt> {
+        let knows = |index: usize| {
+            let share = self.share(index, now);
+            share == pace::FULL || session.is_within(self.table.hash(index), share)
+        };
+        let usable = |index: usize| self.usable(index, now).is_some();
+        let home = self
+            .table
+            .home(tier, session, |index| usable(index) && knows(index));
+        let home = home.or_else(|| self.table.home(tier, session, usable))?;
+        let attempt = self.take(home, now)?;
+        if self.stays() {
+            self.router.stays(session, self.table.hash(home));
+        }
+        Some(attempt)
     }
 
     fn take(&mut self, index: usize, now: Instant) -> Option<Attempt> {
@@ -303,9 +435,6 @@ impl Routing {
     /// Steps the generator (splitmix64).
     pub(super) fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        affinity::mix(self.random)
     }
 }

@@ -2,20 +2,25 @@
 //!
 //! Preference is priority first (lower is better), then HEALTHY before UNKNOWN
 //! before DEGRADED. Endpoints that are equal in both form a tier and share the load
-//! by weight. Endpoints that the view shuts out are in the table (people ask why
+//! by the cluster's strategy; that of weights alone does not look at priority. Endpoints that the view shuts out are in the table (people ask why
 //! they are not used) but in no tier.
 //!
 //! The order is kept in blocks of a few dozen endpoints, and a table shares with the
 //! one before every block that holds no changed endpoint: what an update costs hardly
 //! depends on how many endpoints there are.
 
-use std::{collections::BTreeSet, ops::Range, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use imbl::OrdMap;
 use qcc_proto::v1::{AdminState, View};
 
 use super::{
-    Policy,
+    Policy, Session, Strategy,
+    affinity::{self, Places},
     endpoint::{Health, Routed},
     live::{Live, Totals},
     mark::{Block as MarkBlock, Mark},
@@ -25,6 +30,9 @@ use crate::seeded::{Bug, seeded};
 /// Endpoints in one block. About the square root of what a proxy is sized for: an
 /// update goes over the entries of one block, and over all blocks.
 const BLOCK_MAX: usize = 64;
+
+/// Endpoints of a tier from which on it is worth a look whether a session's place is known.
+const REMEMBERED_FROM: usize = 32;
 
 /// A view and everything that selection needs of it.
 #[derive(Debug)]
@@ -45,6 +53,9 @@ pub(crate) struct Table {
     /// For each block, the sum of the weights from the beginning of its tier to its end.
     weights: Vec<u64>,
     tiers: Vec<Tier>,
+    /// Where sessions belong in the first tier, those that were asked for last. Shared with
+    /// tables in which that tier is the same.
+    homes: Arc<OnceLock<Places>>,
     by_name: OrdMap<Arc<str>, Entry>,
 }
 
@@ -58,6 +69,8 @@ struct Block {
     entries: Vec<Entry>,
     /// Running sum of the weights.
     weights: Vec<u64>,
+    /// Hashes of the names.
+    hashes: Vec<u64>,
 }
 
 /// Endpoints that are equally preferred.
@@ -123,11 +136,13 @@ impl Table {
             .iter()
             .map(|entry| (Arc::clone(&entry.routed.endpoint.name), entry.clone()))
             .collect();
-        entries.sort_unstable_by(|a, b| key(a).cmp(&key(b)));
+        let is_flat = is_flat(&policy);
+        let rank = |entry: &Entry| rank(&entry.routed, is_flat);
+        entries.sort_unstable_by(|a, b| (rank(a), name(a)).cmp(&(rank(b), name(b))));
         let blocks = entries
-            .chunk_by(|a, b| rank(&a.routed) == rank(&b.routed))
-            .flat_map(|tier| tier.chunks(BLOCK_MAX))
-            .map(|entries| Arc::new(Block::new(entries.to_vec())))
+            .chunk_by(|a, b| rank(a) == rank(b))
+            .flat_map(|tier| tier.chunks(BLOCK_MAX).map(move |it| (rank(&it[0]), it)))
+            .map(|(rank, entries)| Arc::new(Block::new(rank, entries.to_vec())))
             .collect();
         Self::arrange(view, life, policy, blocks, by_name)
     }
@@ -142,20 +157,45 @@ impl Table {
         find: impl Fn(&str) -> Option<Arc<Routed>>,
     ) -> Self {
         let (mut blocks, mut by_name) = (self.blocks.clone(), self.by_name.clone());
+        let is_flat = is_flat(&self.policy);
         for name in changed {
             if let Some(old) = by_name.remove(name) {
-                take(&mut blocks, &old);
+                take(&mut blocks, &old, is_flat);
             }
             if let Some(routed) = find(name) {
                 let entry = Entry {
                     live: live(&routed, self.life, Some(self)),
                     routed,
                 };
-                put(&mut blocks, entry.clone());
+                put(&mut blocks, entry.clone(), is_flat);
                 by_name.insert(Arc::clone(&entry.routed.endpoint.name), entry);
             }
         }
-        Self::arrange(view, self.life, policy, blocks, by_name)
+        let mut table = Self::arrange(view, self.life, policy, blocks, by_name);
+        if table.has_first_tier_of(self) {
+            table.homes = Arc::clone(&self.homes);
+        }
+        table
+    }
+
+    /// Returns whether a policy puts endpoints into the same order.
+    pub(super) fn is_ordered_by(&self, policy: &Policy) -> bool {
+        is_flat(&self.policy) == is_flat(policy)
+    }
+
+    fn has_first_tier_of(&self, other: &Table) -> bool {
+        let first = |table: &Self| table.tiers.first().map(|tier| tier.blocks.clone());
+        let (Some(ours), Some(theirs)) = (first(self), first(other)) else {
+            return false;
+        };
+        // The first tier begins where the table does, so that positions are the same.
+        let pairs = self.blocks[ours.clone()]
+            .iter()
+            .zip(&other.blocks[theirs.clone()]);
+        ours == theirs
+            && pairs
+                .into_iter()
+                .all(|(ours, theirs)| Arc::ptr_eq(ours, theirs))
     }
 
     /// Names the registry that the table belongs to, and says whether it has endpoints that
@@ -203,6 +243,7 @@ impl Table {
             ends,
             weights,
             tiers,
+            homes: Arc::default(),
             by_name,
         }
     }
@@ -253,8 +294,12 @@ impl Table {
     ///
     /// If there is none.
     pub(crate) fn entry(&self, position: usize) -> &Entry {
-        let block = self.ends.partition_point(|&end| end <= position);
+        let block = self.block_of(position);
         &self.blocks[block].entries[position - self.start(block)]
+    }
+
+    fn block_of(&self, position: usize) -> usize {
+        self.ends.partition_point(|&end| end <= position)
     }
 
     /// Returns the tiers in preference order.
@@ -305,6 +350,61 @@ impl Table {
         })
     }
 
+    /// Returns where a session belongs in a tier, among the endpoints that fit it. Those
+    /// that others are preferred to are not asked whether they do.
+    pub(super) fn home(
+        &self,
+        tier: &Tier,
+        session: Session,
+        fits: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let is_first = tier.positions.start == 0 && tier.positions.len() >= REMEMBERED_FROM;
+        if !is_first {
+            return self.best(tier, session, fits);
+        }
+        let homes = self.homes.get_or_init(Places::new);
+        let known = homes.get(session).map(|home| home as usize);
+        let home = known
+            .filter(|home| tier.positions.contains(home))
+            .or_else(|| {
+                let home = self.best(tier, session, |_| true)?;
+                homes.put(session, u32::try_from(home).ok()?);
+                Some(home)
+            });
+        home.filter(|&home| fits(home))
+            .or_else(|| self.best(tier, session, &fits))
+    }
+
+    fn best(&self, tier: &Tier, session: Session, fits: impl Fn(usize) -> bool) -> Option<usize> {
+        let mut best: Option<(affinity::Bid, usize)> = None;
+        let mut position = tier.positions.start;
+        for block in &self.blocks[tier.blocks.clone()] {
+            let mut before = 0;
+            for (hash, sum) in block.hashes.iter().zip(&block.weights) {
+                let weight = u32::try_from(sum - before).unwrap_or(u32::MAX);
+                before = *sum;
+                let bid = session.bid(*hash, weight);
+                if best.is_none_or(|(best, _)| bid.beats(best)) && fits(position) {
+                    best = Some((bid, position));
+                }
+                position += 1;
+            }
+        }
+        best.map(|(_, position)| position)
+    }
+
+    /// Returns the position of the endpoint with a name of that hash, or the end of it.
+    pub(super) fn find_hashed(&self, low: u32) -> Option<usize> {
+        let hashes = self.blocks.iter().flat_map(|block| &block.hashes);
+        hashes.into_iter().position(|hash| *hash as u32 == low)
+    }
+
+    /// Returns the hash of the name of the endpoint at a position.
+    pub(super) fn hash(&self, position: usize) -> u64 {
+        let block = self.block_of(position);
+        self.blocks[block].hashes[position - self.start(block)]
+    }
+
     /// Returns the first position of a block.
     fn start(&self, block: usize) -> usize {
         block.checked_sub(1).map_or(0, |before| self.ends[before])
@@ -320,8 +420,9 @@ impl Tier {
 
 impl Block {
     /// Returns a block of endpoints, at least one, all of one rank, by name.
-    fn new(entries: Vec<Entry>) -> Self {
-        let rank = entries.first().map_or(Rank::Shut, |it| rank(&it.routed));
+    fn new(rank: Rank, entries: Vec<Entry>) -> Self {
+        let hashes = (entries.iter()).map(|entry| affinity::hash(name(entry).as_bytes()));
+        let hashes = hashes.collect();
         let weights = entries.iter().scan(0, |sum, entry| {
             *sum += u64::from(entry.routed.weight);
             Some(*sum)
@@ -329,6 +430,7 @@ impl Block {
         Self {
             rank,
             weights: weights.collect(),
+            hashes,
             entries,
         }
     }
@@ -339,34 +441,35 @@ impl Block {
 
     /// Returns where an endpoint is in preference order, as seen from here.
     fn last_key(&self) -> Option<(Rank, &str)> {
-        self.entries.last().map(key)
+        self.entries.last().map(|entry| (self.rank, name(entry)))
     }
 }
 
 /// Takes an endpoint out of the blocks that hold it.
-fn take(blocks: &mut Vec<Arc<Block>>, entry: &Entry) {
-    let at = blocks.partition_point(|block| block.last_key() < Some(key(entry)));
+fn take(blocks: &mut Vec<Arc<Block>>, entry: &Entry, is_flat: bool) {
+    let key = (rank(&entry.routed, is_flat), name(entry));
+    let at = blocks.partition_point(|block| block.last_key() < Some(key));
     let Some(block) = blocks.get(at) else { return };
     let others = (block.entries.iter()).filter(|other| name(other) != name(entry));
     let others: Vec<Entry> = others.cloned().collect();
     if others.is_empty() {
         blocks.remove(at);
     } else {
-        blocks[at] = Arc::new(Block::new(others));
+        blocks[at] = Arc::new(Block::new(block.rank, others));
     }
 }
 
 /// Puts an endpoint into blocks that do not hold it.
-fn put(blocks: &mut Vec<Arc<Block>>, entry: Entry) {
-    let rank = rank(&entry.routed);
-    let at = blocks.partition_point(|block| block.last_key() < Some(key(&entry)));
+fn put(blocks: &mut Vec<Arc<Block>>, entry: Entry, is_flat: bool) {
+    let rank = rank(&entry.routed, is_flat);
+    let at = blocks.partition_point(|block| block.last_key() < Some((rank, name(&entry))));
     // Behind the last of its rank it belongs to the block before, if that has its rank.
     let fits = |at: usize| blocks.get(at).is_some_and(|block| block.rank == rank);
     let at = match at.checked_sub(1) {
         _ if fits(at) => at,
         Some(before) if fits(before) => before,
         _ => {
-            blocks.insert(at, Arc::new(Block::new(vec![entry])));
+            blocks.insert(at, Arc::new(Block::new(rank, vec![entry])));
             return;
         }
     };
@@ -375,9 +478,9 @@ fn put(blocks: &mut Vec<Arc<Block>>, entry: Entry) {
     entries.insert(place, entry);
     if entries.len() > BLOCK_MAX {
         let second = entries.split_off(entries.len() / 2);
-        blocks.insert(at + 1, Arc::new(Block::new(second)));
+        blocks.insert(at + 1, Arc::new(Block::new(rank, second)));
     }
-    blocks[at] = Arc::new(Block::new(entries));
+    blocks[at] = Arc::new(Block::new(rank, entries));
 }
 
 /// Where an endpoint stands in preference order.
@@ -387,9 +490,16 @@ enum Rank {
     Shut,
 }
 
-fn rank(routed: &Routed) -> Rank {
+/// Whether priorities do not count.
+fn is_flat(policy: &Policy) -> bool {
+    policy.strategy == Strategy::Weighted
+}
+
+fn rank(routed: &Routed, is_flat: bool) -> Rank {
     let tier = |health| Rank::Tier {
-        priority: if seeded(Bug::PrioritiesReversed) {
+        priority: if is_flat {
+            0
+        } else if seeded(Bug::PrioritiesReversed) {
             u32::MAX - routed.priority
         } else {
             routed.priority
@@ -403,10 +513,6 @@ fn rank(routed: &Routed) -> Rank {
         (AdminState::Enabled, Health::Unhealthy { .. })
         | (AdminState::Draining | AdminState::Disabled | AdminState::Unspecified, _) => Rank::Shut,
     }
-}
-
-fn key(entry: &Entry) -> (Rank, &str) {
-    (rank(&entry.routed), name(entry))
 }
 
 fn name(entry: &Entry) -> &str {
@@ -442,8 +548,16 @@ fn live(routed: &Routed, life: u64, previous: Option<&Table>) -> Arc<Live> {
         Some(entry) => Arc::new(Live::new(Arc::clone(entry.live.totals()))),
         None => Arc::new(Live::new(Arc::new(Totals::default()))),
     };
-    if routed.proven {
-        live.prove();
+    match known {
+        _ if !routed.proven => {}
+        // Whether it has just become so, or long ago, is known of those met before only. A view
+        // that was kept proves nothing, but tells it as well.
+        Some(entry) if same_life && !is_known_proven(entry, routed) => drop(live.prove()),
+        _ => drop(live.confirm()),
     }
     live
+}
+
+fn is_known_proven(entry: &Entry, routed: &Routed) -> bool {
+    entry.routed.proven && entry.routed.endpoint.generation == routed.endpoint.generation
 }

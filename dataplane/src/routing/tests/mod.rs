@@ -5,6 +5,8 @@ mod marks;
 mod properties;
 mod races;
 mod selection;
+mod sessions;
+mod strategies;
 mod suspicion;
 mod table;
 mod unproven;
