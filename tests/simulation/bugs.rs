@@ -24,7 +24,7 @@ const BUGS: [(Bug, &[&str]); 52] = {
     use control::Bug as C;
     use dataplane::Bug as P;
     [
-        (Bug::Control(C::SuccessLiftsUnhealthy), &["R-6"]),
+        (Bug::Control(C::SuccessLiftsUnhealthy), &["R-6", "R-9"]),
         (Bug::Control(C::StaleFailureCounts), &["I-26"]),
         (Bug::Control(C::DuplicateCounts), &["I-20"]),
         (Bug::Control(C::AnswerBeforeCommit), &["I-5", "I-21"]),

@@ -392,8 +392,11 @@ impl Judge {
                 ),
             ));
         }
-        let limit = endpoint.spec.timeout.unwrap_or(pinned.timeouts.first_byte);
-        if endpoint.spec.timeout.is_none() && choice.timeout != limit {
+        let was = self.history.get(&of_wire(choice.pinned));
+        let was = was.and_then(|was| was.endpoints.get(name.as_str()));
+        let own = was.and_then(|was| was.spec.timeout);
+        let limit = own.unwrap_or(pinned.timeouts.first_byte);
+        if choice.timeout != limit {
             return Err(Violation::new(
                 "R-2 a request goes by one view",
                 format!(
