@@ -24,7 +24,7 @@ pub use crate::seeded::{Bug, seed_bug};
 
 use crate::{
     reports::Outbox,
-    routing::{self, Health, Outcome, Policy, Router, Routing, Suspicion, Symptom},
+    routing::{self, Health, Outcome, Policy, Router, Routing, Session, Suspicion, Symptom},
     seeded::seeded,
     sync::{Client, Conversation, Link, Replica, Waits, Watch},
     view_file::Kept,
@@ -275,6 +275,18 @@ impl Proxy {
             suspicion: Suspicion::default(),
             fingerprint,
         })
+    }
+
+    /// Chooses an endpoint for a request that is never sent, and returns whether there is one:
+    /// to measure what that takes.
+    pub fn choose(&self, session: Option<&[u8]>, now: Instant) -> bool {
+        let Some(mut routing) = self.client.router.begin() else {
+            return false;
+        };
+        if let Some(session) = session {
+            routing.keep(Session::of(session));
+        }
+        matches!(routing.next(now), routing::Next::Attempt(_))
     }
 
     /// Returns the rules of the newest table.

@@ -1,6 +1,6 @@
 //! What the fleet's parts cost, each beside the least that its libraries allow.
 //!
-//! `cargo bench -p qcc-tests` measures everything in about nine minutes, prints tables
+//! `cargo bench -p qcc-tests` measures everything in about ten minutes, prints tables
 //! and writes `target/bench/fleet.json`; `cargo bench -p qcc-tests -- memory restart`
 //! measures some parts.
 //!
@@ -15,6 +15,7 @@
 //! | [`reconnect`](scale::reconnect) | how long until 1,000 proxies that come at once have them, and does an operator get through? |
 //! | [`restart`](scale::restart) | how long until a control plane with 10,000 endpoints serves again? |
 //! | [`memory`] | what does an endpoint take, what a connected proxy? |
+//! | [`selection`] | what does it cost to choose among 10 endpoints, and among 10,000? |
 //! | [`forwarding`] | what does a proxied request cost, beside what it costs HAProxy, nginx and Envoy? |
 //!
 //! Absolute figures belong to one machine on one day. So each is measured in turns with
@@ -37,6 +38,7 @@ mod outcomes;
 mod propagation;
 mod reports;
 mod scale;
+mod selection;
 mod server;
 mod stand_in;
 mod throughput;
@@ -50,7 +52,7 @@ use machine::{Cores, Machine};
 /// One part: its name, and what measures it.
 type Part = (&'static str, fn(Cores) -> Vec<Figure>);
 
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 11] = [
     ("durability", durability::figures),
     ("writer", writer::figures),
     ("reports", reports::figures),
@@ -60,6 +62,7 @@ const PARTS: [Part; 10] = [
     ("reconnect", scale::reconnect),
     ("restart", scale::restart),
     ("memory", memory::figures),
+    ("selection", selection::figures),
     ("forwarding", forwarding::figures),
 ];
 
