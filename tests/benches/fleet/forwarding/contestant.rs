@@ -4,7 +4,8 @@
 
 use std::{
     env, fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    io::{self, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     thread::sleep,
@@ -154,6 +155,9 @@ impl Contestant {
         };
         let process = role.map(|role| Process::spawn(cores.measured, role));
         let address = process.as_ref().map_or(address, Process::address);
+        if self.kind == Kind::Qcc {
+            await_readiness(address);
+        }
         rig.once(address);
         if let Some(control) = &control {
             prove(control);
@@ -328,6 +332,23 @@ fn qcc(place: &Place<'_>, control: Option<SocketAddr>) -> Vec<String> {
         "warn",
     ];
     flags.map(str::to_owned).into()
+}
+
+/// Waits until the proxy has a view: it listens before.
+fn await_readiness(address: SocketAddr) {
+    let start = Instant::now();
+    let is_ready = || -> io::Result<bool> {
+        let mut stream = TcpStream::connect(address)?;
+        stream
+            .write_all(b"GET /__qcc__/ready HTTP/1.1\r\nhost: qcc\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.starts_with("HTTP/1.1 200 "))
+    };
+    while !is_ready().expect("the proxy listens") {
+        assert!(start.elapsed() < LIMIT, "the proxy does not get a view");
+        sleep(Duration::from_millis(5));
+    }
 }
 
 /// Waits until the proxy's first success is known to the control plane: before that an
