@@ -23,7 +23,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
     client::legacy::connect::{
-        Connected, Connection, HttpConnector,
+        HttpConnector,
         dns::{GaiResolver, Name},
     },
     rt::TokioIo,
@@ -200,6 +200,11 @@ pub(super) struct Wire {
 }
 
 impl Wire {
+    /// What is known of it, also to others.
+    pub(super) fn past(&self) -> Past {
+        self.past.clone()
+    }
+
     /// Takes note of what became of `length` bytes.
     fn wrote(&self, result: io::Result<usize>, length: usize) -> io::Result<usize> {
         match result {
@@ -223,12 +228,6 @@ fn is_closed_by_peer(error: &io::Error) -> bool {
         error.kind(),
         Kind::BrokenPipe | Kind::ConnectionReset | Kind::ConnectionAborted
     )
-}
-
-impl Connection for Wire {
-    fn connected(&self) -> Connected {
-        self.io.connected().extra(self.past.clone())
-    }
 }
 
 impl Read for Wire {

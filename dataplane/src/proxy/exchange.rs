@@ -10,7 +10,6 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, response::Parts};
-use hyper::body::Incoming;
 use qcc_proto::{
     upstream::{Verdict, class_of_error_type, classify, retry_after},
     v1::OutcomeClass,
@@ -257,10 +256,9 @@ impl<'a> Exchange<'a> {
 
     /// Judges an answer. The head of a stream of events is held for that, for as long as
     /// the policy says.
-    async fn answer(&self, response: Response<Incoming>) -> Tried {
+    async fn answer(&self, response: Response<Inbound>) -> Tried {
         let now = SystemTime::now();
         let (head, body) = response.into_parts();
-        let body = Inbound::new(body, head.version);
         let verdict = classify(head.status, &head.headers, now);
         let policy = self.routing.policy();
         let is_held = verdict.class == OutcomeClass::Success
@@ -566,7 +564,7 @@ fn is_readable(headers: &HeaderMap) -> bool {
 }
 
 /// Refuses answers that no HTTP server should give, and no client should get.
-fn check(response: &Response<Incoming>) -> Result<(), Failed> {
+fn check(response: &Response<Inbound>) -> Result<(), Failed> {
     let malformed = |detail| {
         Err(Failed {
             class: OutcomeClass::ServerError,

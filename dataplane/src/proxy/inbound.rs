@@ -13,16 +13,18 @@ use std::{
 
 use bytes::Bytes;
 use http::Version;
-use http_body::Body;
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
-use super::upstream::describe;
+use super::{pool::Lease, upstream::describe};
 
 /// Pieces of data, then an end that is one. Trailers do not cross a proxy.
-#[derive(Debug)]
 pub(super) struct Inbound {
     body: Incoming,
     is_http2: bool,
+    has_ended: bool,
+    /// What it comes over, where nobody else drives that.
+    lease: Option<Lease>,
 }
 
 /// Why a body did not end as it should.
@@ -40,12 +42,35 @@ impl Inbound {
         Self {
             body,
             is_http2: version == Version::HTTP_2,
+            has_ended: false,
+            lease: None,
+        }
+    }
+
+    /// An endpoint's answer, over HTTP/1.1.
+    pub(super) fn of_endpoint(body: Incoming, lease: Option<Lease>) -> Self {
+        Self {
+            body,
+            is_http2: false,
+            has_ended: false,
+            lease,
+        }
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let body = &mut self.body;
+        match &mut self.lease {
+            Some(lease) => lease.poll(cx, |cx| Pin::new(&mut *body).poll_frame(cx)),
+            None => Pin::new(body).poll_frame(cx),
         }
     }
 
     pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
         loop {
-            return Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            return Poll::Ready(match ready!(self.poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => Some(Ok(data)),
                     Err(_trailers) => continue,
@@ -54,7 +79,10 @@ impl Inbound {
                 None if self.is_http2 && !self.body.is_end_stream() => {
                     Some(Err(Cut("the stream was reset".to_owned())))
                 }
-                None => None,
+                None => {
+                    self.has_ended = true;
+                    None
+                }
             });
         }
     }
@@ -66,11 +94,28 @@ impl Inbound {
 
     /// Whether it is known that nothing more comes.
     pub(super) fn is_end(&self) -> bool {
-        self.body.is_end_stream()
+        self.has_ended || self.body.is_end_stream()
     }
 
     /// Bytes still to come, if that is known.
     pub(super) fn left(&self) -> Option<u64> {
         self.body.size_hint().exact()
+    }
+}
+
+impl Drop for Inbound {
+    fn drop(&mut self) {
+        if let Some(lease) = self
+            .lease
+            .take_if(|_| self.has_ended || self.body.is_end_stream())
+        {
+            lease.end();
+        }
+    }
+}
+
+impl fmt::Debug for Inbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Inbound").field(&self.body).finish()
     }
 }

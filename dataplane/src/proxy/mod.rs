@@ -79,6 +79,7 @@ mod headers;
 mod inbound;
 mod opening;
 mod outgoing;
+mod pool;
 mod presence;
 mod prompt;
 mod relay;

@@ -44,8 +44,8 @@ use super::{
 };
 use crate::routing::{Attempt, Outcome};
 
-/// Time for the last event to leave before the connection is broken: an error discards
-/// what has not been written yet.
+/// Time for what came last to leave before the connection is broken: an error discards
+/// what has not been written yet, be it the head.
 const FAREWELL: Duration = Duration::from_millis(20);
 
 /// Time for which a client may let us wait before an answer's break says nothing about
@@ -217,7 +217,7 @@ impl Relay {
             return Poll::Ready(None);
         };
         if let Some(reason) = self.clock.is_over() {
-            return self.break_off(&reason);
+            return self.break_off(&reason, cx);
         }
         match upstream.poll_data(cx) {
             Poll::Ready(Some(Ok(data))) => {
@@ -232,10 +232,10 @@ impl Relay {
                 self.settle();
                 Poll::Ready(None)
             }
-            Poll::Ready(Some(Err(Cut(reason)))) => self.break_off(&Break::Cut(reason)),
+            Poll::Ready(Some(Err(Cut(reason)))) => self.break_off(&Break::Cut(reason), cx),
             Poll::Pending => {
                 let reason = ready!(self.clock.poll(cx));
-                self.break_off(&reason)
+                self.break_off(&reason, cx)
             }
         }
     }
@@ -259,7 +259,11 @@ impl Relay {
         }
     }
 
-    fn break_off(&mut self, reason: &Break) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    fn break_off(
+        &mut self,
+        reason: &Break,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         debug!(%reason, "answer broke off");
         // Taking it closes the connection, or resets the stream.
         let left = self.upstream.take().and_then(|upstream| upstream.left());
@@ -291,13 +295,11 @@ impl Relay {
                 }
             }
         }
-        Poll::Ready(Some(match last_word {
-            Some(event) => {
-                self.farewell = Some(Box::pin(sleep(FAREWELL)));
-                Ok(Frame::data(event))
-            }
-            None => Err(Broken),
-        }))
+        self.farewell = Some(Box::pin(sleep(FAREWELL)));
+        match last_word {
+            Some(event) => Poll::Ready(Some(Ok(Frame::data(event)))),
+            None => self.poll(cx),
+        }
     }
 
     fn error_in_band(&self) -> Option<String> {

@@ -30,8 +30,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// read it by then is not waited for.
 const FAREWELL_MAX: Duration = Duration::from_millis(500);
 
-/// Interval at which unused connection pools are dropped. Chosen by feel.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// Interval at which connections to endpoints are closed that have been idle for too long,
+/// or that the endpoint has closed. Chosen by feel.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Serves clients until `stop` is cancelled, then lets running requests finish for
 /// at most `settings.drain_timeout`, or until the curfew is called: answers that are still

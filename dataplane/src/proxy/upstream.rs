@@ -1,9 +1,10 @@
 //! Connection pools, one for each endpoint: what happens to one endpoint's connections
 //! is no other endpoint's trouble, even where both are at the same host.
+//!
+//! And what their failures are evidence of.
 
 use std::{
     collections::HashMap,
-    error::Error as _,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,24 +13,19 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{Extensions, Request, Response};
-use hyper::body::Incoming;
-use hyper_util::{
-    client::legacy::{self, Client},
-    rt::{TokioExecutor, TokioTimer},
-};
+use http::{Request, Response};
+use hyper::client::conn::http1;
 use qcc_proto::{tls::Trust, v1::OutcomeClass};
 use rustls::ClientConfig;
 
 use super::{
     Settings,
     connector::{Connector, Past},
+    inbound::Inbound,
+    pool,
     upload::{Progress, State, Upload},
 };
 use crate::routing::Endpoint;
-
-/// Idle time after which a pooled connection is closed.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Time without a request after which a pool is dropped: by then it is empty.
 const UNUSED_TIMEOUT: Duration = Duration::from_secs(300);
@@ -41,14 +37,13 @@ const DETAIL_BYTES_MAX: usize = 200;
 pub(super) struct Upstreams {
     pools: ArcSwap<HashMap<Arc<str>, Arc<Pool>>>,
     tls: Arc<ClientConfig>,
-    headers_max: usize,
-    head_max_bytes: usize,
+    http1: http1::Builder,
     start: Instant,
 }
 
 /// The connections to one endpoint.
 pub(super) struct Pool {
-    client: Client<Connector, Upload>,
+    connections: Arc<pool::Pool>,
     connect_timeout: Duration,
     /// Milliseconds from the start of all to the last use.
     last_used: AtomicU64,
@@ -70,17 +65,20 @@ pub(super) struct Failed {
 
 impl Upstreams {
     pub(super) fn new(settings: &Settings) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1
+            .max_headers(settings.headers_max)
+            .max_buf_size(settings.head_max_bytes);
         Self {
             pools: ArcSwap::default(),
             tls: tls(&settings.upstream_trust),
-            headers_max: settings.headers_max,
-            head_max_bytes: settings.head_max_bytes,
+            http1,
             start: Instant::now(),
         }
     }
 
-    /// The pool of an endpoint. A new connect timeout means a new pool; requests in
-    /// flight finish in the old one.
+    /// The pool of an endpoint. A new address or connect timeout means a new pool; requests
+    /// in flight finish in the old one.
     pub(super) fn pool(
         &self,
         endpoint: &Endpoint,
@@ -88,12 +86,15 @@ impl Upstreams {
         now: Instant,
     ) -> Arc<Pool> {
         let used = self.elapsed_ms(now);
-        let fits = |pool: &&Arc<Pool>| pool.connect_timeout == connect_timeout;
+        let fits = |pool: &&Arc<Pool>| {
+            let leads_there = pool.connections.leads_to(&endpoint.base_url);
+            leads_there && pool.connect_timeout == connect_timeout
+        };
         if let Some(pool) = self.pools.load().get(&endpoint.name).filter(fits) {
             pool.last_used.store(used, Ordering::Relaxed);
             return Arc::clone(pool);
         }
-        let new = Arc::new(self.new_pool(connect_timeout, used));
+        let new = Arc::new(self.new_pool(endpoint, connect_timeout, used));
         self.pools.rcu(|pools| {
             let mut pools = HashMap::clone(pools);
             // Somebody may have been quicker; one pool is enough.
@@ -106,14 +107,19 @@ impl Upstreams {
         Arc::clone(pools.get(&endpoint.name).filter(fits).unwrap_or(&new))
     }
 
-    /// Drops the pools of endpoints that are gone, or that nobody uses.
-    pub(super) fn sweep(&self, now: Instant) {
-        let now = self.elapsed_ms(now);
+    /// Closes connections that nobody needs, and drops the pools of endpoints that are gone,
+    /// or that nobody uses.
+    pub(super) fn sweep(&self, at: Instant) {
+        let now = self.elapsed_ms(at);
         let in_use = |pool: &Pool| {
             let unused = now.saturating_sub(pool.last_used.load(Ordering::Relaxed));
             unused < UNUSED_TIMEOUT.as_millis() as u64
         };
-        if self.pools.load().values().all(|pool| in_use(pool)) {
+        let pools = self.pools.load();
+        for pool in pools.values() {
+            pool.connections.sweep(at);
+        }
+        if pools.values().all(|pool| in_use(pool)) {
             return;
         }
         self.pools.rcu(|pools| {
@@ -134,18 +140,11 @@ impl Upstreams {
         now.saturating_duration_since(self.start).as_millis() as u64
     }
 
-    fn new_pool(&self, connect_timeout: Duration, used: u64) -> Pool {
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .http1_max_headers(self.headers_max)
-            .http1_max_buf_size(self.head_max_bytes)
-            // A pooled connection that died before it took the request: nothing was sent.
-            .retry_canceled_requests(true)
-            .build(Connector::new(Arc::clone(&self.tls), connect_timeout));
+    fn new_pool(&self, endpoint: &Endpoint, connect_timeout: Duration, used: u64) -> Pool {
+        let connector = Connector::new(Arc::clone(&self.tls), connect_timeout);
+        let connections = pool::Pool::new(&endpoint.base_url, connector, self.http1.clone());
         Pool {
-            client,
+            connections: Arc::new(connections),
             connect_timeout,
             last_used: AtomicU64::new(used),
         }
@@ -158,45 +157,35 @@ impl Pool {
         &self,
         request: Request<Upload>,
         progress: &Progress,
-    ) -> Result<Response<Incoming>, Failed> {
-        match self.client.request(request).await {
-            Ok(response) => {
-                if let Some(past) = response.extensions().get::<Past>() {
-                    past.set_answered(matches!(progress.state(), State::Sent(_)));
-                }
-                Ok(response)
-            }
-            Err(error) => Err(Failed::of(&error, progress.state())),
-        }
+    ) -> Result<Response<Inbound>, Failed> {
+        self.connections.send(request, progress).await
     }
 }
 
 impl Failed {
-    /// Finds out what an error is evidence of. Only what shows that nobody can be reached
-    /// there is `connect`, which takes the endpoint out at once: no connection, one that
-    /// broke before anything was sent, or one that broke in place of an answer.
-    fn of(error: &legacy::Error, upload: State) -> Self {
-        let cause = error
-            .source()
-            .and_then(|it| it.downcast_ref::<hyper::Error>());
-        let mut extras = Extensions::new();
-        if let Some(connection) = error.connect_info() {
-            connection.get_extras(&mut extras);
+    /// Nobody can be reached there.
+    pub(super) fn to_connect(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self {
+            class: OutcomeClass::Connect,
+            detail: describe(error),
+            was_reused: false,
+            is_kill: false,
         }
-        let past = extras.get::<Past>();
-        let was_written = past.is_some_and(Past::was_written);
-        let (class, prefix) = if error.is_connect() {
-            (OutcomeClass::Connect, "")
-        } else if cause.is_some_and(|cause| cause.is_parse() || cause.is_parse_too_large()) {
+    }
+
+    /// Finds out what a connection's error is evidence of. Only what shows that nobody can
+    /// be reached there is `connect`, which takes the endpoint out at once: one that broke
+    /// before anything was sent, or in place of an answer.
+    pub(super) fn of(error: &hyper::Error, past: &Past, upload: State) -> Self {
+        let was_written = past.was_written();
+        let (class, prefix) = if error.is_parse() || error.is_parse_too_large() {
             // Somebody is there, but does not speak HTTP as it should.
             (OutcomeClass::ServerError, "malformed response: ")
-        } else if past.is_some_and(Past::has_answered) {
+        } else if past.has_answered() {
             // Perhaps no more than an idle connection that was closed at the wrong moment:
             // evidence that counts, but does not eject by itself.
             (OutcomeClass::StreamBroken, "reused connection: ")
-        } else if was_written
-            && (past.is_some_and(Past::is_deaf) || !matches!(upload, State::Sent(_)))
-        {
+        } else if was_written && (past.is_deaf() || !matches!(upload, State::Sent(_))) {
             // Perhaps it is the body that was too much: evidence that counts, as above. It
             // would be the same at every endpoint.
             (
@@ -210,7 +199,7 @@ impl Failed {
             class,
             is_kill: was_written && class != OutcomeClass::ServerError,
             detail: format!("{prefix}{}", describe(error)),
-            was_reused: class == OutcomeClass::StreamBroken && past.is_some_and(Past::has_answered),
+            was_reused: class == OutcomeClass::StreamBroken && past.has_answered(),
         }
     }
 }
