@@ -6,8 +6,9 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 use tonic_build::manual::{Method, Service};
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "qcc/v1/cluster.proto",
+    "qcc/v1/config.proto",
     "qcc/v1/control.proto",
     "qcc/v1/endpoint.proto",
     "qcc/v1/event.proto",

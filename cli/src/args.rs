@@ -173,6 +173,10 @@ pub(crate) enum Command {
     #[command(subcommand)]
     ClientKeys(client_keys::ClientKeys),
 
+    /// Have the control plane read its configuration file again, and the files that this names (a proxy:
+    /// `proxy reload`). What cannot change without a restart is said; if anything is wrong, nothing changes.
+    Reload(whole::Reload),
+
     /// Bring clusters and endpoints to the state that a file declares.
     Apply(whole::Apply),
 

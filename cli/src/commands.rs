@@ -10,6 +10,7 @@ mod import;
 mod proxies;
 mod proxy;
 mod queue;
+mod reload;
 mod status;
 mod stream;
 mod up;
@@ -90,6 +91,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Answer, Error> {
         Command::Events(args) => events::run(&args, &context).await,
         Command::Proxy(command) => proxy::run(command, &context).await,
         Command::ClientKeys(command) => client_keys::run(&command, &context),
+        Command::Reload(args) => reload::control(&args, &context).await,
         Command::Apply(args) => apply::apply(&args, &context).await,
         Command::Diff(args) => apply::diff(&args, &context).await,
         Command::Export => apply::export(&context).await,

@@ -120,6 +120,12 @@ impl Error {
             Code::Aborted => {
                 error.hint("somebody changed it meanwhile; read it again, then repeat")
             }
+            _ if error.reason.as_deref() == Some("CONFIG_REJECTED") => {
+                error.hint("nothing was changed: the configuration before it stays in use")
+            }
+            _ if error.reason.as_deref() == Some("NOT_RELOADABLE") => {
+                error.hint("`qcc-control` and `qcc-proxy` can do it; `qcc-ctl up` cannot")
+            }
             _ => error,
         }
     }

@@ -1,5 +1,7 @@
 //! What the user wrote ([`Args`], `File`), and what the program means ([`Config`]).
 
+mod plan;
+
 use std::{
     fmt, fs, io,
     net::SocketAddr,
@@ -7,8 +9,11 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
+pub(crate) use plan::plan;
 use qcc_proto::{
-    plain, resources,
+    plain,
+    reload::{Rejected, place},
+    resources,
     tls::{self, Identity, Pair, Roots, Trust},
     v1,
 };
@@ -45,9 +50,11 @@ pub struct Config {
 /// The control plane of qcc: owns endpoint health and the failure queue.
 ///
 /// Every flag can be set by its environment variable or, without the dashes, in the
-/// file given with --config; a flag wins over the environment, and that over the file.
+/// file given with --config; a flag wins over the environment, and that over the file. On
+/// SIGHUP the file is read again, and the files that it names: all of it or, if anything is
+/// wrong, nothing; the log says what needs a restart.
 /// Exit status: 0 stopped, 1 failed, 2 wrong usage, 78 wrong configuration.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "qcc-control", version)]
 pub struct Args {
     /// Address to serve gRPC on; port 0 picks a free one [default: 127.0.0.1:7870]
@@ -130,6 +137,10 @@ pub enum LogFormat {
 pub struct Daemon {
     /// The control plane's settings.
     pub config: Config,
+    /// Where the resources to bring about are.
+    pub apply_file: Option<PathBuf>,
+    /// Whether an address may be listened on that other machines reach.
+    pub insecure_listen: bool,
     /// Only check them.
     pub check_config: bool,
     /// What to log.
@@ -164,7 +175,9 @@ pub enum Error {
     /// The configuration file cannot be read.
     Read(PathBuf, io::Error),
     /// The configuration file is not valid.
-    Parse(PathBuf, Box<toml::de::Error>),
+    ///
+    /// With the line, from 1, and the key there, as far as they are known.
+    Parse(PathBuf, Option<(usize, String)>, Box<toml::de::Error>),
     /// The resources file is not valid.
     Resources(PathBuf, resources::Error),
     /// No data directory was given, and there is no home directory.
@@ -183,10 +196,20 @@ pub enum Error {
         missing: &'static str,
     },
     /// A file of certificates or keys cannot be used.
-    Tls(tls::Error),
+    Tls {
+        /// The key that names it.
+        key: &'static str,
+        /// Why.
+        source: tls::Error,
+    },
 }
 
 impl Args {
+    /// Returns where the file is, if there is one.
+    pub(crate) fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
     /// Works out what is meant.
     ///
     /// # Errors
@@ -203,7 +226,8 @@ impl Args {
             .listen
             .or(file.listen)
             .unwrap_or_else(|| LISTEN.parse().expect("the default is an address"));
-        if !listen.ip().is_loopback() && !self.insecure_listen && !file.insecure_listen {
+        let insecure_listen = self.insecure_listen || file.insecure_listen;
+        if !listen.ip().is_loopback() && !insecure_listen {
             return Err(Error::Exposed(listen));
         }
         let allowed_hosts = match self.allow_host {
@@ -227,16 +251,18 @@ impl Args {
             .map_or(Roots::Platform, Roots::PlatformAnd);
         // The rules of files are rules of the configuration.
         if let Some(pair) = &tls {
-            Identity::load(pair).map_err(Error::Tls)?;
+            Identity::load(pair).map_err(|error| Error::of_pair(pair, error))?;
         }
-        Trust::load(&upstream_roots).map_err(Error::Tls)?;
+        Trust::load(&upstream_roots).map_err(Error::of_upstream_roots)?;
         let data_dir = self.data_dir.or(file.data_dir).or_else(default_data_dir);
-        let apply = self.apply.or(file.apply);
-        let load =
-            |path: PathBuf| resources::load(&path).map_err(|error| Error::Resources(path, error));
-        let log = self.log.or(file.log).unwrap_or_else(|| "info".into());
-        if log.parse::<tracing_subscriber::EnvFilter>().is_err() {
-            return Err(Error::Log(log));
+        let apply_file = self.apply.or(file.apply);
+        let load = |path: &PathBuf| {
+            resources::load(path).map_err(|error| Error::Resources(path.clone(), error))
+        };
+        for log in [&self.log, &file.log].into_iter().flatten() {
+            if log.parse::<tracing_subscriber::EnvFilter>().is_err() {
+                return Err(Error::Log(log.clone()));
+            }
         }
         Ok(Daemon {
             config: Config {
@@ -246,11 +272,13 @@ impl Args {
                 upstream_roots,
                 data_dir: data_dir.ok_or(Error::NoDataDir)?,
                 seal_key_file: self.seal_key_file.or(file.seal_key_file),
-                apply: apply.map(load).transpose()?,
+                apply: apply_file.as_ref().map(load).transpose()?,
                 ready_file: self.ready_file.or(file.ready_file),
             },
+            apply_file,
+            insecure_listen,
             check_config: self.check_config,
-            log,
+            log: self.log.or(file.log).unwrap_or_else(|| "info".into()),
             log_format: self.log_format.or(file.log_format),
         })
     }
@@ -265,7 +293,68 @@ impl File {
             return Err(read_error(error));
         }
         let text = fs::read_to_string(path).map_err(read_error)?;
-        toml::from_str(&text).map_err(|error| Error::Parse(path.into(), Box::new(error)))
+        toml::from_str(&text).map_err(|error: toml::de::Error| {
+            let place = error.span().and_then(|span| place(&text, span.start));
+            Error::Parse(path.into(), place, Box::new(error))
+        })
+    }
+}
+
+impl Error {
+    pub(crate) fn of_pair(pair: &Pair, source: tls::Error) -> Self {
+        let key = match source.path() == pair.cert {
+            true => "tls_cert",
+            false => "tls_key",
+        };
+        Self::Tls { key, source }
+    }
+
+    pub(crate) fn of_upstream_roots(source: tls::Error) -> Self {
+        let key = "upstream_ca_file";
+        Self::Tls { key, source }
+    }
+
+    /// Names file, setting and rule, each as far as it is known. Shows no line of the file:
+    /// what stands there by mistake may be a secret.
+    pub(crate) fn rejected(&self) -> Rejected {
+        let message = self.to_string();
+        let of = |field: &str, rule: String| (PathBuf::new(), field.to_owned(), rule);
+        let (file, field, rule) = match self {
+            Self::Read(path, error) => (path.clone(), String::new(), error.to_string()),
+            Self::Parse(path, place, error) => {
+                let message = match place {
+                    Some((line, _)) => format!("line {line}: {}", error.message()),
+                    None => error.message().to_owned(),
+                };
+                return Rejected {
+                    message,
+                    file: path.display().to_string(),
+                    field: place.clone().unwrap_or_default().1,
+                    rule: error.message().to_owned(),
+                };
+            }
+            Self::Resources(path, error) => (path.clone(), "apply".to_owned(), error.to_string()),
+            Self::NoDataDir => of("data_dir", message.clone()),
+            Self::Exposed(_) => of("listen", "must be a loopback address".to_owned()),
+            Self::Host(_) => of(
+                "allow_host",
+                "must be a host name without a port".to_owned(),
+            ),
+            Self::HalfPair { present, missing } => {
+                of(missing, format!("must be given, since {present} is"))
+            }
+            Self::Tls { key, source } => {
+                let path = source.path().to_owned();
+                (path, (*key).to_owned(), source.to_string())
+            }
+            Self::Log(_) => of("log", "must be a log filter".to_owned()),
+        };
+        Rejected {
+            message,
+            file: file.display().to_string(),
+            field,
+            rule,
+        }
     }
 }
 
@@ -288,7 +377,7 @@ impl fmt::Display for Error {
             Self::Read(path, error) => {
                 write!(f, "read configuration `{}`: {error}", path.display())
             }
-            Self::Parse(path, error) => {
+            Self::Parse(path, _, error) => {
                 write!(f, "parse configuration `{}`: {error}", path.display())
             }
             Self::Resources(path, error) => {
@@ -309,7 +398,7 @@ impl fmt::Display for Error {
             Self::HalfPair { present, missing } => {
                 write!(f, "`{present}` is given, so `{missing}` must be too")
             }
-            Self::Tls(error) => error.fmt(f),
+            Self::Tls { source, .. } => source.fmt(f),
             Self::Log(filter) => write!(f, "`log` is `{filter}`, which is not a log filter"),
         }
     }

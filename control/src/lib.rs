@@ -15,7 +15,7 @@
 //!   takes.
 //! - [`verifier`]: asks an endpoint whether it works. `checker`: does so when told.
 //! - `grpc`: messages in, messages out; metrics. `histogram`: spans of time, counted.
-//! - [`config`]: flags, environment and file.
+//! - [`config`]: flags, environment and file. `reload`: read again while they are used.
 //! - `simulation`, with the feature of that name: all of the above by hand. `seeded`:
 //!   mistakes made on purpose, to see that simulations find them.
 
@@ -29,6 +29,7 @@ mod histogram;
 pub mod propagation;
 pub mod records;
 pub mod registry;
+mod reload;
 mod seeded;
 pub mod sessions;
 #[cfg(feature = "simulation")]
@@ -45,7 +46,7 @@ use std::{
     time::SystemTime,
 };
 
-use qcc_proto::tls::{self, Door, Identity, Trust, Watched};
+use qcc_proto::tls::{self, Door, Identity, Trust};
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::{mpsc, oneshot},
@@ -58,6 +59,7 @@ pub use config::{Config, default_data_dir};
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub use grpc::fuzzing;
+pub use reload::{Error as ReloadError, Reloader, Source};
 
 use registry::{Mutation, Operator};
 use store::Store;
@@ -71,7 +73,6 @@ pub struct ControlPlane {
     api: grpc::Api,
     writer: oneshot::Receiver<Result<(), store::Error>>,
     checker: JoinHandle<()>,
-    watched: Vec<Watched>,
 }
 
 /// Why a control plane does not start, or stopped.
@@ -130,9 +131,12 @@ pub async fn start(config: Config) -> Result<ControlPlane, Error> {
     let identity = config.tls.as_ref().map(Identity::load).transpose();
     let door = Door::new("grpc", identity.map_err(Error::Tls)?, tls::HTTP);
     let trust = Trust::load(&config.upstream_roots).map_err(Error::Tls)?;
-    let mut watched = vec![Watched::trust("upstream_ca_file", &trust)];
-    watched.extend(door.identity().map(|it| Watched::identity("tls_cert", it)));
     let verifier = verifier::Verifier::new(&trust).map_err(Error::Verifier)?;
+    let files = reload::Files {
+        identity: door.identity().cloned(),
+        trust,
+    };
+    let reloader = Reloader::new(&config.allowed_hosts, files);
 
     let options = store::Options {
         data_dir: config.data_dir,
@@ -178,14 +182,13 @@ pub async fn start(config: Config) -> Result<ControlPlane, Error> {
             handle,
             feed,
             sessions: Arc::default(),
-            allowed_hosts: config.allowed_hosts.into(),
+            reloader,
             door,
             started: SystemTime::now(),
             stop: CancellationToken::new(),
         },
         writer: writer_end,
         checker,
-        watched,
     })
 }
 
@@ -193,6 +196,18 @@ impl ControlPlane {
     /// Returns the address that was bound.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Has it read its configuration again from where it came from, when it is asked to.
+    #[must_use]
+    pub fn reloaded_from(self, source: Source) -> Self {
+        self.api.reloader.read_from(source);
+        self
+    }
+
+    /// Returns what has it read its configuration again.
+    pub fn reloader(&self) -> Reloader {
+        self.api.reloader.clone()
     }
 
     /// Serves until `stop` is cancelled, then ends streams, lets calls finish and
@@ -209,9 +224,9 @@ impl ControlPlane {
             api,
             mut writer,
             checker,
-            watched,
         } = self;
         let server_stop = api.stop.clone();
+        let watched = api.reloader.watched();
         let serve = grpc::serve(api, listener);
         if let Some(path) = ready_file {
             let json = serde_json::json!({ "grpc": address.to_string() }).to_string();

@@ -6,8 +6,11 @@ use std::{
 };
 
 use clap::Parser;
-use qcc_control::config::{Args, Daemon, LogFormat};
-use tokio::signal::unix::{SignalKind, signal};
+use qcc_control::{
+    Reloader, Source,
+    config::{Args, Daemon, LogFormat},
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -15,7 +18,8 @@ use tracing::{error, info};
 const EXIT_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
-    let daemon = match Args::parse().resolve() {
+    let args = Args::parse();
+    let daemon = match args.clone().resolve() {
         Ok(daemon) if daemon.check_config => return ExitCode::SUCCESS,
         Ok(daemon) => daemon,
         Err(error) => {
@@ -23,10 +27,10 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    start_logging(&daemon);
+    let source = Source::new(args, &daemon, start_logging(&daemon));
     // It can only be set once, and nobody has before.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match run(daemon) {
+    match run(daemon, source) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(%error, "control plane failed");
@@ -36,13 +40,24 @@ fn main() -> ExitCode {
 }
 
 #[tokio::main]
-async fn run(daemon: Daemon) -> Result<(), qcc_control::Error> {
+async fn run(daemon: Daemon, source: Source) -> Result<(), qcc_control::Error> {
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone());
-    qcc_control::start(daemon.config)
-        .await?
-        .run_until(stop)
-        .await
+    let hang_up = signal(SignalKind::hangup()); // From here on it does not end the process.
+    let control = qcc_control::start(daemon.config).await?;
+    let control = control.reloaded_from(source);
+    match hang_up {
+        Ok(hang_up) => drop(tokio::spawn(reload_on_signals(hang_up, control.reloader()))),
+        Err(error) => error!(%error, "cannot listen to SIGHUP"),
+    }
+    control.run_until(stop).await
+}
+
+/// Each signal has the configuration read again; those that come meanwhile, once more.
+async fn reload_on_signals(mut hang_up: Signal, reloader: Reloader) {
+    while hang_up.recv().await.is_some() {
+        let _ = reloader.reload(false).await; // It has said how it went.
+    }
 }
 
 /// The first signal stops gracefully, the second at once.
@@ -70,7 +85,8 @@ fn stop_on_signals(stop: CancellationToken) {
     });
 }
 
-fn start_logging(daemon: &Daemon) {
+/// Starts writing log records, and returns what sets another filter.
+fn start_logging(daemon: &Daemon) -> Box<dyn Fn(&str) + Send + Sync> {
     let human = match daemon.log_format {
         Some(format) => format == LogFormat::Human,
         None => io::stderr().is_terminal(),
@@ -79,9 +95,19 @@ fn start_logging(daemon: &Daemon) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);
+    // Each way to write makes a handle of a type of its own. To set a filter fails only if
+    // nobody writes any more.
     if human {
-        builder.with_ansi(io::stderr().is_terminal()).init();
+        let builder = builder.with_ansi(io::stderr().is_terminal());
+        let builder = builder.with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.init();
+        Box::new(move |filter| drop(handle.reload(filter)))
     } else {
-        builder.json().flatten_event(true).init();
+        let builder = builder.json().flatten_event(true);
+        let builder = builder.with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.init();
+        Box::new(move |filter| drop(handle.reload(filter)))
     }
 }

@@ -58,6 +58,18 @@ impl ClientKeys {
         })))
     }
 
+    /// Returns the keys of a file; these, if they are the same.
+    pub(crate) fn reload(&self, path: &Path) -> Result<Self, Error> {
+        let new = Self::load(path)?;
+        let is_same = self.0.path == path && *self.0.known.load_full() == *new.0.known.load_full();
+        Ok(if is_same { self.clone() } else { new })
+    }
+
+    /// Whether it is one with another.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Takes the file's keys, if they are others than those in use.
     pub(crate) fn refresh(&self) -> Result<bool, Error> {
         let known = read(&self.0.path)?;
@@ -101,6 +113,7 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 
 fn read(path: &Path) -> Result<Known, Error> {
     let error = |source| Error::Read {
+        key: "client_keys_file",
         path: path.to_owned(),
         source,
     };

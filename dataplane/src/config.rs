@@ -7,6 +7,7 @@
 mod args;
 mod error;
 mod file;
+mod plan;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -17,15 +18,17 @@ use std::{
 use http::Uri;
 use qcc_proto::tls::{Pair, Roots};
 use sha2::{Digest, Sha256};
+use tracing_subscriber::EnvFilter;
 
 pub(crate) use args::is_of_id;
 pub use args::{Args, LogFormat};
 pub use error::Error;
 pub use file::File;
+pub(crate) use plan::plan;
 
 use crate::files::Files;
 
-/// More than can be of use; a semaphore cannot count for ever.
+/// More than can be of use.
 const WAITING_MAX: usize = 1_000_000;
 
 /// What a data plane is to do.
@@ -54,10 +57,14 @@ pub struct Config {
     pub cluster: String,
     /// Our name; unset means host name and port.
     pub id: Option<String>,
+    /// Whether other machines may be listened to without encryption or authentication.
+    pub insecure_listen: bool,
     /// Where to write the bound addresses once there is a view.
     pub ready_file: Option<PathBuf>,
     /// Where to keep the last view; unset means nowhere.
     pub view_file: Option<PathBuf>,
+    /// Nobody has said where, so that it follows from other settings.
+    pub is_default_view_file: bool,
     /// The key that seals it; unset means beside it.
     pub view_key_file: Option<PathBuf>,
     /// Time for running requests to finish when stopping.
@@ -102,8 +109,10 @@ impl Default for Config {
             control_urls: vec![Uri::from_static("http://127.0.0.1:7870")],
             cluster: "default".into(),
             id: None,
+            insecure_listen: false,
             ready_file: None,
             view_file: None,
+            is_default_view_file: false,
             view_key_file: None,
             drain_timeout: Duration::from_secs(30),
             client_stall_timeout: Duration::from_secs(60),
@@ -133,6 +142,17 @@ pub struct Invocation {
     pub log_format: LogFormat,
     /// Stop here: the configuration is all that was asked about.
     pub check_only: bool,
+}
+
+impl Default for Invocation {
+    fn default() -> Self {
+        Self {
+            config: Config::default(),
+            log: "info".into(),
+            log_format: LogFormat::Auto,
+            check_only: false,
+        }
+    }
 }
 
 impl Args {
@@ -200,8 +220,10 @@ impl Args {
                 defaults.cluster,
             ),
             id: self.id.or(read("id", file.id, args::id)?),
+            insecure_listen: self.insecure_listen || file.insecure_listen.unwrap_or(false),
             ready_file: self.ready_file.or(file.ready_file),
             view_file: self.view_file.or(file.view_file),
+            is_default_view_file: false,
             view_key_file: self.view_key_file.or(file.view_key_file),
             drain_timeout: pick(
                 self.drain_timeout,
@@ -267,9 +289,9 @@ impl Args {
             config.view_file = None;
         } else if config.view_file.is_none() {
             config.view_file = state_dir().and_then(|dir| default_view_file(&dir, &config));
+            config.is_default_view_file = true;
         }
-        let insecure = self.insecure_listen || file.insecure_listen.unwrap_or(false);
-        if !insecure {
+        if !config.insecure_listen {
             only_safe_listeners(&config)?;
         }
         for (key, value) in [
@@ -289,6 +311,12 @@ impl Args {
         if config.waiting_max > WAITING_MAX {
             let value = config.waiting_max.to_string();
             return Err(Error::value("waiting_max", &value, "at most 1000000"));
+        }
+        for log in [&self.log, &file.log].into_iter().flatten() {
+            if let Err(error) = EnvFilter::try_new(log) {
+                let rule = format!("a filter such as `info`: {error}");
+                return Err(Error::value("log", log, rule));
+            }
         }
         Ok(Invocation {
             config,
@@ -334,6 +362,16 @@ fn only_safe_listeners(config: &Config) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Refuses to take from listeners that stay what makes them safe: `next` is what would be
+/// used, at the addresses that `used` has.
+pub(crate) fn keeps_protection(used: &Config, next: &Config) -> Result<(), Error> {
+    let loses_keys = used.client_keys_file.is_some() && next.client_keys_file.is_none();
+    match loses_keys && !next.insecure_listen {
+        true => only_safe_listeners(next),
+        false => Ok(()),
+    }
 }
 
 /// Returns where a proxy keeps what it wants to find again: what systemd gives a service,
@@ -498,6 +536,35 @@ mod tests {
         assert!(refusal("allow_host = 'a:80'").contains("without a port"));
         assert!(refusal("cluster = 'A b'").contains("lower-case"));
         assert!(refusal("lisen = '127.0.0.1:1'").contains("lisen"));
+        assert!(refusal("log = 'a=b=c'").contains("invalid log `a=b=c`"));
+    }
+
+    #[test]
+    fn what_is_told_of_a_refusal_names_the_place_and_shows_no_secret() {
+        let rejected = |file: &str| resolve(&[], file).unwrap_err().rejected();
+        let wrong = rejected("cluster = 'a'\nrequests_max = 'x'");
+        assert_eq!(wrong.field, "requests_max");
+        assert!(wrong.message.starts_with("line 2: "), "{wrong}");
+        let wrong = rejected("requests_max = 0");
+        let (field, rule) = (wrong.field.as_str(), wrong.rule.as_str());
+        assert_eq!((field, rule), ("requests_max", "must be at least 1"));
+        let files = "tls_cert = '/no/cert'\ntls_key = '/no/key'";
+        let wrong = rejected(files);
+        assert_eq!((&*wrong.field, &*wrong.file), ("tls_cert", "/no/cert"));
+        let wrong = rejected("client_keys_file = '/no/keys'");
+        assert_eq!(wrong.field, "client_keys_file");
+        assert_eq!(rejected("tls_key = '/no/key'").field, "tls_cert");
+        for file in [
+            "control = 'http://u:sk-canary@a:1'",
+            "control = 'sk-canary@a:1'",
+            "api_key sk-canary",
+            "'sk-canary' = 1",
+        ] {
+            let wrong = rejected(file);
+            let shown = format!("{wrong} {wrong:?}");
+            let is_quoted = file.starts_with('\''); // A key's name is what is unknown.
+            assert_eq!(shown.contains("sk-canary"), is_quoted, "{shown}");
+        }
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The wish to stop: by a signal, or by `DrainProxy`. Whoever asks for less time decides
 //! how long running requests may take, even if they have been running out of more.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
@@ -18,7 +19,7 @@ pub(crate) struct Drain {
     begun: CancellationToken,
     /// The end of the time that running requests have.
     deadline: watch::Sender<Option<Instant>>,
-    default: Duration,
+    default: Arc<ArcSwap<Duration>>,
 }
 
 impl Drain {
@@ -27,13 +28,21 @@ impl Drain {
         Self {
             begun: CancellationToken::new(),
             deadline: watch::Sender::default(),
-            default,
+            default: Arc::new(ArcSwap::from_pointee(default)),
         }
+    }
+
+    /// Sets the time for whoever names none. A drain that has begun keeps its own.
+    pub(crate) fn set_default(&self, default: Duration) {
+        self.default.store(Arc::new(default));
     }
 
     /// Begins; if it has begun already, it may end sooner, but not later.
     pub(crate) fn begin(&self, timeout: Option<Duration>) {
-        let end = Instant::now() + timeout.unwrap_or(self.default).min(DRAIN_MAX);
+        let end = Instant::now()
+            + timeout
+                .unwrap_or_else(|| **self.default.load())
+                .min(DRAIN_MAX);
         self.deadline.send_if_modified(|deadline| {
             let is_sooner = deadline.is_none_or(|known| end < known);
             if is_sooner {

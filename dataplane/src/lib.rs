@@ -8,6 +8,7 @@
 //! - `view_file`: the last view on disk, to start from when no control plane answers.
 //! - `client_keys`: who may send requests.
 //! - `files`: certificates and authorities, which may change while they are used.
+//! - `reload`: the configuration, read again while it is used.
 //! - `admin`: what this process says about itself, over gRPC.
 //! - `drain`: the wish to stop. `ready`: the sign that requests can be served.
 //! - `simulation`, with the feature of that name: the core and the rules of `sync` by
@@ -36,6 +37,7 @@ mod files;
 pub mod fuzzing;
 mod proxy;
 mod ready;
+mod reload;
 mod reports;
 mod routing;
 mod seeded;
@@ -66,11 +68,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use config::Config;
+pub use reload::{Error as ReloadError, Reloader, Source};
 
 use admin::Admin;
 use drain::Drain;
 use files::Files;
-use proxy::{Counters, Curfew};
+use proxy::{Counters, Curfew, Live};
 use reports::Outbox;
 use routing::Router;
 use sync::{Address, Link};
@@ -130,6 +133,10 @@ impl std::error::Error for Error {}
 pub struct Proxy {
     config: Config,
     files: Files,
+    door: Door,
+    settings: Live,
+    drain: Drain,
+    reloader: Reloader,
     http: TcpListener,
     http_address: SocketAddr,
     admin: TcpListener,
@@ -161,12 +168,26 @@ pub async fn start(config: Config) -> Result<Proxy, Error> {
         warn!(url = %Address(url), "credentials come from this control plane unencrypted");
     }
     let outbox = Arc::new(Outbox::new(config.reports_max));
+    let door = door("clients", files.identity.as_ref());
+    let settings = Live::from(settings(&config, &files, &door));
+    let drain = Drain::new(config.drain_timeout);
+    let reloader = Reloader::new(
+        None,
+        &config,
+        files.clone(),
+        settings.clone(),
+        drain.clone(),
+    );
     Ok(Proxy {
         router: Router::new(rand::random(), Arc::clone(&outbox)),
         outbox,
         link: Link::new(),
         config,
         files,
+        door,
+        settings,
+        drain,
+        reloader,
         http,
         http_address,
         admin,
@@ -185,6 +206,20 @@ impl Proxy {
         self.admin_address
     }
 
+    /// Has it read its configuration again from where it came from, when it is asked to.
+    #[must_use]
+    pub fn reloaded_from(mut self, source: Source) -> Self {
+        let (files, settings) = (self.files.clone(), self.settings.clone());
+        let drain = self.drain.clone();
+        self.reloader = Reloader::new(Some(source), &self.config, files, settings, drain);
+        self
+    }
+
+    /// Returns what has it read its configuration again.
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
+    }
+
     /// Returns a future that completes once requests can be served: there is a view.
     pub fn ready(&self) -> impl Future<Output = ()> + Send + 'static {
         let link = self.link.clone();
@@ -200,8 +235,7 @@ impl Proxy {
     pub async fn run_until(self, stop: CancellationToken) -> Result<(), Error> {
         let identity = self.identity();
         let counters = Arc::new(Counters::default());
-        let drain = Drain::new(self.config.drain_timeout);
-        let client_door = door("clients", self.files.identity.as_ref());
+        let drain = self.drain.clone();
         let (kept, saver) = self.keep_view().await;
         let sync = sync::Client {
             control_urls: self.config.control_urls.clone(),
@@ -222,7 +256,6 @@ impl Proxy {
                 .iter()
                 .map(|url| Address(url).to_string())
                 .collect(),
-            allowed_hosts: self.config.allowed_hosts.clone(),
             started: SystemTime::now(),
             router: self.router.clone(),
             outbox: Arc::clone(&self.outbox),
@@ -230,7 +263,8 @@ impl Proxy {
             counters: Arc::clone(&counters),
             drain: drain.clone(),
             door: door("admin", self.files.admin_identity.as_ref()),
-            client_door: client_door.clone(),
+            client_door: self.door.clone(),
+            reloader: self.reloader.clone(),
         };
         let announce = ready::announce(
             self.config.ready_file.clone(),
@@ -251,7 +285,7 @@ impl Proxy {
             served.map_err(Error::Admin)
         });
         tasks.spawn(announce);
-        let watched = self.files.watched();
+        let watched = self.reloader.watched();
         tasks.spawn(async {
             tls::watch(watched).await;
             Ok(())
@@ -269,16 +303,10 @@ impl Proxy {
             Ok(())
         });
 
-        let settings = proxy::Settings {
-            door: client_door,
-            client_keys: self.files.client_keys.clone(),
-            upstream_trust: self.files.upstream_trust.clone(),
-            ..settings(&self.config)
-        };
         let serve = serve(
             self.http,
             self.router,
-            settings,
+            self.settings,
             counters,
             self.link,
             &drain,
@@ -350,7 +378,7 @@ impl Proxy {
 async fn serve(
     listener: TcpListener,
     router: Router,
-    settings: proxy::Settings,
+    settings: Live,
     counters: Arc<Counters>,
     link: Link,
     drain: &Drain,
@@ -410,23 +438,17 @@ fn is_loopback(url: &Uri) -> bool {
     host == "localhost" || address.is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-fn settings(config: &Config) -> proxy::Settings {
-    proxy::Settings {
-        replay_max_bytes: config.replay_max_bytes,
-        replay_total_bytes: config.replay_total_bytes,
-        body_max_bytes: config.body_max_bytes,
-        client_stall_timeout: config.client_stall_timeout,
-        client_idle_timeout: config.client_idle_timeout,
-        header_read_timeout: config.header_read_timeout,
-        connections_max: config.connections_max,
-        connections_per_address_max: config.connections_per_address_max,
-        idle_connections_max: config.idle_connections_max,
-        requests_max: config.requests_max as u64,
-        waiting_max: config.waiting_max,
+fn settings(config: &Config, files: &Files, door: &Door) -> proxy::Settings {
+    let mut settings = proxy::Settings {
+        door: door.clone(),
+        client_keys: files.client_keys.clone(),
+        upstream_trust: files.upstream_trust.clone(),
         // Who asks for a drain names its time, so that bound is kept here.
         drain_timeout: drain::DRAIN_MAX,
         ..proxy::Settings::default()
-    }
+    };
+    reload::set_limits(&mut settings, config);
+    settings
 }
 
 /// Waits for a task to fail. One that is done has done its part.

@@ -5,10 +5,13 @@ mod logging;
 use std::{fmt::Display, process::ExitCode};
 
 use clap::Parser;
-use qcc_dataplane::config::{Args, Config};
+use qcc_dataplane::{
+    Reloader, Source,
+    config::{Args, Config},
+};
 use tokio::{
     runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -17,19 +20,22 @@ use tracing::{error, info};
 const EXIT_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
-    let invocation = match Args::parse().resolve() {
+    let args = Args::parse();
+    let invocation = match args.clone().resolve() {
         Ok(invocation) => invocation,
         Err(error) => return refuse(&error),
     };
-    if let Err(error) = logging::start(&invocation.log, invocation.log_format) {
-        return refuse(&format!("invalid log `{}`: {error}", invocation.log));
-    }
     if invocation.check_only {
         return ExitCode::SUCCESS;
     }
+    let set_log = match logging::start(&invocation.log, invocation.log_format) {
+        Ok(set_log) => set_log,
+        Err(error) => return refuse(&format!("invalid log `{}`: {error}", invocation.log)),
+    };
+    let source = Source::new(args, &invocation, set_log);
     // Fails only if there is one already, which will do.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match run(invocation.config) {
+    match run(invocation.config, source) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!(%error, "failed");
@@ -43,17 +49,27 @@ fn refuse(error: &dyn Display) -> ExitCode {
     ExitCode::from(EXIT_CONFIG)
 }
 
-fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+fn run(config: Config, source: Source) -> Result<(), Box<dyn std::error::Error>> {
     let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(async {
         let stop = CancellationToken::new();
         stop_on_signals(stop.clone())?;
+        let hang_up = signal(SignalKind::hangup())?; // From here on it does not end the process.
         let proxy = qcc_dataplane::start(config).await?;
+        let proxy = proxy.reloaded_from(source);
+        tokio::spawn(reload_on_signals(hang_up, proxy.reloader()));
         proxy.run_until(stop).await?;
         Ok(())
     });
     runtime.shutdown_background(); // Nothing that still runs matters any more.
     served
+}
+
+/// Each signal has the configuration read again; those that come meanwhile, once more.
+async fn reload_on_signals(mut hang_up: Signal, reloader: Reloader) {
+    while hang_up.recv().await.is_some() {
+        let _ = reloader.reload(false).await; // It has said how it went.
+    }
 }
 
 /// The first signal asks to stop; the second does not ask.

@@ -6,6 +6,7 @@
 //! - [`client_keys`]: the file of those who may send requests through a proxy.
 //! - [`tls`]: certificates and authorities that may change while they are used, and
 //!   connections with them. [`rarely`]: log records about what strangers do.
+//! - [`reload`]: a configuration that is read again while its program runs.
 //! - [`resources`]: the file in which people declare clusters and endpoints.
 //! - [`duration`]: durations as people write them.
 //! - [`upstream`]: requests to endpoints and the meaning of their answers.
@@ -20,6 +21,7 @@ pub mod exposition;
 pub mod fuzzing;
 pub mod plain;
 pub mod rarely;
+pub mod reload;
 pub mod resources;
 pub mod tls;
 pub mod upstream;

@@ -22,6 +22,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use arc_swap::ArcSwap;
 use futures_util::future::{Either, Ready, ready};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
@@ -42,11 +43,16 @@ pub trait Pages: Send + Sync + 'static {
     fn ready(&self) -> Result<(), &'static str>;
 }
 
+/// Names under which a server may be asked, beside addresses and `localhost`. Cheap to
+/// clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct Hosts(Arc<ArcSwap<Vec<String>>>);
+
 /// Wraps the services of a tonic server. It needs `accept_http1`.
 #[derive(Clone)]
 pub struct PlainLayer {
     pages: Arc<dyn Pages>,
-    hosts: Arc<[String]>,
+    hosts: Hosts,
 }
 
 /// gRPC inside, plain HTTP beside it.
@@ -62,13 +68,30 @@ pub fn is_host_name(text: &str) -> bool {
     (1..=253).contains(&text.len()) && text.bytes().all(of_name)
 }
 
+impl Hosts {
+    /// Allows these.
+    pub fn new(names: &[String]) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(lower_case(names))))
+    }
+
+    /// Allows these and no others.
+    pub fn set(&self, names: &[String]) {
+        self.0.store(Arc::new(lower_case(names)));
+    }
+
+    fn contain(&self, name: &String) -> bool {
+        self.0.load().contains(name)
+    }
+}
+
+fn lower_case(names: &[String]) -> Vec<String> {
+    names.iter().map(|name| name.to_ascii_lowercase()).collect()
+}
+
 impl PlainLayer {
     /// Serves `pages` to those who ask for one of `hosts`, by address, or for `localhost`.
-    pub fn new(pages: Arc<dyn Pages>, hosts: &[String]) -> Self {
-        Self {
-            pages,
-            hosts: hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
-        }
+    pub fn new(pages: Arc<dyn Pages>, hosts: Hosts) -> Self {
+        Self { pages, hosts }
     }
 
     fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
@@ -125,7 +148,7 @@ impl PlainLayer {
         };
         let host = host.host().to_ascii_lowercase();
         let literal = host.trim_start_matches('[').trim_end_matches(']');
-        literal.parse::<IpAddr>().is_ok() || host == "localhost" || self.hosts.contains(&host)
+        literal.parse::<IpAddr>().is_ok() || host == "localhost" || self.hosts.contain(&host)
     }
 }
 
@@ -209,7 +232,8 @@ mod tests {
     }
 
     fn layer(ready: Result<(), &'static str>) -> PlainLayer {
-        PlainLayer::new(Arc::new(Fixed(ready)), &["Qcc.internal".to_owned()])
+        let hosts = Hosts::new(&["Qcc.internal".to_owned()]);
+        PlainLayer::new(Arc::new(Fixed(ready)), hosts)
     }
 
     fn status(method: Method, path: &str, host: &str) -> u16 {

@@ -21,7 +21,12 @@ mod tests;
 mod trust;
 mod watch;
 
-use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use rustls::crypto::{CryptoProvider, ring};
 
@@ -66,6 +71,18 @@ pub enum Error {
     },
     /// Certificate and key do not belong together.
     Mismatch(Pair),
+}
+
+impl Error {
+    /// The file that it is about.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Read { path, .. } | Self::Exposed { path, .. } | Self::Content { path, .. } => {
+                path
+            }
+            Self::Mismatch(pair) => &pair.key,
+        }
+    }
 }
 
 impl fmt::Display for Error {

@@ -13,6 +13,7 @@ mod crowd;
 mod files;
 mod links;
 mod pauses;
+mod reloads;
 mod table;
 mod upstreams;
 
@@ -65,6 +66,7 @@ const STORIES: &[Story] = stories! {
     certificates::whoever_pretends_to_be_the_control_plane_is_not_believed,
     files::a_proxy_without_files_serves_who_is_there_and_then_others,
     files::a_control_plane_without_files_serves_who_is_there_and_then_others,
+    reloads::a_bad_configuration_at_a_reload_changes_nothing_and_is_told,
     pauses::a_control_plane_that_freezes_for_10_s_costs_nothing,
     pauses::a_proxy_that_freezes_for_10_s_disturbs_nobody,
     pauses::an_upstream_that_freezes_for_10_s_is_left_and_used_again,

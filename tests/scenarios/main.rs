@@ -16,6 +16,7 @@ mod listeners;
 mod metrics;
 mod outage;
 mod passing;
+mod reloading;
 mod reports;
 mod secrets;
 mod starting;

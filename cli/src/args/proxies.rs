@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::values;
+use super::{values, whole::Reload};
 
 /// Proxies, as the control plane knows them.
 #[derive(Debug, Subcommand)]
@@ -32,6 +32,9 @@ pub(crate) enum Proxy {
     Diff,
     /// Stop it gracefully: running requests finish, reports are flushed.
     Drain(Drain),
+    /// Have it read its configuration file again, and the files that this names. What cannot change
+    /// without a restart is said; if anything is wrong, nothing changes.
+    Reload(Reload),
 }
 
 /// How to stop.

@@ -68,6 +68,14 @@ pub(crate) struct Status {
     pub(crate) check: bool,
 }
 
+/// `qcc-ctl reload` and `qcc-ctl proxy reload`
+#[derive(Debug, Args)]
+pub(crate) struct Reload {
+    /// Show what it would come to, but change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
 /// `qcc-ctl apply`
 #[derive(Debug, Args)]
 pub(crate) struct Apply {

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use qcc_proto::v1::{self, proxy_admin_service_client::ProxyAdminServiceClient as AdminClient};
 
-use super::{Answer, Context, missing};
+use super::{Answer, Context, missing, reload};
 use crate::{
     args::proxies::{Drain, Proxy},
     client::{PAGE_SIZE, Server},
@@ -23,6 +23,7 @@ pub(super) async fn run(command: Proxy, context: &Context) -> Result<Answer, Err
         Proxy::Endpoints => endpoints(context).await,
         Proxy::Diff => diff::run(context).await,
         Proxy::Drain(args) => drain(args, context).await,
+        Proxy::Reload(args) => reload::proxy(&args, context).await,
     }
 }
 
@@ -87,7 +88,7 @@ fn properties(status: &v1::ProxyStatus) -> Vec<(&'static str, Cell)> {
     } else {
         text::clean(status.connected_control_url.trim_end_matches('/')).into()
     };
-    vec![
+    let mut properties: Vec<(&str, Cell)> = vec![
         ("id", text::clean(&status.id).into()),
         ("incarnation", text::clean(&status.incarnation).into()),
         ("version", text::clean(&status.version).into()),
@@ -132,7 +133,10 @@ fn properties(status: &v1::ProxyStatus) -> Vec<(&'static str, Cell)> {
             )
             .into(),
         ),
-    ]
+    ];
+    let standing = reload::standing(status.config.as_ref());
+    properties.extend(standing.map(|standing| ("configuration", standing)));
+    properties
 }
 
 /// The view in use, and how old it is.

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use qcc_proto::v1::{self, HealthState, control_service_client::ControlServiceClient as Client};
 
-use super::{Answer, Context, missing};
+use super::{Answer, Context, missing, reload};
 use crate::{
     args::whole::Status,
     client::Server,
@@ -56,7 +56,12 @@ fn count(status: &v1::ControlStatus, state: HealthState) -> u32 {
 fn problems(status: &v1::ControlStatus) -> Vec<String> {
     let unhealthy = count(status, HealthState::Unhealthy);
     let stale = status.proxies.saturating_sub(status.proxies_synced);
+    let config = status.config.clone().unwrap_or_default();
     [
+        (
+            config.last_reload_failed,
+            "the last reload of the configuration failed".to_owned(),
+        ),
         (status.endpoints == 0, "there are no endpoints".to_owned()),
         (
             unhealthy > 0,
@@ -105,7 +110,7 @@ fn people(status: &v1::ControlStatus, address: &str, context: &Context) -> Strin
     };
     let uptime = text::since(SystemTime::now(), status.start_time.as_ref());
     let propagation = status.propagation.clone().unwrap_or_default();
-    let page = context.output.properties(&[
+    let mut properties: Vec<(&str, Cell)> = vec![
         (
             "control plane",
             format!(
@@ -149,9 +154,12 @@ fn people(status: &v1::ControlStatus, address: &str, context: &Context) -> Strin
             )
             .into(),
         ),
-        ("propagation", propagation::summary(&propagation).into()),
-    ]);
-    page + &propagation::chart(&propagation)
+    ];
+    let standing = reload::standing(status.config.as_ref());
+    properties.extend(standing.map(|standing| ("configuration", standing)));
+    // Last: its chart follows.
+    properties.push(("propagation", propagation::summary(&propagation).into()));
+    context.output.properties(&properties) + &propagation::chart(&propagation)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use qcc_proto::ERROR_DOMAIN;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::{actor, registry};
+use crate::{actor, registry, reload};
 
 /// How long a caller that was refused for load should wait.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -98,6 +98,30 @@ impl From<actor::Error> for Status {
             actor::Error::OutcomeUnknown => {
                 status(Code::Unavailable, message, "OUTCOME_UNKNOWN", &[])
             }
+        }
+    }
+}
+
+impl From<reload::Error> for Status {
+    fn from(error: reload::Error) -> Self {
+        let message = error.to_string();
+        match error {
+            reload::Error::NoSource => {
+                status(Code::FailedPrecondition, message, "NOT_RELOADABLE", &[])
+            }
+            reload::Error::Rejected(reason) => {
+                let metadata = reason.metadata();
+                let metadata: Vec<_> = (metadata.iter())
+                    .map(|(key, value)| (*key, value.as_str()))
+                    .collect();
+                status(
+                    Code::FailedPrecondition,
+                    message,
+                    "CONFIG_REJECTED",
+                    &metadata,
+                )
+            }
+            reload::Error::Panicked => status(Code::Internal, message, "INTERNAL", &[]),
         }
     }
 }

@@ -91,6 +91,7 @@ impl Api {
             "When the process started, since the epoch.",
             since_epoch(self.started),
         );
+        self.reloader.metrics(page);
         page.counter(
             "qcc_control_tls_failures_total",
             "Connections without a handshake, plaintext to TLS and the reverse included.",

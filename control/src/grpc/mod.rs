@@ -53,6 +53,7 @@ use crate::{
     actor::Handle,
     feed::Feed,
     registry::{Answer, Mutation, Operator, Request, Snapshot},
+    reload::Reloader,
     sessions::Sessions,
 };
 
@@ -77,8 +78,8 @@ pub(crate) struct Api {
     pub feed: Arc<Feed>,
     /// Data planes.
     pub sessions: Arc<Sessions>,
-    /// Names under which pages may be asked for.
-    pub allowed_hosts: Arc<[String]>,
+    /// How the configuration is read again.
+    pub reloader: Reloader,
     /// How those who connect are let in.
     pub door: Door,
     /// When the process started.
@@ -112,7 +113,7 @@ pub(crate) async fn serve(api: Api, listener: TcpListener) -> Result<(), tonic::
     let own = "the descriptor set was made by the build";
     let stop = api.stop.clone();
     let incoming = connections::accept(listener, api.door.clone(), connections::CONNECTIONS_MAX);
-    let pages = PlainLayer::new(Arc::new(api.clone()), &api.allowed_hosts);
+    let pages = PlainLayer::new(Arc::new(api.clone()), api.reloader.hosts());
     Server::builder()
         .accept_http1(true)
         .layer(pages)

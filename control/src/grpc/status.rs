@@ -65,10 +65,20 @@ impl ControlService for Api {
             propagation: Some(propagation(&self.sessions.propagation())),
             checks: snapshot.check_counts.made,
             checks_refused: snapshot.check_counts.refused,
+            config: Some(self.reloader.status()),
         };
         Ok(Response::new(v1::GetControlStatusResponse {
             status: Some(status),
         }))
+    }
+
+    async fn reload_control_config(
+        &self,
+        request: Request<v1::ReloadControlConfigRequest>,
+    ) -> Result<Response<v1::ReloadControlConfigResponse>, Status> {
+        let reload = self.reloader.reload(request.into_inner().validate_only);
+        let reload = Some(reload.await?);
+        Ok(Response::new(v1::ReloadControlConfigResponse { reload }))
     }
 }
 

@@ -6,6 +6,8 @@ use qcc_proto::ERROR_DOMAIN;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::reload;
+
 /// What the admin services refuse.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Error {
@@ -20,6 +22,8 @@ pub(super) enum Error {
     UnknownService(String),
     /// No endpoint of that name is in the view.
     UnknownEndpoint(String),
+    /// The configuration was not read again.
+    Reload(reload::Error),
 }
 
 impl fmt::Display for Error {
@@ -30,6 +34,7 @@ impl fmt::Display for Error {
             Self::UnknownEndpoint(name) => {
                 write!(f, "endpoint `{name}` is not in this proxy's view")
             }
+            Self::Reload(error) => error.fmt(f),
         }
     }
 }
@@ -46,13 +51,25 @@ impl From<Error> for Status {
                 (
                     Code::InvalidArgument,
                     "INVALID_ARGUMENT",
-                    ("field", field.to_owned()),
+                    vec![("field", field.to_owned())],
                 )
             }
-            Error::UnknownService(name) => (Code::NotFound, "UNKNOWN_SERVICE", ("service", name)),
-            Error::UnknownEndpoint(name) => (Code::NotFound, "NOT_FOUND", ("endpoint", name)),
+            Error::UnknownService(name) => {
+                let metadata = vec![("service", name)];
+                (Code::NotFound, "UNKNOWN_SERVICE", metadata)
+            }
+            Error::UnknownEndpoint(name) => (Code::NotFound, "NOT_FOUND", vec![("endpoint", name)]),
+            Error::Reload(reload::Error::NoSource) => {
+                (Code::FailedPrecondition, "NOT_RELOADABLE", Vec::new())
+            }
+            Error::Reload(reload::Error::Rejected(reason)) => {
+                let metadata = reason.metadata();
+                (Code::FailedPrecondition, "CONFIG_REJECTED", metadata)
+            }
+            Error::Reload(reload::Error::Panicked) => (Code::Internal, "INTERNAL", Vec::new()),
         };
-        let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1)]);
+        let owned = |(key, value): (&str, String)| (key.to_owned(), value);
+        let metadata: HashMap<_, _> = metadata.into_iter().map(owned).collect();
         details.set_error_info(reason, ERROR_DOMAIN, metadata);
         Status::with_error_details(code, message, details)
     }

@@ -99,6 +99,7 @@ impl Admin {
             "Whether requests are served: there is a view, and no drain.",
             self.ready().is_ok(),
         );
+        self.reloader.metrics(page);
     }
 
     fn doors(&self, page: &mut Page) {

@@ -50,7 +50,7 @@ pub(crate) async fn serve(
     let incoming = incoming.map(move |accepted| accepted.map(|stream| door.accept(stream)));
     let stopped = stop.cancelled_owned();
     let admin = Arc::new(admin);
-    let pages = PlainLayer::new(admin.clone(), &admin.allowed_hosts);
+    let pages = PlainLayer::new(admin.clone(), admin.reloader.hosts());
     let health = Health::new(admin.link.clone(), admin.drain.clone());
     Server::builder()
         .accept_http1(true)

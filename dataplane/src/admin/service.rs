@@ -12,7 +12,8 @@ use qcc_proto::{
         DrainProxyRequest, DrainProxyResponse, ExplainProxyEndpointRequest,
         ExplainProxyEndpointResponse, GetProxyStatusRequest, GetProxyStatusResponse,
         ListProxyEndpointsRequest, ListProxyEndpointsResponse, ProxyCounters, ProxyIdentity,
-        ProxyStatus, proxy_admin_service_server::ProxyAdminService,
+        ProxyStatus, ReloadProxyConfigRequest, ReloadProxyConfigResponse,
+        proxy_admin_service_server::ProxyAdminService,
     },
 };
 use tonic::{Request, Response, Status, async_trait};
@@ -22,6 +23,7 @@ use super::{endpoints, error::Error, explain::Explanation};
 use crate::{
     drain::{DRAIN_MAX, Drain},
     proxy::Counters,
+    reload::Reloader,
     reports::Outbox,
     routing::Router,
     sync::{Address, Link},
@@ -36,8 +38,6 @@ pub(crate) struct Admin {
     pub cluster: String,
     /// The control planes we were given.
     pub control_urls: Vec<String>,
-    /// Names under which metrics and probes may be asked for.
-    pub allowed_hosts: Vec<String>,
     /// When the process started.
     pub started: SystemTime,
     /// The endpoints.
@@ -54,6 +54,8 @@ pub(crate) struct Admin {
     pub door: Door,
     /// How clients are let in.
     pub client_door: Door,
+    /// How the configuration is read again.
+    pub reloader: Reloader,
 }
 
 impl Admin {
@@ -85,6 +87,7 @@ impl Admin {
             counters: Some(self.counters()),
             pending_outcomes: u32::try_from(pending).unwrap_or(u32::MAX),
             dropped_outcomes,
+            config: Some(self.reloader.status()),
         }
     }
 
@@ -168,5 +171,14 @@ impl ProxyAdminService for Admin {
         self.drain.begin(timeout);
         let active_requests = self.active_requests();
         Ok(Response::new(DrainProxyResponse { active_requests }))
+    }
+
+    async fn reload_proxy_config(
+        &self,
+        request: Request<ReloadProxyConfigRequest>,
+    ) -> Result<Response<ReloadProxyConfigResponse>, Status> {
+        let reloaded = self.reloader.reload(request.into_inner().validate_only);
+        let reload = Some(reloaded.await.map_err(Error::Reload)?);
+        Ok(Response::new(ReloadProxyConfigResponse { reload }))
     }
 }

@@ -27,12 +27,22 @@ use tonic_types::StatusExt;
 
 use super::*;
 use crate::{
+    Config, Reloader,
     drain::Drain,
-    proxy::Counters,
+    files::Files,
+    proxy::{Counters, Settings},
     reports::Outbox,
     routing::{Endpoint, Health as State, Next, Outcome, Policy, Routed, Router, Update},
     sync::Link,
 };
+
+/// Of a process that has no configuration to read again.
+fn reloader(drain: &Drain) -> Reloader {
+    let config = Config::default();
+    let files = Files::load(&config).unwrap();
+    let settings = Settings::default().into();
+    Reloader::new(None, &config, files, settings, drain.clone())
+}
 
 struct Testbed {
     router: Router,
@@ -48,7 +58,6 @@ impl Testbed {
         let link = Link::new();
         let drain = Drain::new(Duration::from_secs(30));
         let admin = Admin {
-            allowed_hosts: Vec::new(),
             identity: ProxyIdentity {
                 id: "p1".into(),
                 ..Default::default()
@@ -63,6 +72,7 @@ impl Testbed {
             drain: drain.clone(),
             door: tls::Door::plain("admin"),
             client_door: tls::Door::plain("clients"),
+            reloader: reloader(&drain),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address: SocketAddr = listener.local_addr().unwrap();

@@ -13,7 +13,8 @@ use crate::drain::DRAIN_MAX;
 /// It takes client requests, gives each to a working endpoint of its cluster, and
 /// tells the control plane what it saw. Every flag can be set in the environment or,
 /// with underscores, in the configuration file; a flag wins over the environment,
-/// which wins over the file.
+/// which wins over the file. On SIGHUP the file is read again, and the files that it
+/// names: all of it or, if anything is wrong, nothing; the log says what needs a restart.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "qcc-proxy", version)]
 pub struct Args {

@@ -2,13 +2,15 @@
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf};
 
-use qcc_proto::{client_keys, tls};
+use qcc_proto::{client_keys, reload::Rejected, tls};
 
 /// Why there is no [`Config`](super::Config).
 #[derive(Debug)]
 pub enum Error {
-    /// The file cannot be read.
+    /// A file cannot be read.
     Read {
+        /// The key that names it; empty for the configuration itself.
+        key: &'static str,
         /// Where it is.
         path: PathBuf,
         /// Why.
@@ -18,6 +20,8 @@ pub enum Error {
     File {
         /// Where it is, if it came from a path.
         path: Option<PathBuf>,
+        /// The line, from 1, and the key there, as far as they are known.
+        place: Option<(usize, String)>,
         /// What is wrong, and where.
         source: Box<toml::de::Error>,
     },
@@ -38,7 +42,12 @@ pub enum Error {
         missing: &'static str,
     },
     /// A file of certificates or keys cannot be used.
-    Tls(tls::Error),
+    Tls {
+        /// The key that names it.
+        key: &'static str,
+        /// Why.
+        source: tls::Error,
+    },
     /// A file of client keys has a wrong line.
     ClientKeys {
         /// Where it is.
@@ -64,17 +73,85 @@ impl Error {
     pub(super) fn value(key: &'static str, value: &str, rule: impl Into<String>) -> Self {
         Self::Value {
             key,
-            value: value.to_owned(),
+            value: without_user(value),
             rule: rule.into(),
         }
+    }
+
+    /// Names file, setting and rule, each as far as it is known. Shows no line of the file:
+    /// what stands there by mistake may be a secret.
+    pub(crate) fn rejected(&self) -> Rejected {
+        let message = self.to_string();
+        let (file, field, rule) = match self {
+            Self::Read { key, path, .. } => (Some(path), *key, String::new()),
+            Self::File {
+                path,
+                place,
+                source,
+            } => {
+                let (line, field) = place.clone().unwrap_or_default();
+                let file = path.as_ref().map(|path| path.display().to_string());
+                let message = source.message();
+                return Rejected {
+                    message: match place {
+                        Some(_) => format!("line {line}: {message}"),
+                        None => message.to_owned(),
+                    },
+                    file: file.unwrap_or_default(),
+                    field,
+                    rule: message.to_owned(),
+                };
+            }
+            Self::Value { key, rule, .. } => (None, *key, format!("must be {rule}")),
+            Self::HalfPair { missing, present } => {
+                let rule = format!("must be given, since {present} is");
+                (None, *missing, rule)
+            }
+            Self::Tls { key, source } => {
+                let rule = match source {
+                    tls::Error::Content { rule, .. } => format!("must hold {rule}"),
+                    tls::Error::Read { .. }
+                    | tls::Error::Exposed { .. }
+                    | tls::Error::Mismatch(_) => source.to_string(),
+                };
+                return Rejected {
+                    message,
+                    file: source.path().display().to_string(),
+                    field: (*key).to_owned(),
+                    rule,
+                };
+            }
+            Self::ClientKeys { path, source } => {
+                (Some(path), "client_keys_file", source.to_string())
+            }
+            Self::InsecureListen { key, missing, .. } => {
+                let rule = format!("must be a loopback address, without {missing}");
+                (None, *key, rule)
+            }
+        };
+        Rejected {
+            message,
+            file: file.map_or_else(String::new, |path| path.display().to_string()),
+            field: field.to_owned(),
+            rule,
+        }
+    }
+}
+
+/// A value as it is shown: what an address says before its host may be a password.
+fn without_user(value: &str) -> String {
+    match (value.split_once("://"), value.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://[redacted]@{host}"),
+        (_, Some((_, host))) => format!("[redacted]@{host}"),
+        (_, None) => value.to_owned(),
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Read { path, source } => write!(f, "read `{}`: {source}", path.display()),
-            Self::File { path, source } => {
+            Self::Read { path, source, .. } => write!(f, "read `{}`: {source}", path.display()),
+            Self::File { path, source, .. } => {
                 if let Some(path) = path {
                     write!(f, "parse `{}`: ", path.display())?;
                 }
@@ -86,7 +163,7 @@ impl fmt::Display for Error {
             Self::HalfPair { present, missing } => {
                 write!(f, "{present} is given, so {missing} must be too")
             }
-            Self::Tls(error) => error.fmt(f),
+            Self::Tls { source, .. } => source.fmt(f),
             Self::ClientKeys { path, source } => {
                 write!(f, "client keys `{}`: {source}", path.display())
             }

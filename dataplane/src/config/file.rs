@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use qcc_proto::reload::place;
 use serde::Deserialize;
 
 use super::Error;
@@ -78,12 +79,14 @@ impl File {
     /// Fails if it is not a readable file of reasonable size, or not one of ours.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let text = text(path).map_err(|source| Error::Read {
+            key: "",
             path: path.to_owned(),
             source,
         })?;
         Self::parse(&text).map_err(|error| match error {
-            Error::File { source, .. } => Error::File {
+            Error::File { place, source, .. } => Error::File {
                 path: Some(path.to_owned()),
+                place,
                 source,
             },
             other => other,
@@ -91,8 +94,9 @@ impl File {
     }
 
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
-        toml::from_str(text).map_err(|source| Error::File {
+        toml::from_str(text).map_err(|source: toml::de::Error| Error::File {
             path: None,
+            place: source.span().and_then(|span| place(text, span.start)),
             source: Box::new(source),
         })
     }

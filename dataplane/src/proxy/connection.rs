@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
-    Limit, Settings,
+    Limit, Live, Settings,
     presence::{Due, Place, Presence},
     relay::Body,
     service::Service,
@@ -150,12 +150,12 @@ pub(super) async fn serve<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let presence = Presence::new(place, &service.settings, Instant::now());
+    let presence = Presence::new(place, &service.settings.load(), Instant::now());
     let answering = Answering {
         service: Arc::clone(&service),
         presence: Arc::clone(&presence),
     };
-    let stall_timeout = service.settings.client_stall_timeout;
+    let stall_timeout = service.settings.load().client_stall_timeout;
     let mut io = Impatient::new(stream, stall_timeout, Arc::clone(&presence));
     let mut overdue = pin!(overdue(&presence, &service.settings));
     loop {
@@ -223,9 +223,10 @@ fn is_last(version: Version, headers: &HeaderMap) -> bool {
 }
 
 /// Waits until the connection has waited for too long.
-async fn overdue(presence: &Presence, settings: &Settings) -> Limit {
+async fn overdue(presence: &Presence, settings: &Live) -> Limit {
     loop {
-        match presence.due(settings, Instant::now()) {
+        let due = presence.due(&settings.load(), Instant::now());
+        match due {
             Due::At(next) => sleep_until(next.into()).await,
             Due::Now(limit) => return limit,
         }

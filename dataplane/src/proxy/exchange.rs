@@ -122,7 +122,7 @@ impl<'a> Exchange<'a> {
                 Err(end) => return self.conclude(end),
             };
             let now = Instant::now();
-            let bytes_max = self.service.settings.body_max_bytes;
+            let bytes_max = self.service.settings.load().body_max_bytes;
             let Some((upload, progress)) = self.payload.upload(bytes_max, now) else {
                 return self.conclude(End::Exhausted);
             };
@@ -183,7 +183,7 @@ impl<'a> Exchange<'a> {
     }
 
     async fn wait(&mut self) -> Result<Attempt, End> {
-        let Ok(_place) = self.service.waiting.try_acquire() else {
+        let Some(_place) = self.service.place_to_wait() else {
             self.service.counters.hit(Limit::Waiting);
             return Err(End::Busy("too many requests wait for an endpoint"));
         };
@@ -318,7 +318,7 @@ impl<'a> Exchange<'a> {
         let (later, overdue) = match progress.state() {
             State::Failed(fault) => return Err(Overdue::Client(fault)),
             State::Waiting(since) => {
-                let idle = self.service.settings.body_idle_timeout;
+                let idle = self.service.settings.load().body_idle_timeout;
                 (since + idle, Overdue::Client(Fault::Stalled))
             }
             State::Sending(since) | State::Sent(since) => (since + first_byte, Overdue::Endpoint),

@@ -7,7 +7,7 @@
 //! anything is sent to the client; once the head has gone out nothing is retried, and what
 //! breaks after it breaks visibly.
 //!
-//! - [`server`], [`curfew`]: the accept loop, graceful stop.
+//! - [`server`], [`curfew`]: the accept loop, graceful stop. [`live`]: what is set now.
 //! - [`connection`], [`presence`], [`stall`]: one client connection, and what it is bounded by.
 //! - [`framing`]: where heads begin, and what hyper does not tell of them.
 //! - [`service`]: one request from its head to its response head.
@@ -77,6 +77,7 @@ mod failure;
 mod framing;
 mod headers;
 mod inbound;
+mod live;
 mod opening;
 mod outgoing;
 mod pool;
@@ -97,6 +98,7 @@ mod upload;
 mod upstream;
 
 pub(crate) use curfew::Curfew;
+pub(crate) use live::Live;
 pub(crate) use server::serve;
 #[cfg(feature = "fuzzing")]
 pub(crate) use {prompt::model, sse::Scanner};

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Counters, Limit, Settings,
+    Counters, Limit, Live, Settings,
     framing::{Doubt, Framing, Why},
 };
 
@@ -22,9 +22,8 @@ const NOT_WHOLE: u32 = u32::MAX;
 /// All client connections.
 #[derive(Debug)]
 pub(super) struct Crowd {
-    connections_max: usize,
-    per_address_max: Option<usize>,
-    idle_max: usize,
+    settings: Live,
+    /// Looked at whenever a connection is polled, and not changed.
     awake_max: usize,
     counters: Arc<Counters>,
     /// Connections of each address, where they are bounded.
@@ -83,12 +82,10 @@ pub(super) enum Due {
 }
 
 impl Crowd {
-    pub(super) fn new(settings: &Settings, counters: Arc<Counters>) -> Arc<Self> {
+    pub(super) fn new(settings: Live, counters: Arc<Counters>) -> Arc<Self> {
         Arc::new(Self {
-            connections_max: settings.connections_max,
-            per_address_max: settings.connections_per_address_max,
-            idle_max: settings.idle_connections_max,
-            awake_max: settings.awake_connections_max,
+            awake_max: settings.load().awake_connections_max,
+            settings,
             counters,
             addresses: Mutex::default(),
         })
@@ -101,12 +98,13 @@ impl Crowd {
             crowd: Arc::clone(self),
             address: None,
         };
-        if open >= self.connections_max {
+        let settings = self.settings.load();
+        if open >= settings.connections_max {
             return Err(Limit::Connections);
         }
         let peer = whose(peer);
         // Whoever is on this machine has the same address as everybody else there.
-        let max = match self.per_address_max {
+        let max = match settings.connections_per_address_max {
             Some(max) => max,
             None if peer.is_loopback() => return Ok(place),
             None => super::CONNECTIONS_PER_ADDRESS_MAX,
@@ -126,7 +124,7 @@ impl Crowd {
 
     /// Whether no further connection may be kept for a next request.
     pub(super) fn is_idle_enough(&self) -> bool {
-        self.idle() >= self.idle_max
+        self.idle() >= self.settings.load().idle_connections_max
     }
 
     /// Connections without a request.
@@ -306,7 +304,10 @@ mod tests {
     fn crowd(change: impl FnOnce(&mut Settings)) -> (Arc<Crowd>, Settings) {
         let mut settings = Settings::default();
         change(&mut settings);
-        (Crowd::new(&settings, Arc::default()), settings)
+        (
+            Crowd::new(settings.clone().into(), Arc::default()),
+            settings,
+        )
     }
 
     fn address(text: &str) -> IpAddr {
@@ -325,6 +326,23 @@ mod tests {
         assert!(crowd.place(a).is_ok());
         drop(_second);
         assert!(crowd.addresses.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn another_limit_counts_for_the_next_connection() {
+        let (crowd, mut settings) = crowd(|it| it.connections_max = 2);
+        let places = [(); 2].map(|()| crowd.place(address("10.0.0.1")).unwrap());
+        settings.connections_max = 1;
+        crowd.settings.store(settings.clone());
+        assert!(crowd.place(address("10.0.0.2")).is_err());
+        settings.connections_max = 3;
+        settings.connections_per_address_max = Some(2);
+        crowd.settings.store(settings);
+        // Those who were let in under no such limit are counted all the same.
+        let refused = crowd.place(address("10.0.0.1")).unwrap_err();
+        assert_eq!(refused, Limit::ConnectionsPerAddress);
+        assert!(crowd.place(address("10.0.0.2")).is_ok());
+        drop(places);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 
-use super::{Counters, Limit, inbound::Inbound, upload::Fault};
+use super::{Counters, Limit, Live, inbound::Inbound, upload::Fault};
 
 /// Room made at once for a body that claims to be long; the rest as it really comes.
 const ROOM_AT_ONCE: usize = 256 << 10;
@@ -21,20 +21,22 @@ const ROOM_AT_ONCE: usize = 256 << 10;
 /// Bytes kept for all requests together.
 #[derive(Debug)]
 pub(super) struct Budget {
-    max: usize,
+    /// Where its size is, which may change.
+    settings: Live,
     /// Where its account is, for others to read.
     counters: Arc<Counters>,
 }
 
 impl Budget {
-    pub(super) fn new(max: usize, counters: Arc<Counters>) -> Arc<Self> {
-        Arc::new(Self { max, counters })
+    pub(super) fn new(settings: Live, counters: Arc<Counters>) -> Arc<Self> {
+        Arc::new(Self { settings, counters })
     }
 
     fn take(&self, bytes: usize) -> bool {
         let used = &self.counters.buffered_bytes;
+        let max = self.settings.load().replay_total_bytes;
         let taken = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|used| *used <= self.max)
+            used.checked_add(bytes).filter(|used| *used <= max)
         });
         if taken.is_err() {
             self.counters.hit(Limit::BufferedBytes);
@@ -199,10 +201,19 @@ async fn next(body: &mut Inbound, idle: Duration) -> Result<Option<Bytes>, Fault
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::Settings;
+
+    fn budget(replay_total_bytes: usize) -> Arc<Budget> {
+        let settings = Settings {
+            replay_total_bytes,
+            ..Settings::default()
+        };
+        Budget::new(settings.into(), Arc::default())
+    }
 
     #[test]
     fn the_budget_is_shared_and_given_back() {
-        let budget = Budget::new(10, Arc::default());
+        let budget = budget(10);
         let mut one = Share::none_of(&budget);
         let mut two = Share::none_of(&budget);
         assert!(one.grow(6));
@@ -217,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_share_lasts_as_long_as_any_of_its_bytes() {
-        let budget = Budget::new(10, Arc::default());
+        let budget = budget(10);
         let mut share = Share::none_of(&budget);
         assert!(share.grow(4));
         let mut bytes = Kept::of(Bytes::from_static(b"1234"), share);

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Counters, Curfew, Settings,
+    Counters, Curfew, Live,
     connection::{self, Protocols},
     service::Service,
 };
@@ -40,14 +40,18 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
-    settings: Settings,
+    settings: Live,
     counters: Arc<Counters>,
     link: Link,
     stop: CancellationToken,
     curfew: Curfew,
 ) {
-    let protocols = Arc::new(Protocols::new(&settings));
-    let drain_timeout = settings.drain_timeout;
+    // Of what these are made, nothing changes while they are used.
+    let protocols = Arc::new(Protocols::new(&settings.load()));
+    let (drain_timeout, door) = {
+        let settings = settings.load();
+        (settings.drain_timeout, settings.door.clone())
+    };
     let service = Service::new(
         router,
         settings,
@@ -73,7 +77,7 @@ pub(crate) async fn serve(
                         let (protocols, service) = (Arc::clone(&protocols), Arc::clone(&service));
                         let stop = stop.clone();
                         // TLS, if any, begins with the first read.
-                        let stream = service.settings.door.accept(stream);
+                        let stream = door.accept(stream);
                         connections.spawn(connection::serve(stream, place, protocols, service, stop));
                     }
                     Err(limit) => {

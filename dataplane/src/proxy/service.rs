@@ -1,7 +1,10 @@
 //! One request from its head to its response head.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -11,11 +14,11 @@ use http::{
     request::Parts,
 };
 use hyper::body::Incoming;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Counters, Curfew, Limit, Settings, count,
+    Counters, Curfew, Limit, Live, count,
     exchange::Exchange,
     headers,
     inbound::Inbound,
@@ -39,9 +42,9 @@ const NO_VIEW_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) struct Service {
     pub(super) router: Router,
     pub(super) upstreams: Upstreams,
-    pub(super) settings: Settings,
-    /// Places for requests that wait for an endpoint.
-    pub(super) waiting: Semaphore,
+    pub(super) settings: Live,
+    /// Requests that wait for an endpoint.
+    waiting: AtomicUsize,
     budget: Arc<Budget>,
     pub(super) counters: Arc<Counters>,
     /// All client connections.
@@ -53,6 +56,9 @@ pub(super) struct Service {
     start: Start,
 }
 
+/// A place among the requests that wait for an endpoint, given up on drop.
+pub(super) struct Waits<'a>(&'a AtomicUsize);
+
 /// A request that is being served. Dropped before it was settled: its client went away.
 pub(super) struct InFlight {
     counters: Option<Arc<Counters>>,
@@ -63,7 +69,7 @@ pub(super) struct InFlight {
 impl Service {
     pub(super) fn new(
         router: Router,
-        settings: Settings,
+        settings: Live,
         counters: Arc<Counters>,
         link: Link,
         stop: CancellationToken,
@@ -71,10 +77,10 @@ impl Service {
     ) -> Self {
         Self {
             router,
-            upstreams: Upstreams::new(&settings),
-            waiting: Semaphore::new(settings.waiting_max),
-            budget: Budget::new(settings.replay_total_bytes, Arc::clone(&counters)),
-            crowd: Crowd::new(&settings, Arc::clone(&counters)),
+            upstreams: Upstreams::new(&settings.load()),
+            waiting: AtomicUsize::new(0),
+            budget: Budget::new(settings.clone(), Arc::clone(&counters)),
+            crowd: Crowd::new(settings.clone(), Arc::clone(&counters)),
             settings,
             counters,
             link,
@@ -121,11 +127,12 @@ impl Service {
 
     /// Decides what is to be done with a request, and whether this client may ask for it.
     fn route(&self, head: &Parts) -> Result<Route, Refusal> {
-        rules::fits(head, &self.settings)?;
+        let settings = self.settings.load();
+        rules::fits(head, &settings)?;
         let route = rules::route(head)?;
         // Whether somebody is there, and ready, may be asked by whoever balances load.
         let is_open = matches!(route, Route::Hello | Route::Health | Route::Ready);
-        if let Some(keys) = &self.settings.client_keys
+        if let Some(keys) = &settings.client_keys
             && !is_open
             && let Err(denied) = keys.admit(&head.headers)
         {
@@ -133,6 +140,13 @@ impl Service {
             return Err(denied.into());
         }
         Ok(route)
+    }
+
+    /// Finds a place for a request that has to wait for an endpoint.
+    pub(super) fn place_to_wait(&self) -> Option<Waits<'_>> {
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let place = Waits(&self.waiting);
+        (waiting < self.settings.load().waiting_max).then_some(place)
     }
 
     /// Counts the limit that a refusal is about, where no other place does.
@@ -168,17 +182,21 @@ impl Service {
             let refusal = Refusal::new(Kind::Draining, "the proxy is stopping");
             return self.refuse(&head, refusal, in_flight);
         }
+        let (requests_max, limits) = {
+            let settings = self.settings.load();
+            let limits = Limits {
+                replay_max: settings.replay_max_bytes,
+                body_max: settings.body_max_bytes,
+                idle: settings.body_idle_timeout,
+            };
+            (settings.requests_max, limits)
+        };
         // This one is among them.
-        if self.counters.active.load(Ordering::Relaxed) > self.settings.requests_max {
+        if self.counters.active.load(Ordering::Relaxed) > requests_max {
             self.counters.hit(Limit::Requests);
             let refusal = Refusal::new(Kind::Overloaded, "the proxy serves too many requests");
             return self.refuse(&head, refusal, in_flight);
         }
-        let limits = Limits {
-            replay_max: self.settings.replay_max_bytes,
-            body_max: self.settings.body_max_bytes,
-            idle: self.settings.body_idle_timeout,
-        };
         let collecting = replay::collect(Inbound::new(body, head.version), limits, &self.budget);
         // A body that comes drop by drop is never idle, but the total time is for it as well.
         let collected = timeout(self.total_timeout(), collecting).await;
@@ -200,7 +218,7 @@ impl Service {
             && prompt::may_name_a_model(&head.headers)
             && !payload.rename_model(policy)
         {
-            return self.refuse(&head, self.not_kept(&payload), in_flight);
+            return self.refuse(&head, not_kept(&payload, limits.replay_max), in_flight);
         }
         let framing = [CONTENT_LENGTH, TRANSFER_ENCODING];
         let has_length = framing.iter().any(|name| head.headers.contains_key(name));
@@ -225,17 +243,6 @@ impl Service {
             .await
     }
 
-    /// Says why a body is not taken whose model would have another name.
-    fn not_kept(&self, payload: &Payload) -> Refusal {
-        let bytes_max = self.settings.replay_max_bytes;
-        if payload.is_within(bytes_max) {
-            let message = "too many request bodies are kept for models to be renamed in this one";
-            return Refusal::new(Kind::Busy, message);
-        }
-        let message = format!("models are renamed here, in bodies of at most {bytes_max} bytes");
-        Refusal::new(Kind::BodyTooLarge, message)
-    }
-
     fn refuse(&self, head: &Parts, refusal: Refusal, mut in_flight: InFlight) -> Response<Body> {
         in_flight.own_error();
         self.note(refusal.kind);
@@ -245,8 +252,24 @@ impl Service {
     }
 }
 
+/// Says why a body is not taken whose model would have another name.
+fn not_kept(payload: &Payload, bytes_max: usize) -> Refusal {
+    if payload.is_within(bytes_max) {
+        let message = "too many request bodies are kept for models to be renamed in this one";
+        return Refusal::new(Kind::Busy, message);
+    }
+    let message = format!("models are renamed here, in bodies of at most {bytes_max} bytes");
+    Refusal::new(Kind::BodyTooLarge, message)
+}
+
 fn is_http1(version: Version) -> bool {
     version < Version::HTTP_2
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl InFlight {

@@ -78,6 +78,16 @@ impl Identity {
         Ok((!is_same).then_some(staged))
     }
 
+    /// Reads its files again. Returns whether they had something new, which is shown then.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn refresh(&self) -> Result<bool, Error> {
+        let staged = self.stage(&self.pair())?;
+        Ok(staged.map(|staged| self.take(staged)).is_some())
+    }
+
     /// Shows another certificate from the next handshake on. Connections that stand stay.
     pub fn take(&self, staged: StagedIdentity) {
         *self.source() = staged.source;

@@ -147,6 +147,21 @@ async fn an_authority_can_be_replaced() {
 }
 
 #[tokio::test]
+async fn a_twin_believes_the_same_until_it_is_told_otherwise() {
+    let (old, new) = (Files::new(), Files::new());
+    let identity = Identity::load(&old.issue("a.example")).unwrap();
+    let address = echo(Door::new("test", Some(identity), HTTP)).await;
+    let trust = old.trust();
+    let twin = trust.twin();
+    assert_eq!(twin.roots(), trust.roots());
+    fs::write(new.path("ca.pem"), new.authority.pem()).unwrap();
+    let roots = Roots::Only(new.path("ca.pem"));
+    twin.take(twin.stage(&roots).unwrap().unwrap());
+    assert!(ask(address, &twin, "a.example").await.is_err());
+    assert_eq!(ask(address, &trust, "a.example").await.unwrap(), b"hello");
+}
+
+#[tokio::test]
 async fn plaintext_to_a_tls_port_is_told_in_its_own_language() {
     let files = Files::new();
     let identity = Identity::load(&files.issue("a.example")).unwrap();

@@ -79,6 +79,19 @@ impl Trust {
         })))
     }
 
+    /// Believes the same, and may be told to believe others by itself. What both believe is
+    /// in memory once.
+    pub fn twin(&self) -> Self {
+        let source = self.source();
+        Self(Arc::new(Shared {
+            verifier: ArcSwap::new(self.0.verifier.load_full()),
+            source: Mutex::new(Source {
+                roots: source.roots.clone(),
+                file: source.file.clone(),
+            }),
+        }))
+    }
+
     /// The platform's authorities, such as they are.
     pub fn platform() -> Self {
         Self::load(&Roots::Platform).expect("there is no file that could be wrong")
@@ -115,6 +128,16 @@ impl Trust {
             verifier: verifier(&source),
             source,
         }))
+    }
+
+    /// Reads its file again. Returns whether it had something new, which counts then.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn refresh(&self) -> Result<bool, Error> {
+        let staged = self.stage(&self.roots())?;
+        Ok(staged.map(|staged| self.take(staged)).is_some())
     }
 
     /// Believes others from the next handshake on. Connections that stand stay.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt};
 use tokio::{task::spawn_blocking, time::sleep};
 use tracing::{info, warn};
 
-use super::{Identity, Trust, WATCH_INTERVAL};
+use super::WATCH_INTERVAL;
 
 /// A file, or several that belong together, and how to take its new content.
 pub struct Watched {
@@ -34,24 +34,6 @@ impl Watched {
             what,
             refresh: Box::new(move || refresh().map_err(|error| error.to_string())),
         }
-    }
-
-    /// A certificate and its key.
-    pub fn identity(what: &'static str, identity: &Identity) -> Self {
-        let identity = identity.clone();
-        Self::new(what, move || {
-            let staged = identity.stage(&identity.pair())?;
-            Ok::<_, super::Error>(staged.map(|staged| identity.take(staged)).is_some())
-        })
-    }
-
-    /// Authorities.
-    pub fn trust(what: &'static str, trust: &Trust) -> Self {
-        let trust = trust.clone();
-        Self::new(what, move || {
-            let staged = trust.stage(&trust.roots())?;
-            Ok::<_, super::Error>(staged.map(|staged| trust.take(staged)).is_some())
-        })
     }
 }
 

@@ -275,7 +275,7 @@ impl Proxy {
         let serving = serve(
             listener,
             router.clone(),
-            settings,
+            settings.into(),
             Arc::clone(&counters),
             link.clone(),
             stop.clone(),
