@@ -16,6 +16,7 @@ mod files;
 mod identity;
 mod inbound;
 mod outbound;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod trust;

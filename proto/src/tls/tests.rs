@@ -7,7 +7,7 @@ use std::{
 };
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -89,7 +89,15 @@ async fn echo(door: Door) -> SocketAddr {
 }
 
 async fn ask(address: SocketAddr, trust: &Trust, name: &'static str) -> Result<Vec<u8>, String> {
-    let tls = TlsConnector::from(Arc::new(trust.client_config(HTTP)));
+    ask_by(address, trust.client_config(HTTP), name).await
+}
+
+async fn ask_by(
+    address: SocketAddr,
+    config: impl Into<Arc<ClientConfig>>,
+    name: &'static str,
+) -> Result<Vec<u8>, String> {
+    let tls = TlsConnector::from(config.into());
     let tcp = TcpStream::connect(address).await.unwrap();
     let connected = tls.connect(ServerName::try_from(name).unwrap(), tcp).await;
     let mut stream = connected.map_err(|error| explain(&error))?;
@@ -144,6 +152,37 @@ async fn an_authority_can_be_replaced() {
     fs::write(old.path("ca.pem"), new.authority.pem()).unwrap();
     trust.take(trust.stage(&roots).unwrap().unwrap());
     assert_eq!(ask(address, &trust, "a.example").await.unwrap(), b"hello");
+}
+
+#[tokio::test]
+async fn whoever_is_believed_no_more_does_not_get_by_on_an_old_session() {
+    let (old, new) = (Files::new(), Files::new());
+    let identity = Identity::load(&old.issue("a.example")).unwrap();
+    let versions = [&rustls::version::TLS12, &rustls::version::TLS13];
+    for version in versions {
+        let address = echo(Door::new("test", Some(identity.clone()), HTTP)).await;
+        let trust = old.trust();
+        let with_version = ClientConfig::builder_with_provider(super::provider())
+            .with_protocol_versions(&[version])
+            .unwrap();
+        let mut config = with_version
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(trust.clone()))
+            .with_no_client_auth();
+        let usual = trust.client_config(HTTP);
+        config.alpn_protocols = usual.alpn_protocols;
+        config.resumption = usual.resumption;
+        let config = Arc::new(config);
+        for _ in 0..2 {
+            let answer = ask_by(address, Arc::clone(&config), "a.example").await;
+            assert_eq!(answer.unwrap(), b"hello");
+        }
+        fs::write(new.path("ca.pem"), new.authority.pem()).unwrap();
+        let roots = Roots::Only(new.path("ca.pem"));
+        trust.take(trust.stage(&roots).unwrap().unwrap());
+        let refused = ask_by(address, config, "a.example").await;
+        assert!(refused.is_err(), "{version:?}: {refused:?}");
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,10 @@
 use std::{
     fmt,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -11,14 +14,14 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore,
     SignatureScheme,
     client::{
-        WebPkiServerVerifier,
+        Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 
-use super::{Error, files, owned, provider};
+use super::{Error, files, owned, provider, sessions::Sessions};
 
 /// Where authorities come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +44,8 @@ struct Shared {
     /// `None`: there is no authority, so nobody is believed.
     verifier: ArcSwap<Option<Arc<WebPkiServerVerifier>>>,
     source: Mutex<Source>,
+    /// Others were believed before: sessions of that time are not taken up again.
+    has_changed: AtomicBool,
 }
 
 struct Source {
@@ -76,6 +81,7 @@ impl Trust {
         Ok(Self(Arc::new(Shared {
             verifier: ArcSwap::from_pointee(verifier),
             source: Mutex::new(source),
+            has_changed: AtomicBool::new(false),
         })))
     }
 
@@ -89,6 +95,7 @@ impl Trust {
                 roots: source.roots.clone(),
                 file: source.file.clone(),
             }),
+            has_changed: AtomicBool::new(false),
         }))
     }
 
@@ -143,6 +150,7 @@ impl Trust {
     /// Believes others from the next handshake on. Connections that stand stay.
     pub fn take(&self, staged: StagedTrust) {
         *self.source() = staged.source;
+        self.0.has_changed.store(true, Ordering::Release);
         self.0.verifier.store(Arc::new(staged.verifier));
     }
 
@@ -156,7 +164,13 @@ impl Trust {
             .with_custom_certificate_verifier(Arc::new(self.clone()))
             .with_no_client_auth();
         config.alpn_protocols = owned(protocols);
+        config.resumption = Resumption::store(Arc::new(Sessions::new(self.clone())));
         config
+    }
+
+    /// Whether it has ever been told to believe others.
+    pub(super) fn has_changed(&self) -> bool {
+        self.0.has_changed.load(Ordering::Acquire)
     }
 
     fn source(&self) -> MutexGuard<'_, Source> {
