@@ -16,6 +16,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+/// A request makes a few dozen small allocations, often freed by another thread.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The configuration is wrong: starting again will not help (`EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
 
