@@ -1,9 +1,12 @@
 //! The tries of one request, and what the client gets in the end. The table of answers
 //! is in the documentation of the [data path](super).
+//!
+//! A request's future has room for the deepest of its steps, and is made anew for each
+//! request. What most requests do not need is boxed, so that they do not pay for it.
 
 use std::{
     future::Future,
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -51,6 +54,13 @@ pub(super) struct Exchange<'a> {
     /// An endpoint has said that trying again is of no use.
     is_final: bool,
     in_flight: InFlight,
+}
+
+/// An answer that is for the client. Its end decides the attempt.
+pub(super) struct Answered {
+    attempt: Attempt,
+    answer: Answer,
+    upload: Arc<Progress>,
 }
 
 /// An endpoint's answer.
@@ -112,35 +122,57 @@ impl<'a> Exchange<'a> {
     }
 
     /// Tries endpoints until there is an answer for the client.
-    pub(super) async fn run(mut self) -> Response<Body> {
+    pub(super) async fn run(&mut self) -> Result<Answered, End> {
         let mut suspicion = Suspicion::default();
         loop {
-            let attempt = match hold(&mut suspicion, self.next()).await {
+            let next = hold(&mut suspicion, pin!(self.next())).await;
+            let attempt = match next {
                 Ok(attempt) => attempt,
                 // With nobody left to fail alike, the endpoint is to blame.
                 Err(_) if suspicion.stand() => continue,
-                Err(end) => return self.conclude(end),
+                Err(end) => return Err(end),
             };
             let now = Instant::now();
             let bytes_max = self.service.settings.load().body_max_bytes;
             let Some((upload, progress)) = self.payload.upload(bytes_max, now) else {
-                return self.conclude(End::Exhausted);
+                return Err(End::Exhausted);
             };
             self.count(now);
-            let trying = self.attempt(attempt.endpoint(), upload, &progress, now);
-            match hold(&mut suspicion, trying).await {
-                Tried::Answered(answer) => match answer.verdict.class {
-                    OutcomeClass::Success => {
-                        suspicion.clear();
-                        return self.relay(attempt, answer, progress);
-                    }
-                    OutcomeClass::Request => return self.relay(attempt, answer, progress),
-                    _ => self.keep(attempt, answer, &mut suspicion).await,
-                },
-                Tried::Failed(failed) => self.record(attempt, failed, &mut suspicion),
-                Tried::Faulty(fault) => return self.conclude(End::Faulty(fault)),
-                Tried::OutOfTime => return self.conclude(End::OutOfTime),
+            let tried = hold(
+                &mut suspicion,
+                pin!(self.attempt(attempt.endpoint(), upload, &progress, now)),
+            )
+            .await;
+            let answer = match tried {
+                Tried::Answered(answer) => answer,
+                Tried::Failed(failed) => {
+                    self.record(attempt, failed, &mut suspicion);
+                    continue;
+                }
+                Tried::Faulty(fault) => return Err(End::Faulty(fault)),
+                Tried::OutOfTime => return Err(End::OutOfTime),
+            };
+            match answer.verdict.class {
+                OutcomeClass::Success => suspicion.clear(),
+                OutcomeClass::Request => {}
+                _ => {
+                    Box::pin(self.keep(attempt, answer, &mut suspicion)).await;
+                    continue;
+                }
             }
+            return Ok(Answered {
+                attempt,
+                answer,
+                upload: progress,
+            });
+        }
+    }
+
+    /// Answers the client.
+    pub(super) fn finish(self, end: Result<Answered, End>) -> Response<Body> {
+        match end {
+            Ok(answered) => self.relay(answered),
+            Err(end) => self.conclude(end),
         }
     }
 
@@ -178,7 +210,7 @@ impl<'a> Exchange<'a> {
             Next::Attempt(attempt) => Ok(attempt),
             Next::Exhausted => Err(End::Exhausted),
             Next::Unavailable(unavailable) => Err(End::Unavailable(unavailable)),
-            Next::Wait { .. } => self.wait().await,
+            Next::Wait { .. } => Box::pin(self.wait()).await,
         }
     }
 
@@ -224,7 +256,7 @@ impl<'a> Exchange<'a> {
         };
         let connect = self.routing.policy().timeouts.connect;
         let pool = self.service.upstreams.pool(endpoint, connect, now);
-        let mut sending = std::pin::pin!(pool.send(request, progress));
+        let mut sending = pin!(pool.send(request, progress));
         let first_byte = endpoint.first_byte_timeout;
         let mut limit = now + first_byte;
         let sent = loop {
@@ -277,7 +309,7 @@ impl<'a> Exchange<'a> {
             idle: policy.timeouts.idle,
             deadline: self.deadline.into(),
         };
-        match Opening::read(body, limits).await {
+        match Box::pin(Opening::read(body, limits)).await {
             Ok(opening) => {
                 let error_type = opening.scanner.error().map(str::to_owned);
                 let in_band = error_type
@@ -331,15 +363,20 @@ impl<'a> Exchange<'a> {
     }
 
     /// Passes an answer on. Its end decides the attempt.
-    fn relay(mut self, attempt: Attempt, answer: Answer, upload: Arc<Progress>) -> Response<Body> {
+    fn relay(mut self, answered: Answered) -> Response<Body> {
+        let Answered {
+            attempt,
+            answer,
+            upload,
+        } = answered;
+        let now = Instant::now();
         if answer.verdict.class == OutcomeClass::Success {
             attempt.answered();
-            attempt.timed(Instant::now());
+            attempt.timed(now);
         }
         let mut head = answer.head;
-        let now = Instant::now().into();
         let (start, rest, scanner, last) = match answer.body {
-            Reading::Unread(body) => (Bytes::new(), body, Scanner::default(), now),
+            Reading::Unread(body) => (Bytes::new(), body, Scanner::default(), now.into()),
             Reading::Begun(opening) => {
                 let opening = *opening;
                 (opening.start, opening.rest, opening.scanner, opening.last)
@@ -361,7 +398,7 @@ impl<'a> Exchange<'a> {
         headers::strip_response(&mut head.headers);
         let in_flight = self.in_flight.take();
         let body = Body::of_answer(start, rest, pending, events, clock, in_flight);
-        self.answer_with(head, body, &endpoint)
+        self.answer_with(head, body, &endpoint, now)
     }
 
     /// Finishes an attempt that was answered with an error, and keeps the answer. What it
@@ -473,10 +510,11 @@ impl<'a> Exchange<'a> {
         };
         let mut head = failure.head;
         headers::strip_response(&mut head.headers);
-        let clock = self.clock(Instant::now().into());
+        let now = Instant::now();
+        let clock = self.clock(now.into());
         let in_flight = self.in_flight.take();
         let body = Body::of_failure(failure.start, failure.rest, clock, in_flight);
-        self.answer_with(head, body, &endpoint)
+        self.answer_with(head, body, &endpoint, now)
     }
 
     fn refuse(mut self, refusal: Refusal) -> Response<Body> {
@@ -484,22 +522,28 @@ impl<'a> Exchange<'a> {
         let kind = refusal.kind;
         self.service.note(kind);
         let mut response = refusal.into_response(self.request.shape, self.request.is_http1);
-        self.stamp(response.headers_mut(), None);
+        self.stamp(response.headers_mut(), None, Instant::now());
         self.log(response.status(), "-", Some(kind));
         response
     }
 
-    fn answer_with(self, head: Parts, body: Body, endpoint: &Endpoint) -> Response<Body> {
+    fn answer_with(
+        self,
+        head: Parts,
+        body: Body,
+        endpoint: &Endpoint,
+        now: Instant,
+    ) -> Response<Body> {
         let mut response = Response::new(body);
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers;
-        self.stamp(response.headers_mut(), Some(endpoint));
+        self.stamp(response.headers_mut(), Some(endpoint), now);
         self.log(head.status, &endpoint.name, None);
         response
     }
 
     /// Says where an answer comes from, unless that is not for clients to know.
-    fn stamp(&self, headers: &mut HeaderMap, endpoint: Option<&Endpoint>) {
+    fn stamp(&self, headers: &mut HeaderMap, endpoint: Option<&Endpoint>, now: Instant) {
         if !self.routing.policy().expose_headers {
             return;
         }
@@ -509,7 +553,7 @@ impl<'a> Exchange<'a> {
         }
         headers.insert(X_QCC_ATTEMPTS, HeaderValue::from(self.routing.attempts()));
         let mut revision = self.routing.view().to_string();
-        if let Some(age) = self.service.link.staleness(Instant::now()) {
+        if let Some(age) = self.service.link.staleness(now) {
             revision.push_str(&format!("; age={}; stale", age.as_secs()));
         }
         if let Ok(revision) = HeaderValue::try_from(revision) {
@@ -537,8 +581,7 @@ impl<'a> Exchange<'a> {
 }
 
 /// Takes a step, and lets what is held stand once it has been held for long enough.
-async fn hold<T>(suspicion: &mut Suspicion, step: impl Future<Output = T>) -> T {
-    let mut step = pin!(step);
+async fn hold<T>(suspicion: &mut Suspicion, mut step: Pin<&mut impl Future<Output = T>>) -> T {
     if let Some(until) = suspicion.held_until() {
         match timeout_at(until.into(), step.as_mut()).await {
             Ok(taken) => return taken,

@@ -132,7 +132,7 @@ impl Pool {
             let was_idle = idle.is_some();
             let mut connection = match idle {
                 Some(connection) => connection,
-                None => self.connect().await?,
+                None => Box::pin(self.connect()).await?,
             };
             let mut error = match connection.send(request).await {
                 Ok(response) => {
@@ -214,12 +214,16 @@ impl Pool {
 }
 
 impl Connection {
-    async fn send(
+    fn send(
         &mut self,
         request: Request<Upload>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Upload>>> {
-        let mut answered = pin!(self.requests.try_send_request(request));
-        poll_fn(|cx| self.driver.poll(cx, |cx| answered.as_mut().poll(cx))).await
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Upload>>>> {
+        let answered = self.requests.try_send_request(request); // Has it from here on.
+        let driver = &mut self.driver;
+        async move {
+            let mut answered = pin!(answered);
+            poll_fn(|cx| driver.poll(cx, |cx| answered.as_mut().poll(cx))).await
+        }
     }
 
     /// Whether it can take a request.

@@ -93,22 +93,12 @@ impl Service {
     /// Answers a request: with an endpoint's answer, or one of our own.
     pub(super) async fn call(&self, request: Request<Incoming>, turn: Turn) -> Response<Body> {
         let is_http1 = is_http1(request.version());
-        let mut response = self.answer(request, turn).await;
-        if is_http1 && self.crowd.is_idle_enough() {
-            self.counters.hit(Limit::IdleConnections);
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(CONNECTION, close);
-        }
-        response
-    }
-
-    async fn answer(&self, request: Request<Incoming>, turn: Turn) -> Response<Body> {
         let (head, body) = request.into_parts();
         let route = match turn.doubt() {
             Some(why) => Err(why.into()),
             None => self.route(&head),
         };
-        match route {
+        let mut response = match route {
             Ok(Route::Forward) => self.forward(head, body, turn).await,
             Ok(Route::Hello | Route::Health) => reply::empty(StatusCode::OK),
             Ok(Route::Ready) => reply::empty(match self.is_ready() {
@@ -122,7 +112,13 @@ impl Service {
                 }
                 self.refuse(&head, refusal, InFlight::new(&self.counters, turn))
             }
+        };
+        if is_http1 && self.crowd.is_idle_enough() {
+            self.counters.hit(Limit::IdleConnections);
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
         }
+        response
     }
 
     /// Decides what is to be done with a request, and whether this client may ask for it.
@@ -238,9 +234,9 @@ impl Service {
             shape,
             is_http1: is_http1(head.version),
         };
-        Exchange::new(self, request, payload, routing, started, in_flight)
-            .run()
-            .await
+        let mut exchange = Exchange::new(self, request, payload, routing, started, in_flight);
+        let end = exchange.run().await;
+        exchange.finish(end)
     }
 
     fn refuse(&self, head: &Parts, refusal: Refusal, mut in_flight: InFlight) -> Response<Body> {
