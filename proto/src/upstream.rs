@@ -17,7 +17,9 @@ mod request;
 mod verdict;
 
 pub use address::may_connect;
-pub use request::{Credential, credential_header, default_scheme, set_credential, target};
+pub use request::{
+    Credential, credential_header, default_scheme, set_credential, target, target_of,
+};
 pub use verdict::{RETRY_AFTER_MAX, Verdict, class_of_error_type, classify, retry_after};
 
 use std::fmt;

@@ -7,8 +7,8 @@
 use http::{
     HeaderMap, HeaderName,
     header::{
-        CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, FORWARDED, HOST,
-        PROXY_AUTHENTICATE, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+        CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST,
+        PROXY_AUTHENTICATE, SET_COOKIE, TRANSFER_ENCODING,
     },
 };
 
@@ -29,25 +29,26 @@ static SESSIONS: [HeaderName; 2] = [
     HeaderName::from_static("x-conversation-id"),
 ];
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-
 /// RFC 9110, section 7.6.1, and `trailer`, as trailers are not forwarded.
-const HOP_BY_HOP: [HeaderName; 7] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-
-/// What a request says about its way here, beside `x-forwarded-*`. Who our clients are is
-/// not for an endpoint to know, and what they say of themselves is not for it to trust.
-const WAY_HERE: [HeaderName; 3] = [FORWARDED, VIA, X_REAL_IP];
+/// What a request says about its way here. Who our clients are is not for an endpoint to
+/// know, and what they say of themselves is not for it to trust.
+fn is_of_the_way_here(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-")
+}
 
 /// Returns the session that a request belongs to, if it names one.
 pub(super) fn session(headers: &HeaderMap, affinity: &Affinity) -> Option<Session> {
@@ -60,17 +61,11 @@ pub(super) fn session(headers: &HeaderMap, affinity: &Affinity) -> Option<Sessio
 /// too: the body that is sent upstream brings its own. Credentials are left to
 /// [`qcc_proto::upstream::set_credential`].
 pub(super) fn strip_request(headers: &mut HeaderMap) {
-    strip_hop_by_hop(headers);
-    for name in [HOST, CONTENT_LENGTH, EXPECT] {
-        headers.remove(name);
-    }
-    for name in WAY_HERE {
-        headers.remove(name);
-    }
-    let is_forwarded = |name: &&HeaderName| name.as_str().starts_with("x-forwarded-");
-    while let Some(name) = headers.keys().find(is_forwarded).cloned() {
-        headers.remove(name);
-    }
+    let is_of_this_hop =
+        |name: &HeaderName| *name == HOST || *name == CONTENT_LENGTH || *name == EXPECT;
+    strip(headers, |name| {
+        is_of_this_hop(name) || is_of_the_way_here(name)
+    });
 }
 
 /// Removes from a response's fields what is not for the client. Its length stays,
@@ -80,26 +75,26 @@ pub(super) fn strip_response(headers: &mut HeaderMap) {
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
-    strip_hop_by_hop(headers);
     // Many clients share an endpoint's credential; its sessions are not theirs.
-    for name in [PROXY_AUTHENTICATE, SET_COOKIE] {
-        headers.remove(name);
-    }
+    strip(headers, |name| {
+        *name == PROXY_AUTHENTICATE || *name == SET_COOKIE
+    });
 }
 
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-    }
-    for name in HOP_BY_HOP {
+/// Removes what is for the next hop only, and what else is `unwanted`. Most messages have
+/// none or two of all these, so names are looked at rather than looked up.
+fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    let named = headers.get_all(CONNECTION).iter();
+    let mut gone: Vec<HeaderName> = named
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        // These two are no fields, or go anyway.
+        .filter(|name| !matches!(*name, b"close" | b"keep-alive"))
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .collect();
+    let is_gone = |name: &&HeaderName| is_hop_by_hop(name) || unwanted(name);
+    gone.extend(headers.keys().filter(is_gone).cloned());
+    for name in gone {
         headers.remove(name);
     }
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Uri,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    uri::PathAndQuery,
 };
 use http_body::Body as _;
 use qcc_proto::{
@@ -146,11 +147,9 @@ impl Outgoing {
         endpoint: &Endpoint,
         upload: Upload,
     ) -> Result<Request<Upload>, Failed> {
-        let path = self
-            .target
-            .path_and_query()
-            .map_or("/", |path| path.as_str());
-        let target = upstream::target(&endpoint.base_url, path).map_err(|error| Failed {
+        let path = self.target.path_and_query().cloned();
+        let path = path.unwrap_or(PathAndQuery::from_static("/"));
+        let target = upstream::target_of(&endpoint.base_url, &path).map_err(|error| Failed {
             class: OutcomeClass::Request,
             detail: error.to_string(),
             was_reused: false,

@@ -2,8 +2,8 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Uri,
-    header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION},
-    uri::PathAndQuery,
+    header::AUTHORIZATION,
+    uri::{self, PathAndQuery},
 };
 
 use super::Error;
@@ -11,23 +11,21 @@ use crate::v1::{ApiFlavor, CredentialScheme};
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Azure's name for the same thing.
-const API_KEY: HeaderName = HeaderName::from_static("api-key");
-
-/// Google's.
-const X_GOOG_API_KEY: HeaderName = HeaderName::from_static("x-goog-api-key");
-
-/// Every header that may carry a client's credential. None of them reaches an
-/// endpoint: it would show one party's key to another. A cookie is the session of one
-/// client, and an endpoint's are not passed on either.
-const CLIENT_CREDENTIALS: [HeaderName; 6] = [
-    AUTHORIZATION,
-    X_API_KEY,
-    API_KEY,
-    X_GOOG_API_KEY,
-    PROXY_AUTHORIZATION,
-    COOKIE,
-];
+/// Whether a header may carry a client's credential. None of them reaches an endpoint: it
+/// would show one party's key to another. `api-key` is Azure's name, `x-goog-api-key`
+/// Google's. A cookie is the session of one client, and an endpoint's are not passed on
+/// either.
+fn is_client_credential(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "authorization"
+            | "x-api-key"
+            | "api-key"
+            | "x-goog-api-key"
+            | "proxy-authorization"
+            | "cookie"
+    )
+}
 
 /// Longest URL that `http` can hold.
 const URI_BYTES_MAX: usize = 65_534;
@@ -48,10 +46,23 @@ pub struct Credential {
 ///
 /// `base_url` has neither query nor fragment; one that is there is not used.
 pub fn target(base_url: &Uri, path_and_query: &str) -> Result<Uri, Error> {
+    // `http` would drop a fragment silently, and make a path of what is none.
+    if !path_and_query.starts_with('/') || path_and_query.contains('#') {
+        return Err(Error::Path);
+    }
+    if path_and_query.len() > URI_BYTES_MAX {
+        return Err(Error::TooLong);
+    }
+    let path_and_query = path_and_query.parse().map_err(|_| Error::Path)?;
+    target_of(base_url, &path_and_query)
+}
+
+/// Does the same for a path that has been read: it is not copied where there is nothing
+/// before it.
+pub fn target_of(base_url: &Uri, path_and_query: &PathAndQuery) -> Result<Uri, Error> {
     let scheme = base_url.scheme().ok_or(Error::RelativeBase)?;
     let authority = base_url.authority().ok_or(Error::RelativeBase)?;
-    // `http` would drop a fragment silently.
-    if !path_and_query.starts_with('/') || path_and_query.contains('#') {
+    if !path_and_query.as_str().starts_with('/') {
         return Err(Error::Path);
     }
     let base_path = base_url.path().trim_end_matches('/');
@@ -59,21 +70,19 @@ pub fn target(base_url: &Uri, path_and_query: &str) -> Result<Uri, Error> {
         + "://".len()
         + authority.as_str().len()
         + base_path.len()
-        + path_and_query.len();
+        + path_and_query.as_str().len();
     if length > URI_BYTES_MAX {
         return Err(Error::TooLong);
     }
-    let joined = if base_path.is_empty() {
-        PathAndQuery::try_from(path_and_query)
-    } else {
-        PathAndQuery::try_from([base_path, path_and_query].concat())
+    let joined = match base_path.is_empty() {
+        true => Ok(path_and_query.clone()),
+        false => PathAndQuery::try_from([base_path, path_and_query.as_str()].concat()),
     };
-    Uri::builder()
-        .scheme(scheme.clone())
-        .authority(authority.clone())
-        .path_and_query(joined.map_err(|_| Error::Path)?)
-        .build()
-        .map_err(|_| Error::Path)
+    let mut parts = uri::Parts::default();
+    parts.scheme = Some(scheme.clone());
+    parts.authority = Some(authority.clone());
+    parts.path_and_query = Some(joined.map_err(|_| Error::Path)?);
+    Uri::from_parts(parts).map_err(|_| Error::Path)
 }
 
 /// Returns where the credential goes if the policy does not say.
@@ -108,7 +117,8 @@ pub fn credential_header(scheme: CredentialScheme, api_key: &str) -> Result<Cred
 
 /// Removes every client credential, then puts the endpoint's own in, if it has one.
 pub fn set_credential(headers: &mut HeaderMap, credential: Option<&Credential>) {
-    for name in CLIENT_CREDENTIALS {
+    let names = headers.keys().filter(|name| is_client_credential(name));
+    for name in names.cloned().collect::<Vec<_>>() {
         headers.remove(name);
     }
     if let Some(credential) = credential {
