@@ -20,6 +20,7 @@ mod reloading;
 mod reports;
 mod secrets;
 mod starting;
+mod stopping;
 mod streams;
 mod verification;
 mod versions;

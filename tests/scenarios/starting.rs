@@ -2,9 +2,7 @@
 
 use std::{fs, net::TcpListener, process::Command};
 
-use qcc_proto::v1::HealthState;
-use qcc_tests::{Answer, Testbed, eventually};
-use rustix::process::Signal;
+use qcc_tests::Testbed;
 
 const DAEMONS: [&str; 2] = ["qcc-control", "qcc-proxy"];
 
@@ -140,28 +138,4 @@ async fn a_control_plane_applies_a_file_at_its_start() {
         "{first_lines:?}"
     );
     assert!(control.stop().await.success());
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_does_not_wait() {
-    let testbed = Testbed::start()
-        .patient_checks()
-        .endpoints(["a"])
-        .proxies(1)
-        .await;
-    testbed.upstream("a").respond(Answer::hang());
-    let waiting = testbed.proxy(0).messages(1);
-    testbed.upstream("a").received(1).await;
-    testbed.proxy(0).signal(Signal::TERM);
-    eventually("new connections are refused", async || {
-        match testbed.proxy(0).get("/").send().await {
-            Err(_) => Ok(()),
-            Ok(response) => Err(format!("{response:?}")),
-        }
-    })
-    .await;
-    let status = testbed.proxy(0).stop().await; // Sends the second one.
-    assert_ne!(status.code(), None, "it ends by itself: {status}");
-    drop(waiting);
-    assert_eq!(testbed.control().state("a").await, HealthState::Healthy);
 }

@@ -1,7 +1,7 @@
 //! Streams of events, and what becomes of models on their way.
 
-use qcc_proto::v1::{Cause, DrainProxyRequest, HealthState};
-use qcc_tests::{Answer, Gate, Piece, Testbed};
+use qcc_proto::v1::{Cause, HealthState};
+use qcc_tests::{Answer, Testbed};
 
 const START: &str = "event: message_start\ndata: {\"type\":\"message_start\"}\n\n";
 const DELTA: &str = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\"}\n\n";
@@ -38,37 +38,6 @@ async fn a_key_that_is_rejected_inside_of_a_stream_is_out_for_everybody() {
     let response = testbed.proxy(1).message().await.expect_status(200);
     assert_eq!(response.served_by(), "b");
     assert_eq!(testbed.upstream("a").client_requests(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_the_drain_cuts_off_says_so() {
-    let testbed = Testbed::start()
-        .patient_checks()
-        .endpoints(["a"])
-        .proxies(1)
-        .await;
-    let never = Gate::new();
-    let steps = [START.into(), DELTA.into(), Piece::Wait(never.clone())];
-    testbed.upstream("a").respond(Answer::stream(steps));
-    let proxy = testbed.proxy(0);
-    let mut stream = proxy.message().open().await.expect("an answer");
-    stream.expect(&[START, DELTA].concat()).await;
-    let at_once = DrainProxyRequest {
-        timeout: Some(prost_types::Duration {
-            seconds: 0,
-            nanos: 50_000_000,
-        }),
-    };
-    proxy.admin().drain_proxy(at_once).await.expect("an answer");
-    let mut rest = Vec::new();
-    while let Ok(Some(piece)) = stream.next().await {
-        rest.extend_from_slice(&piece);
-    }
-    let rest = String::from_utf8(rest).expect("text");
-    assert!(rest.contains("event: error\ndata: {"), "{rest}");
-    assert!(rest.contains("the proxy is stopping"), "{rest}");
-    assert!(proxy.ended().await.success());
-    never.open();
 }
 
 #[tokio::test(flavor = "multi_thread")]

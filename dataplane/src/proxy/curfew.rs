@@ -32,6 +32,14 @@ impl Curfew {
         self.0.is_called.load(Ordering::Acquire)
     }
 
+    /// Completes once it is.
+    pub(super) async fn over(&self) {
+        let called = self.0.called.notified(); // Made first: misses nothing.
+        if !self.is_called() {
+            called.await;
+        }
+    }
+
     /// Completes once it is, if it was not before.
     pub(super) fn called(&self) -> OwnedNotified {
         Arc::clone(&self.0.called).notified_owned()

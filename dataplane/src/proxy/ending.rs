@@ -38,6 +38,8 @@ pub(super) enum End {
     OutOfTime,
     /// The client's body is at fault.
     Faulty(Fault),
+    /// The proxy stops, and could not wait any longer.
+    Stopping,
 }
 
 impl End {
@@ -49,7 +51,8 @@ impl End {
             | Self::Unavailable(_)
             | Self::Busy(_)
             | Self::OutOfTime => true,
-            Self::Faulty(_) => false,
+            // Another proxy may do better than that.
+            Self::Faulty(_) | Self::Stopping => false,
         }
     }
 
@@ -73,6 +76,7 @@ impl End {
                 Refusal::new(Kind::Timeout, message)
             }
             Self::Faulty(fault) => fault.into(),
+            Self::Stopping => Refusal::stopping(),
         }
     }
 }

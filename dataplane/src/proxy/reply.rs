@@ -184,6 +184,11 @@ impl Refusal {
         }
     }
 
+    /// For a request that comes too late, or has no time left.
+    pub(super) fn stopping() -> Self {
+        Self::new(Kind::Draining, "the proxy is stopping")
+    }
+
     /// Tells when another try has a chance.
     pub(super) fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);

@@ -36,7 +36,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Serves clients until `stop` is cancelled, then lets running requests finish for
 /// at most `settings.drain_timeout`, or until the curfew is called: answers that are still
-/// on their way end visibly. Dropping the future ends every connection at once.
+/// on their way end visibly, and who waits for one is told that there will be none. Dropping the future ends every connection at once.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
@@ -99,15 +99,9 @@ pub(crate) async fn serve(
             log_panic(ended);
         }
     });
-    let is_called = curfew.called(); // Made first: misses nothing.
-    let called = async {
-        if !curfew.is_called() {
-            is_called.await;
-        }
-    };
     tokio::select! {
         () = &mut finished => return,
-        () = called => {}
+        () = curfew.over() => {}
         () = sleep(drain_timeout) => {}
     }
     info!("ending what did not finish in time");

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Counters, Curfew, Limit, Live, count,
+    ending::End,
     exchange::Exchange,
     headers,
     inbound::Inbound,
@@ -175,8 +176,7 @@ impl Service {
         let in_flight = InFlight::new(&self.counters, turn);
         let started = Instant::now();
         if self.stop.is_cancelled() {
-            let refusal = Refusal::new(Kind::Draining, "the proxy is stopping");
-            return self.refuse(&head, refusal, in_flight);
+            return self.refuse(&head, Refusal::stopping(), in_flight);
         }
         let (requests_max, limits) = {
             let settings = self.settings.load();
@@ -195,7 +195,13 @@ impl Service {
         }
         let collecting = replay::collect(Inbound::new(body, head.version), limits, &self.budget);
         // A body that comes drop by drop is never idle, but the total time is for it as well.
-        let collected = timeout(self.total_timeout(), collecting).await;
+        let collected = tokio::select! {
+            biased;
+            collected = timeout(self.total_timeout(), collecting) => collected,
+            () = self.curfew.over() => {
+                return self.refuse(&head, Refusal::stopping(), in_flight);
+            }
+        };
         let collected = match collected.unwrap_or(Err(Fault::Stalled)) {
             Ok(collected) => collected,
             Err(fault) => return self.refuse(&head, fault.into(), in_flight),
@@ -235,7 +241,12 @@ impl Service {
             is_http1: is_http1(head.version),
         };
         let mut exchange = Exchange::new(self, request, payload, routing, started, in_flight);
-        let end = exchange.run().await;
+        let end = tokio::select! {
+            biased;
+            end = exchange.run() => end,
+            // Whoever is being asked hears no more of us: nobody is blamed.
+            () = self.curfew.over() => Err(End::Stopping),
+        };
         exchange.finish(end)
     }
 

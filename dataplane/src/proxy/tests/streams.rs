@@ -209,3 +209,36 @@ async fn what_does_not_finish_in_time_is_ended() {
     upstream.sees_the_peer_leave().await;
     assert_eq!(proxy.reports(), []); // Nobody is to blame.
 }
+
+#[tokio::test]
+async fn who_waits_for_an_answer_when_the_time_is_over_is_told_that_there_is_none() {
+    let upstream = Upstream::always(vec![Step::Silence]).await;
+    let mut proxy = Proxy::with(&[&upstream], |options| {
+        options.settings.drain_timeout = Duration::from_millis(50);
+    })
+    .await;
+    let mut client = proxy.connect().await;
+    client.write(POST).await;
+    eventually(|| upstream.requests().len() == 1).await;
+    let mut unfinished = proxy.connect().await; // Most of its body is missing.
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: proxy\r\ncontent-length: 1000\r\n\r\n{";
+    unfinished.write(head).await;
+    eventually(|| proxy.counters.active.load(Relaxed) == 2).await;
+    proxy.stop.cancel();
+    (&mut proxy.serving).await.unwrap();
+    for (client, shape) in [
+        (&mut client, r#","type":"error"}"#),
+        (&mut unfinished, r#""param":null"#),
+    ] {
+        let got = client.answer().await;
+        assert_eq!((got.status(), got.whole), (503, true));
+        assert_eq!(got.header("x-qcc-error"), Some("draining"));
+        assert_eq!(got.header("connection"), Some("close"));
+        assert!(got.header("retry-after").is_some());
+        assert!(got.text().contains(shape), "{}", got.text());
+        assert!(client.is_closed().await);
+    }
+    upstream.sees_the_peer_leave().await;
+    assert_eq!(proxy.reports(), []); // Nobody is to blame.
+    assert_eq!(proxy.counters.own_errors.load(Relaxed), 2);
+}

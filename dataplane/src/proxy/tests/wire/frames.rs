@@ -426,3 +426,19 @@ async fn pings_are_answered_and_hold_nobody_up() {
     .await;
     drop(flood.await);
 }
+
+#[tokio::test]
+async fn a_connection_of_a_proxy_that_stops_says_so_and_ends_with_what_has_begun() {
+    let gate = Gate::new();
+    let mut steps = vec![Step::Gate(gate.clone())];
+    steps.extend(answer(200, "", "ok"));
+    let upstream = Upstream::always(steps).await;
+    let proxy = Proxy::start(&[&upstream]).await;
+    let mut client = Connection::open(&proxy).await;
+    client.write(&post(1, &[])).await;
+    eventually(|| upstream.requests().len() == 1).await;
+    proxy.stop.cancel();
+    assert_eq!(client.said().await, Said::GoAway(0));
+    gate.open();
+    assert_eq!(client.said().await, Said::Status(200));
+}
