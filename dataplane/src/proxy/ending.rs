@@ -14,9 +14,6 @@ use super::{
 };
 use crate::routing::{Endpoint, Routing, Unavailable};
 
-/// Endpoints that an error names; a client has no use for a thousand.
-const REASONS_MAX: usize = 20;
-
 /// A try that failed.
 pub(super) struct Try {
     pub(super) endpoint: Arc<Endpoint>,
@@ -31,7 +28,7 @@ pub(super) enum End {
     /// There might be somebody to ask, but there is no budget for it, or it is not wanted.
     NoRetry,
     /// No endpoint is selectable.
-    Unavailable(Unavailable),
+    Unavailable(Arc<Unavailable>),
     /// There was no endpoint to be had in time.
     Busy(&'static str),
     /// The request's total time is up.
@@ -109,10 +106,9 @@ fn exhausted(tries: &[Try], routing: &Routing, is_spent: bool) -> Refusal {
 /// Whether a request has met nothing but rejections, and nobody else is left to ask
 /// until somebody does something about it.
 fn are_rejected(tries: &[Try], unavailable: &Unavailable) -> bool {
-    let mut reasons = unavailable.reasons.iter();
     !tries.is_empty()
         && tries.iter().all(|it| blames_credential(it.class))
-        && reasons.all(|(_, reason)| reason.is_for_people())
+        && unavailable.is_for_people
 }
 
 fn rejected(tries: &[Try]) -> Refusal {
@@ -131,7 +127,6 @@ pub(super) fn blames_credential(class: OutcomeClass) -> bool {
 
 fn no_endpoint(kind: Kind, what: &'static str, unavailable: &Unavailable) -> Refusal {
     let reasons: Vec<_> = (unavailable.reasons.iter())
-        .take(REASONS_MAX)
         .map(|(name, reason)| (&**name, reason.to_string()))
         .collect();
     let mut message = what.to_owned();
@@ -143,9 +138,8 @@ fn no_endpoint(kind: Kind, what: &'static str, unavailable: &Unavailable) -> Ref
                 .map(|(name, reason)| (*name, reason.as_str())),
         ));
     }
-    let left_out = unavailable.reasons.len() - reasons.len();
-    if left_out > 0 {
-        let _ = write!(message, "; and {left_out} more"); // Writing to a string cannot fail.
+    if unavailable.others > 0 {
+        let _ = write!(message, "; and {} more", unavailable.others); // Writing to a string cannot fail.
     }
     Refusal::new(kind, message).retry_after(unavailable.retry_after)
 }

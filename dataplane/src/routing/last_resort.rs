@@ -19,6 +19,7 @@
 //! is marked, and reported under its own generation and view.
 
 use std::{
+    cmp::Ordering,
     collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
@@ -29,6 +30,7 @@ use qcc_proto::v1::{AdminState, Cause};
 use super::{
     Entry, Next, Reason, Routing, Table,
     admission::{self, Admission, Party},
+    affinity,
     live::Limit,
 };
 
@@ -86,53 +88,77 @@ impl Routing {
     /// Looks for an endpoint that is out but may be tried, when otherwise `answer` is all
     /// there is. `None`: something has changed meanwhile; look again.
     pub(super) fn resort(&mut self, answer: Next, now: Instant) -> Option<Next> {
-        let policy = self.policy();
-        let (last_resort, cap) = (policy.last_resort, policy.unproven_concurrency);
-        if !last_resort && policy.max_ejected_percent == 0 {
+        if !self.is_lenient() {
             return Some(answer);
         }
-        let outs = self.moment(self.router.newest().as_deref(), now).outs();
+        let newest = self.router.newest();
+        let kept = self.moment(newest.as_deref(), now).kept();
+        drop(newest);
         let is_open = |out: &Out| self.may_try() && !self.has_tried(out.index);
-        let kept = kept(&outs, &self.table);
         let open: Vec<Out> = kept.iter().copied().filter(is_open).collect();
         let usable: Vec<usize> = (open.iter())
             .map(|out| out.index)
             .filter(|&index| self.has_room(index, self.usual(index)))
             .collect();
         if !usable.is_empty() {
-            return self.choose(&usable, |routing, index| routing.usual(index), now);
+            let random = self.random();
+            let index = self.table.draw_among(&usable, random)?;
+            return self.seize_out(index, self.usual(index), now);
         }
         match answer {
             Next::Exhausted | Next::Unavailable(_) if !open.is_empty() => {
                 Some(Next::Wait { until: None })
             }
             Next::Unavailable(_) if !kept.is_empty() => Some(Next::Exhausted),
-            Next::Unavailable(unavailable) if last_resort => {
-                let limit = Limit::Unproven(cap);
-                let free = |out: &&Out| is_open(out) && self.has_room(out.index, limit);
-                let mut free = outs.iter().filter(free).peekable();
-                let Some(best) = free.peek().map(|out| out.plight) else {
-                    return Some(Next::Unavailable(unavailable));
-                };
-                let equals = free.take_while(|out| out.plight == best);
-                let equals: Vec<usize> = equals.map(|out| out.index).collect();
-                self.choose(&equals, |_, _| limit, now)
+            Next::Unavailable(_) if self.policy().last_resort => {
+                let limit = Limit::Unproven(self.policy().unproven_concurrency);
+                match self.least_bad(limit, now) {
+                    Some(index) => self.seize_out(index, limit, now),
+                    None => Some(answer),
+                }
             }
             answer => Some(answer),
         }
     }
 
-    fn choose(
-        &mut self,
-        positions: &[usize],
-        limit: impl Fn(&Self, usize) -> Limit,
-        now: Instant,
-    ) -> Option<Next> {
-        let random = self.random();
-        let index = self.table.draw_among(positions, random)?;
+    /// Whether the policy leads to endpoints that are out.
+    pub(super) fn is_lenient(&self) -> bool {
+        self.policy().last_resort || self.policy().max_ejected_percent > 0
+    }
+
+    /// Draws by weight among the least bad that have room. However many are out, each is
+    /// looked at once, and nothing is kept of it.
+    fn least_bad(&mut self, limit: Limit, now: Instant) -> Option<usize> {
+        let mut random = self.random();
+        let newest = self.router.newest();
+        let moment = self.moment(newest.as_deref(), now);
+        let (mut best, mut total): (Option<Out>, u64) = (None, 0);
+        if !self.may_try() {
+            return None;
+        }
+        for out in (0..self.table.len()).filter_map(|index| moment.look(index)) {
+            let order = best.map_or(Ordering::Less, |best| out.plight.cmp(&best.plight));
+            if order.is_gt() || self.has_tried(out.index) || !self.has_room(out.index, limit) {
+                continue;
+            }
+            if order.is_lt() {
+                total = 0;
+            }
+            let weight = u64::from(self.table.entry(out.index).routed.weight);
+            total += weight;
+            // The first is certain, and each later one as likely as its weight says.
+            random = affinity::mix(random.wrapping_add(1));
+            if random % total < weight {
+                best = Some(out);
+            }
+        }
+        best.map(|best| best.index)
+    }
+
+    fn seize_out(&mut self, index: usize, limit: Limit, now: Instant) -> Option<Next> {
         let admission = Admission {
             number: self.table.entry(index).live.mark().number,
-            limit: limit(self, index),
+            limit,
         };
         let attempt = self.seize_if(index, admission, now, |routing| {
             let newest = routing.router.newest();
@@ -168,16 +194,33 @@ impl Routing {
 }
 
 impl Moment<'_> {
-    /// Returns the endpoints that are out for a cause that may be overlooked, the least
-    /// bad first.
-    fn outs(self) -> Vec<Out> {
-        let positions = 0..self.pinned.len();
-        let mut outs: Vec<Out> = positions.filter_map(|index| self.look(index)).collect();
-        outs.sort_by_cached_key(|out| {
-            let name = &self.pinned.entry(out.index).routed.endpoint.name;
-            (out.plight, Arc::clone(name))
-        });
-        outs
+    /// Returns the endpoints that are out for a cause that may be overlooked.
+    fn outs(self) -> impl Iterator<Item = Out> {
+        (0..self.pinned.len()).filter_map(move |index| self.look(index))
+    }
+
+    /// Returns those that may not be left alone, for too many are.
+    ///
+    /// One that asked for a pause is left in peace, but counts: it is out for failing as
+    /// well.
+    fn kept(self) -> Vec<Out> {
+        let percent = self.pinned.policy().max_ejected_percent as usize;
+        if percent == 0 {
+            return Vec::new();
+        }
+        let is_enabled = |entry: &&Entry| entry.routed.admin == AdminState::Enabled;
+        let enabled = self.pinned.by_name().filter(is_enabled).count();
+        let failed: Vec<Out> = self.outs().filter(|out| out.has_failed).collect();
+        let beyond = failed.len().saturating_sub(enabled * percent / 100);
+        let mut failed: Vec<Out> = failed.into_iter().filter(|out| !out.is_paused).collect();
+        if (1..failed.len()).contains(&beyond) {
+            let name = |out: &Out| &*self.pinned.entry(out.index).routed.endpoint.name;
+            failed.select_nth_unstable_by(beyond - 1, |a, b| {
+                (a.plight, name(a)).cmp(&(b.plight, name(b)))
+            });
+        }
+        failed.truncate(beyond);
+        failed
     }
 
     /// Returns what is wrong with an endpoint, if something is and may be overlooked.
@@ -226,18 +269,17 @@ impl Leniency {
         if !policy.last_resort && policy.max_ejected_percent == 0 {
             return Self::default();
         }
-        let outs = Moment {
+        let moment = Moment {
             pinned: table,
             newest: Some(table),
             party: Party::Bystander,
             now,
-        }
-        .outs();
+        };
         let name = |out: &Out| Arc::clone(&table.entry(out.index).routed.endpoint.name);
-        let last = outs.iter().filter(|_| policy.last_resort);
+        let last = moment.outs().filter(|_| policy.last_resort);
         Self {
-            kept: kept(&outs, table).iter().map(name).collect(),
-            last: last.map(name).collect(),
+            kept: moment.kept().iter().map(name).collect(),
+            last: last.map(|out| name(&out)).collect(),
         }
     }
 
@@ -248,23 +290,6 @@ impl Leniency {
         }
         (self.last.contains(name)).then_some("may be used as a last resort")
     }
-}
-
-/// Returns those that may not be left alone, for too many are; `outs` are all that are
-/// out, the least bad first.
-///
-/// One that asked for a pause is left in peace, but counts: it is out for failing as well.
-fn kept(outs: &[Out], table: &Table) -> Vec<Out> {
-    let percent = table.policy().max_ejected_percent as usize;
-    if percent == 0 {
-        return Vec::new();
-    }
-    let is_enabled = |entry: &&Entry| entry.routed.admin == AdminState::Enabled;
-    let ejected_max = table.by_name().filter(is_enabled).count() * percent / 100;
-    let failed = outs.iter().filter(|out| out.has_failed);
-    let beyond = failed.clone().count().saturating_sub(ejected_max);
-    let failed = failed.filter(|out| !out.is_paused).take(beyond);
-    failed.copied().collect()
 }
 
 /// Returns how bad a reason is; `None`: too bad to be overlooked.

@@ -14,6 +14,7 @@
 //! - [`budget`]: how many tries may follow a first one.
 //! - [`suspicion`]: whether a request fails wherever it goes, and is itself to blame.
 //! - [`reason`]: why an endpoint is not selected.
+//! - [`outlook`]: that nothing can be, remembered for a moment.
 //!
 //! The way of one client request:
 //!
@@ -48,6 +49,7 @@ mod endpoint;
 mod last_resort;
 mod live;
 mod mark;
+mod outlook;
 mod pace;
 mod policy;
 mod reason;

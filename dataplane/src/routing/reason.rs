@@ -13,6 +13,10 @@ const RETRY_OPERATOR: Duration = Duration::from_secs(30);
 /// `retry-after` counts whole seconds.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 
+/// Endpoints that are named where nothing can be selected; a client has no use for a
+/// thousand.
+pub(crate) const REASONS_MAX: usize = 20;
+
 /// Why an endpoint is not selected now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
@@ -132,24 +136,39 @@ impl fmt::Display for Reason {
 /// Why nothing can be selected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unavailable {
-    /// Each endpoint's reason, in the order of names.
+    /// The endpoints' reasons in the order of names, at most [`REASONS_MAX`].
     pub reasons: Vec<(Arc<str>, Reason)>,
+    /// How many more endpoints there are.
+    pub others: usize,
+    /// Nothing helps any of them but [people](Reason::is_for_people).
+    pub is_for_people: bool,
     /// The earliest real chance, as far as this process can tell. At least 1 s.
     pub retry_after: Duration,
 }
 
 impl Unavailable {
-    /// Collects the reasons of all endpoints.
-    pub(crate) fn new(reasons: Vec<(Arc<str>, Reason)>) -> Self {
-        let retry_after = reasons
-            .iter()
-            .map(|(_, reason)| reason.retry_after())
-            .min()
-            .unwrap_or(RETRY_OPERATOR) // No endpoint at all: somebody has to add one.
-            .max(RETRY_MIN);
+    /// Goes through the reasons of all endpoints.
+    pub(crate) fn new<'a>(all: impl IntoIterator<Item = (&'a Arc<str>, Reason)>) -> Self {
+        let mut reasons = Vec::new();
+        let (mut others, mut is_for_people) = (0, true);
+        let mut earliest: Option<Duration> = None;
+        for (name, reason) in all {
+            let wait = reason.retry_after();
+            earliest = Some(earliest.map_or(wait, |other| other.min(wait)));
+            is_for_people &= reason.is_for_people();
+            if reasons.len() < REASONS_MAX {
+                reasons.push((Arc::clone(name), reason));
+            } else {
+                others += 1;
+            }
+        }
+        // No endpoint at all: somebody has to add one.
+        let earliest = earliest.unwrap_or(RETRY_OPERATOR);
         Self {
             reasons,
-            retry_after,
+            others,
+            is_for_people,
+            retry_after: earliest.max(RETRY_MIN),
         }
     }
 }

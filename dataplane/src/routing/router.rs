@@ -12,6 +12,7 @@ use tokio::sync::{Notify, futures::Notified, watch};
 
 use super::{
     Generation, Policy, Routed, Routing, Session, Table, affinity::Places, budget::Budget,
+    outlook::Outlook,
 };
 use crate::reports::Outbox;
 
@@ -25,6 +26,7 @@ pub(crate) struct Router {
 struct Shared {
     table: ArcSwapOption<Table>,
     wake: Notify,
+    outlook: Outlook,
     seeds: AtomicU64,
     budget: Budget,
     /// Whose turn it is, for those who take turns.
@@ -101,6 +103,7 @@ impl Router {
             shared: Arc::new(Shared {
                 table: ArcSwapOption::empty(),
                 wake: Notify::new(),
+                outlook: Outlook::default(),
                 seeds: AtomicU64::new(seed),
                 budget: Budget::default(),
                 turns: AtomicU64::new(0),
@@ -205,6 +208,11 @@ impl Router {
         self.shared.table.load()
     }
 
+    /// Returns what is known of times when nothing is selectable.
+    pub(super) fn outlook(&self) -> &Outlook {
+        &self.shared.outlook
+    }
+
     /// Returns what is left for retries.
     pub(super) fn budget(&self) -> &Budget {
         &self.shared.budget
@@ -232,6 +240,7 @@ impl Router {
 
     /// Tells waiting requests to look again.
     pub(super) fn wake(&self) {
+        self.shared.outlook.change();
         self.shared.wake.notify_waiters();
     }
 }

@@ -6,7 +6,10 @@
 //! draw looks at one endpoint or two, however many there are. Only where all draws meet
 //! endpoints that cannot be used is the tier gone through.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use qcc_proto::v1::View;
 
@@ -61,7 +64,7 @@ pub(crate) enum Next {
     /// attempts, or has tried them all.
     Exhausted,
     /// No endpoint is selectable, for anybody.
-    Unavailable(Unavailable),
+    Unavailable(Arc<Unavailable>),
 }
 
 impl Routing {
@@ -139,6 +142,11 @@ impl Routing {
         if !std::mem::replace(&mut self.is_counted, true) {
             self.router.budget().request(now);
         }
+        if self.attempts == 0
+            && let Some(known) = self.router.outlook().get(&self.table, now)
+        {
+            return Next::Unavailable(known);
+        }
         loop {
             if let Some(attempt) = self.attempt(now) {
                 return Next::Attempt(attempt);
@@ -151,14 +159,12 @@ impl Routing {
         }
     }
 
-    /// Returns why each endpoint is not selectable, those left out that are.
+    /// Returns why endpoints are not selectable, those left out that are.
     pub(crate) fn unavailable(&self, now: Instant) -> Unavailable {
-        let table = &self.table;
-        let reasons = table.by_name().filter_map(|entry| {
+        Unavailable::new(self.table.by_name().filter_map(|entry| {
             let reason = self.admit_entry(entry, now).err()?;
-            Some((Arc::clone(&entry.routed.endpoint.name), reason))
-        });
-        Unavailable::new(reasons.collect())
+            Some((&entry.routed.endpoint.name, reason))
+        }))
     }
 
     pub(super) fn may_try(&self) -> bool {
@@ -402,8 +408,11 @@ impl Routing {
 
     /// Finds out why there was nothing to choose. `None`: there is now.
     fn survey(&self, now: Instant) -> Option<Next> {
+        let changes = self.router.outlook().changes(); // First: what comes later counts.
+        let queue_timeout = self.policy().queue_timeout;
         let mut selectable = false;
         let mut busy = false;
+        let mut shortest: Option<Duration> = None;
         let mut until: Option<Instant> = None;
         for index in 0..self.table.len() {
             let is_open = !self.has_tried(index) || self.spared == Some(index);
@@ -416,8 +425,11 @@ impl Routing {
                     busy |= usable;
                 }
                 Err(reason) => {
-                    let within_reach = |left: &_| usable && *left <= self.policy().queue_timeout;
-                    if let Some(left) = reason.remaining().filter(within_reach) {
+                    let Some(left) = reason.remaining() else {
+                        continue;
+                    };
+                    shortest = Some(shortest.map_or(left, |other| other.min(left)));
+                    if usable && left <= queue_timeout {
                         until = Some(until.map_or(now + left, |other| other.min(now + left)));
                     }
                 }
@@ -428,7 +440,13 @@ impl Routing {
         } else if selectable {
             Next::Exhausted
         } else {
-            Next::Unavailable(self.unavailable(now))
+            let unavailable = Arc::new(self.unavailable(now));
+            if self.attempts == 0 && !self.is_lenient() {
+                let outlook = self.router.outlook();
+                let reach = shortest.map(|left| left.saturating_sub(queue_timeout));
+                outlook.put(&self.table, changes, now, reach, &unavailable);
+            }
+            Next::Unavailable(unavailable)
         })
     }
 

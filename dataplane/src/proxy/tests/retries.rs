@@ -399,6 +399,40 @@ async fn a_request_waits_for_an_unproven_endpoint_that_is_busy() {
 }
 
 #[tokio::test]
+async fn a_request_waits_for_a_pause_that_ends_in_time() {
+    let upstream = Upstream::start(|number| match number {
+        0 => answer(429, "retry-after-ms: 200\r\n", ""),
+        _ => answer(200, "", "ok"),
+    })
+    .await;
+    let proxy = Proxy::start(&[&upstream]).await;
+    assert_eq!(proxy.post().await.status(), 429); // It has caused the pause.
+    assert_eq!(proxy.post().await.text(), "ok");
+    assert_eq!(upstream.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn where_nothing_is_left_the_client_is_told_why_of_each_and_when_to_come_back() {
+    let paused = Upstream::always(answer(429, "retry-after: 60\r\n", "")).await;
+    let rejected = Upstream::always(answer(401, "", "")).await;
+    let proxy = Proxy::start(&[&paused, &rejected]).await;
+    assert_eq!(proxy.post().await.status(), 429);
+    let got = proxy.post().await;
+    assert_eq!(got.status(), 503);
+    assert_eq!(got.header("x-qcc-error"), Some("no_endpoint_available"));
+    assert_eq!(got.header("retry-after"), Some("5")); // A key is checked before that pause ends.
+    for reason in [
+        "`e0`: rate limited here, next try in ",
+        "`e1`: credential rejected here",
+    ] {
+        assert!(got.text().contains(reason), "{}", got.text());
+    }
+    for upstream in [&paused, &rejected] {
+        assert_eq!(upstream.requests().len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn of_100_requests_at_once_few_reach_a_bad_endpoint_and_all_are_answered() {
     let bad = Upstream::always(answer(401, "", "")).await;
     let good = Upstream::always(answer(200, "", "ok")).await;

@@ -22,7 +22,7 @@ use qcc_proto::v1::{AdminState, OutcomeClass, View};
 
 use super::{
     Attempt, Endpoint, Health, Judged, Next, Outcome, Policy, Routed, Router, Routing, Suspicion,
-    Symptom, Update,
+    Symptom, Unavailable, Update,
 };
 use crate::reports::{Outbox, Report};
 

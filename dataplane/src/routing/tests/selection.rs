@@ -214,6 +214,71 @@ fn a_pause_within_reach_is_waited_for_but_not_by_who_caused_it() {
 }
 
 #[test]
+fn of_thousands_that_are_out_a_few_are_named_and_the_others_counted() {
+    let disabled = |name: &str| Routed {
+        admin: AdminState::Disabled,
+        ..endpoint(name)
+    };
+    let names = (0..10_000).map(|i| format!("e{i:05}"));
+    let mut testbed = Testbed::new(names.map(|name| disabled(&name)));
+    let unavailable = unavailable(testbed.next());
+    let named: Vec<_> = unavailable
+        .reasons
+        .iter()
+        .map(|(name, _)| &**name)
+        .collect();
+    assert_eq!((named.len(), named[0], named[19]), (20, "e00000", "e00019"));
+    assert_eq!(unavailable.others, 9_980);
+    assert!(unavailable.is_for_people);
+    assert_eq!(unavailable.retry_after, Duration::from_secs(30));
+    // One that is not named is a chance like any other.
+    testbed.change("e09999", |last| {
+        last.admin = AdminState::Enabled;
+        last.health = Health::Unhealthy {
+            cause: qcc_proto::v1::Cause::Connect,
+        };
+    });
+    let unavailable = self::unavailable(testbed.next());
+    assert_eq!(unavailable.retry_after, Duration::from_secs(5));
+    assert!(!unavailable.is_for_people);
+}
+
+#[test]
+fn that_nothing_is_selectable_is_found_once_and_forgotten_with_the_first_change() {
+    let mut testbed = Testbed::new([endpoint("a"), spare("b")]);
+    for _ in 0..2 {
+        testbed.finish(testbed.attempt(), Auth);
+    }
+    let found = unavailable(testbed.next());
+    assert!(Arc::ptr_eq(&found, &unavailable(testbed.next())));
+    testbed.change("b", renew);
+    assert_eq!(testbed.choice().as_deref(), Some("b"));
+
+    // Nobody tells of the end of a pause, nor that it has come within reach.
+    testbed.throttle(testbed.attempt(), OutcomeClass::RateLimited, 2.05);
+    let found = unavailable(testbed.next());
+    testbed.pass(0.04);
+    assert!(Arc::ptr_eq(&found, &unavailable(testbed.next())));
+    testbed.pass(0.01);
+    assert!(matches!(testbed.next(), Next::Wait { until: Some(_) }));
+    testbed.policy.queue_timeout = Duration::ZERO;
+    testbed.publish();
+    testbed.pass(1.95);
+    let found = unavailable(testbed.next());
+    testbed.pass(0.04);
+    assert!(Arc::ptr_eq(&found, &unavailable(testbed.next())));
+    testbed.pass(0.01);
+    assert_eq!(testbed.choice().as_deref(), Some("b"));
+}
+
+fn unavailable(next: Next) -> Arc<Unavailable> {
+    match next {
+        Next::Unavailable(unavailable) => unavailable,
+        other => panic!("not unavailable but {other:?}"),
+    }
+}
+
+#[test]
 fn without_a_view_nothing_begins() {
     let router = Router::new(1, Arc::new(Outbox::new(1)));
     assert!(router.begin().is_none());
