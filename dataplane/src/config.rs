@@ -75,6 +75,8 @@ pub struct Config {
     pub client_idle_timeout: Duration,
     /// Time for a client to send a request head.
     pub header_read_timeout: Duration,
+    /// Longest time for which a client may send nothing of a request body.
+    pub body_idle_timeout: Duration,
     /// Client connections at a time.
     pub connections_max: usize,
     /// The same for each address; unset means 1,024, and no such limit for loopback.
@@ -118,6 +120,7 @@ impl Default for Config {
             client_stall_timeout: Duration::from_secs(60),
             client_idle_timeout: Duration::from_secs(75),
             header_read_timeout: Duration::from_secs(10),
+            body_idle_timeout: Duration::from_secs(60),
             connections_max: 16_384,
             connections_per_address_max: None,
             idle_connections_max: 12_288,
@@ -256,6 +259,15 @@ impl Args {
                     args::client_timeout,
                 )?,
                 defaults.header_read_timeout,
+            ),
+            body_idle_timeout: pick(
+                self.body_idle_timeout,
+                read(
+                    "body_idle_timeout",
+                    file.body_idle_timeout,
+                    args::client_timeout,
+                )?,
+                defaults.body_idle_timeout,
             ),
             connections_max: pick(
                 self.connections_max,
@@ -525,6 +537,7 @@ mod tests {
             "invalid drain_timeout `2d`: must be a duration from 0s to 24h, such as `30s`"
         );
         assert!(refusal("client_stall_timeout = '0s'").contains("from 1s to 24h"));
+        assert!(refusal("body_idle_timeout = '25h'").contains("from 1s to 24h"));
         assert!(refusal("connections_per_address_max = 0").contains("at least 1"));
         assert!(refusal("waiting_max = 1000001").contains("at most 1000000"));
         assert!(refusal("control = 'ftp://a:1'").contains("must be `http://host:port`"));

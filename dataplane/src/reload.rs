@@ -286,6 +286,7 @@ pub(crate) fn set_limits(settings: &mut Settings, config: &Config) {
     settings.client_stall_timeout = config.client_stall_timeout;
     settings.client_idle_timeout = config.client_idle_timeout;
     settings.header_read_timeout = config.header_read_timeout;
+    settings.body_idle_timeout = config.body_idle_timeout;
     settings.connections_max = config.connections_max;
     settings.connections_per_address_max = config.connections_per_address_max;
     settings.idle_connections_max = config.idle_connections_max;

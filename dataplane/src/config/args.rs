@@ -128,6 +128,10 @@ pub struct Args {
     #[arg(long, env = "QCC_PROXY_HEADER_READ_TIMEOUT", value_name = "DURATION", value_parser = client_timeout)]
     pub header_read_timeout: Option<Duration>,
 
+    /// Longest time for which a client may send nothing of a request body [default: 60s]
+    #[arg(long, env = "QCC_PROXY_BODY_IDLE_TIMEOUT", value_name = "DURATION", value_parser = client_timeout)]
+    pub body_idle_timeout: Option<Duration>,
+
     /// Client connections at a time [default: 16384]
     #[arg(long, env = "QCC_PROXY_CONNECTIONS_MAX", value_name = "NUMBER")]
     pub connections_max: Option<usize>,

@@ -40,6 +40,7 @@ pub struct File {
     pub client_stall_timeout: Option<String>,
     pub client_idle_timeout: Option<String>,
     pub header_read_timeout: Option<String>,
+    pub body_idle_timeout: Option<String>,
     pub connections_max: Option<usize>,
     pub connections_per_address_max: Option<usize>,
     pub idle_connections_max: Option<usize>,

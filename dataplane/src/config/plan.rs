@@ -38,6 +38,7 @@ pub(crate) fn plan(used: &Invocation, mut new: Invocation) -> (Plan, Invocation)
         client_stall_timeout,
         client_idle_timeout,
         header_read_timeout,
+        body_idle_timeout,
         connections_max,
         connections_per_address_max,
         idle_connections_max,
@@ -92,6 +93,11 @@ pub(crate) fn plan(used: &Invocation, mut new: Invocation) -> (Plan, Invocation)
         &was.header_read_timeout,
         header_read_timeout,
     );
+    plan.reloadable(
+        "body_idle_timeout",
+        &was.body_idle_timeout,
+        body_idle_timeout,
+    );
     plan.reloadable("connections_max", &was.connections_max, connections_max);
     plan.reloadable(
         "connections_per_address_max",
@@ -135,7 +141,7 @@ mod tests {
         let (plan, next) = plan(&of("cluster = 'a'"), of("cluster = 'a'"));
         assert_eq!((plan.applied.len(), plan.needs_restart.len()), (0, 0));
         // All that a file may say, but `no_view_file`, which is about `view_file`.
-        assert_eq!(plan.unchanged.len(), 32);
+        assert_eq!(plan.unchanged.len(), 33);
         assert_eq!(next.config.cluster, "a");
     }
 

@@ -195,6 +195,7 @@ pub(crate) enum Limit {
     ConnectionsPerAddress,
     IdleConnections,
     HeaderReadTime,
+    BodyIdleTime,
     IdleTime,
     ClientStallTime,
     HeadBytes,
@@ -210,11 +211,12 @@ pub(crate) enum Limit {
 
 impl Limit {
     /// All of them, each in its own place.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Connections,
         Self::ConnectionsPerAddress,
         Self::IdleConnections,
         Self::HeaderReadTime,
+        Self::BodyIdleTime,
         Self::IdleTime,
         Self::ClientStallTime,
         Self::HeadBytes,
@@ -232,6 +234,7 @@ impl Limit {
             Self::ConnectionsPerAddress => "connections_per_address",
             Self::IdleConnections => "idle_connections",
             Self::HeaderReadTime => "header_read_time",
+            Self::BodyIdleTime => "body_idle_time",
             Self::IdleTime => "idle_time",
             Self::ClientStallTime => "client_stall_time",
             Self::HeadBytes => "head_bytes",

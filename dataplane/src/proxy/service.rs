@@ -148,8 +148,10 @@ impl Service {
 
     /// Counts the limit that a refusal is about, where no other place does.
     pub(super) fn note(&self, kind: Kind) {
-        if kind == Kind::BodyTooLarge {
-            self.counters.hit(Limit::BodyBytes);
+        match kind {
+            Kind::BodyTooLarge => self.counters.hit(Limit::BodyBytes),
+            Kind::BodyTimeout => self.counters.hit(Limit::BodyIdleTime),
+            _ => {}
         }
     }
 

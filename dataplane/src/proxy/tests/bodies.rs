@@ -152,6 +152,7 @@ async fn a_streamed_body_that_breaks_or_stalls_blames_no_endpoint() {
     assert_eq!(got.status(), 400);
     let got = proxy.send(format!("{head}{long}")).await;
     assert_eq!(got.status(), 408);
+    assert_eq!(proxy.counters.hits(Limit::BodyIdleTime), 1);
     let blamed = proxy.reports().into_iter();
     let blamed = blamed.filter(|(_, class)| *class != qcc_proto::v1::OutcomeClass::Cancelled);
     assert_eq!(blamed.count(), 0);
