@@ -111,8 +111,14 @@ async fn who_speaks_the_wrong_protocol_is_told_so_and_so_is_the_operator() {
     }
     assert_eq!(testbed.upstream("a").client_requests(), 0);
     for (reason, proxy) in [
-        ("it speaks plaintext; this port speaks TLS", encrypted),
-        ("it speaks TLS; this port does not", plain),
+        (
+            "it speaks plaintext; this port speaks TLS: clients have to use https://",
+            encrypted,
+        ),
+        (
+            "it speaks TLS; this port does not: clients have to use http://",
+            plain,
+        ),
     ] {
         let told = testbed.logs().find(reason);
         assert!((1..5).contains(&told.len()), "{told:?}");

@@ -159,14 +159,14 @@ impl Door {
     }
 
     fn met_plaintext(&self) {
-        self.failed(
-            &self.0.plaintext,
-            "it speaks plaintext; this port speaks TLS",
-        );
+        let reason = "it speaks plaintext; this port speaks TLS: clients have to use https://";
+        self.failed(&self.0.plaintext, reason);
     }
 
     fn met_tls(&self) {
-        self.failed(&self.0.unexpected_tls, "it speaks TLS; this port does not");
+        let reason = "it speaks TLS; this port does not: clients have to use http://, \
+            or this listener needs a certificate and a key";
+        self.failed(&self.0.unexpected_tls, reason);
     }
 }
 
