@@ -46,9 +46,12 @@ use std::{
     time::SystemTime,
 };
 
-use qcc_proto::tls::{self, Door, Identity, Trust};
+use qcc_proto::{
+    listen,
+    tls::{self, Door, Identity, Trust},
+};
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    net::TcpListener,
     sync::{mpsc, oneshot},
     task::{JoinHandle, JoinSet},
 };
@@ -124,7 +127,8 @@ type Opened = (
 /// Says what stands in the way; nothing was overwritten.
 pub async fn start(config: Config) -> Result<ControlPlane, Error> {
     // Bind first: an address in use is no reason to begin a new term.
-    let listener = listen(config.listen).map_err(|error| Error::Listen(config.listen, error))?;
+    let listener =
+        listen::bind(config.listen).map_err(|error| Error::Listen(config.listen, error))?;
     let address = listener
         .local_addr()
         .map_err(|error| Error::Listen(config.listen, error))?;
@@ -260,21 +264,6 @@ impl ControlPlane {
         end.map_or(Ok(()), died)
     }
 }
-
-/// Binds as [`TcpListener::bind`] does, but with room for a fleet that comes at once.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// Connections that wait to be accepted. The kernel may allow fewer; beyond that a
-/// client's first packet is lost, and comes again a second later.
-const BACKLOG: u32 = 4096;
 
 /// Returns what a new registry is made with.
 fn seed() -> io::Result<registry::Seed> {

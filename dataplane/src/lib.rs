@@ -56,6 +56,7 @@ use std::{
 
 use http::Uri;
 use qcc_proto::{
+    listen,
     tls::{self, Door},
     v1::ProxyIdentity,
 };
@@ -159,8 +160,8 @@ pub async fn start(config: Config) -> Result<Proxy, Error> {
     if !files.upstream_trust.believes_anybody() {
         warn!("no root certificates found: every https endpoint will fail");
     }
-    let (http, http_address) = listen(config.listen).await?;
-    let (admin, admin_address) = listen(config.admin_listen).await?;
+    let (http, http_address) = listen(config.listen)?;
+    let (admin, admin_address) = listen(config.admin_listen)?;
     let (tls, admin_tls) = (config.tls.is_some(), config.admin_tls.is_some());
     info!(http = %http_address, tls, admin = %admin_address, admin_tls, "listening");
     let is_exposed = |url: &&Uri| url.scheme_str() != Some("https") && !is_loopback(url);
@@ -425,9 +426,9 @@ fn door(name: &'static str, identity: Option<&tls::Identity>) -> Door {
     Door::new(name, identity.cloned(), tls::HTTP)
 }
 
-async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
     let error = |source| Error::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(error)?;
+    let listener = listen::bind(address).map_err(error)?;
     let bound = listener.local_addr().map_err(error)?;
     Ok((listener, bound))
 }

@@ -4,6 +4,7 @@
 //! - [`encoded`]: a server for `HealthSyncService` whose updates are encoded once.
 //! - [`exposition`], [`plain`]: metrics and probes over plain HTTP, beside gRPC.
 //! - [`client_keys`]: the file of those who may send requests through a proxy.
+//! - [`listen`]: how daemons do.
 //! - [`tls`]: certificates and authorities that may change while they are used, and
 //!   connections with them. [`rarely`]: log records about what strangers do.
 //! - [`reload`]: a configuration that is read again while its program runs.
@@ -19,6 +20,7 @@ pub mod exposition;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod listen;
 pub mod plain;
 pub mod rarely;
 pub mod reload;
