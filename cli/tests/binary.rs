@@ -195,6 +195,9 @@ fn wrong_usage_is_2() {
         &["status", "--timeout", "5"],
         &["up", "--demo-seconds", "3"],
         &["up", "--listen", "0.0.0.0:0"],
+        &["up", "--listen", "0.0.0.0:0", "--client-keys-file", "f"],
+        &["up", "--tls-cert", "proxy.pem"],
+        &["up", "--allow-host", "a:1"],
     ] {
         let output = qcc_ctl(NOWHERE, command, "");
         expect(&output, 2);

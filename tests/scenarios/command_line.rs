@@ -1,9 +1,14 @@
 //! `qcc-ctl` as people and scripts use it.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
+use hyper::Method;
 use qcc_proto::v1::HealthState;
-use qcc_tests::{Answer, Testbed, eventually};
+use qcc_tests::{Answer, Authority, Testbed, client::Call, eventually};
 use rustix::process::Signal;
 use serde_json::Value;
+
+use crate::metrics::raw;
 
 /// The value at a path of field names.
 fn at<'a>(value: &'a Value, path: &[&str]) -> &'a str {
@@ -381,6 +386,43 @@ async fn a_watch_shows_changes_as_lines() {
     .await;
     watch.signal(Signal::INT);
     assert_eq!(watch.ended().await.code(), Some(130));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_is_fit_for_other_machines_with_tls_and_client_keys() {
+    let testbed = Testbed::start().unchecked().endpoints(["a"]).await;
+    let dir = testbed.dir();
+    let authority = Authority::new();
+    let (cert, key) = authority.write(dir, "proxy", "127.0.0.1");
+    let (file, ready_file) = (dir.join("clients"), dir.join("up.json"));
+    let keys = file.to_str().expect("a plain path");
+    let add = ["client-keys", "add", "eva", "--file", keys];
+    let added = testbed.ctl(&add).await.expect_code(0);
+    let mut command = testbed.command("qcc-ctl");
+    command.args(["up", "--listen", "0.0.0.0:0", "--tls-cert", &cert]);
+    command.args(["--tls-key", &key, "--client-keys-file", keys]);
+    command.args(["--allow-host", "metrics.example"]);
+    for flag in ["--admin-listen", "--control-listen"] {
+        command.args([flag, "127.0.0.1:0"]);
+    }
+    command.arg("--data-dir").arg(dir.join("up"));
+    command.arg("--ready-file").arg(&ready_file);
+    let mut up = testbed.spawn("up", &mut command);
+    let ready = up.ready(&ready_file).await;
+    let address = |name: &str| -> SocketAddr { at(&ready, &[name]).parse().expect("an address") };
+    let call = |key: &str| {
+        let here = (Ipv4Addr::LOCALHOST, address("http").port()).into();
+        let call = Call::new(here, Method::GET, "/v1/models").header("x-api-key", key);
+        call.over(authority.trusted(&["http/1.1"]))
+    };
+    call("of-nobody").await.expect_status(401);
+    // It is let in: that there is no endpoint is all that is wrong.
+    call(added.stdout.trim()).await.expect_status(503);
+    for name in ["grpc", "admin"] {
+        let get = "GET /healthz HTTP/1.1\r\nhost: metrics.example\r\nconnection: close\r\n\r\n";
+        assert_eq!(raw(address(name), get).await, "HTTP/1.1 200 OK", "{name}");
+    }
+    assert!(up.stop().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

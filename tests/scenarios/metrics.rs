@@ -146,7 +146,7 @@ async fn probes_tell_alive_from_ready() {
 }
 
 /// Sends bytes as they are, and returns the status line of the answer.
-async fn raw(server: SocketAddr, request: &str) -> String {
+pub(crate) async fn raw(server: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(server).await.expect("it listens");
     stream
         .write_all(request.as_bytes())

@@ -30,6 +30,15 @@ pub(crate) fn url(text: &str) -> Result<Uri, String> {
     Ok(uri)
 }
 
+/// A host name without a port.
+pub(crate) fn host(text: &str) -> Result<String, String> {
+    if qcc_proto::plain::is_host_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a host name without a port".to_owned())
+    }
+}
+
 /// A duration such as `30s`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     qcc_proto::duration::parse(text)

@@ -42,8 +42,37 @@ pub(crate) struct Up {
         conflicts_with = "demo"
     )]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Allow addresses that other machines reach, although nothing is encrypted there and nobody is
-    /// asked who they are.
+    /// The certificate to show to clients, a chain in PEM; with it the proxy speaks TLS.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "QCC_PROXY_TLS_CERT",
+        requires = "tls_key",
+        conflicts_with = "demo"
+    )]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The key of that certificate, in PEM.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "QCC_PROXY_TLS_KEY",
+        requires = "tls_cert"
+    )]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Serve only clients with a key of this file, which `qcc-ctl client-keys add` writes.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "QCC_PROXY_CLIENT_KEYS_FILE",
+        conflicts_with = "demo"
+    )]
+    pub(crate) client_keys_file: Option<PathBuf>,
+    /// A name under which /metrics, /healthz and /readyz may be asked for, beside addresses and
+    /// localhost; repeat it for several.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = values::host)]
+    pub(crate) allow_host: Vec<String>,
+    /// Allow addresses that other machines reach, although connections are not encrypted there, or
+    /// callers not asked who they are. `--listen` does not need it with TLS and client keys.
     #[arg(long)]
     pub(crate) insecure_listen: bool,
     /// Resources file to apply at start.

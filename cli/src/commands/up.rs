@@ -8,7 +8,11 @@ use std::{
     time::Duration,
 };
 
-use qcc_proto::{resources, tls::Roots, v1};
+use qcc_proto::{
+    resources,
+    tls::{Pair, Roots},
+    v1,
+};
 use serde_json::json;
 use tempfile::{NamedTempFile, TempDir};
 use tokio::{
@@ -55,7 +59,7 @@ pub(super) async fn run(args: Up, context: &Context) -> Result<Answer, Error> {
             ))
         })?;
     }
-    introduce(addresses, &data, args.demo, context)?;
+    introduce(addresses, &data, &args, context)?;
 
     let told = async {
         match demo {
@@ -109,7 +113,7 @@ impl System {
     ) -> Result<Self, Error> {
         let control = qcc_control::start(qcc_control::Config {
             listen: args.control_listen,
-            allowed_hosts: Vec::new(),
+            allowed_hosts: args.allow_host.clone(),
             data_dir: data_dir.to_owned(),
             tls: None,
             upstream_roots: Roots::Platform,
@@ -127,6 +131,10 @@ impl System {
         let proxy = qcc_dataplane::start(qcc_dataplane::Config {
             listen: args.listen,
             admin_listen: args.admin_listen,
+            allowed_hosts: args.allow_host.clone(),
+            tls: (args.tls_cert.clone().zip(args.tls_key.clone()))
+                .map(|(cert, key)| Pair { cert, key }),
+            client_keys_file: args.client_keys_file.clone(),
             control_urls: vec![
                 format!("http://{control_address}")
                     .parse()
@@ -212,18 +220,32 @@ impl DataDir {
     }
 }
 
-/// Refuses addresses that other machines reach, unless that is wanted: keys travel there in the clear.
+/// Refuses addresses that other machines reach, unless that is wanted: keys travel there in the
+/// clear, or anybody may use ours. Only where clients come in there are ways to be safe.
 fn refuse_exposed(args: &Up) -> Result<(), Error> {
+    const PLAIN: &str = "nothing is encrypted there";
+    const LOOPBACK: &str = "use a loopback address";
+    let (lacks, add) = match (args.tls_cert.is_some(), args.client_keys_file.is_some()) {
+        (true, true) => ("", ""),
+        (true, false) => ("nobody is asked who they are", "add `--client-keys-file`"),
+        (false, true) => (PLAIN, "add `--tls-cert` and `--tls-key`"),
+        (false, false) => (PLAIN, LOOPBACK),
+    };
     let addresses = [
-        ("--control-listen", args.control_listen),
-        ("--listen", args.listen),
-        ("--admin-listen", args.admin_listen),
+        ("--control-listen", args.control_listen, PLAIN, LOOPBACK),
+        ("--listen", args.listen, lacks, add),
+        ("--admin-listen", args.admin_listen, PLAIN, LOOPBACK),
     ];
-    match addresses.iter().find(|(_, address)| !address.ip().is_loopback()) {
-        Some((flag, address)) if !args.insecure_listen => Err(Error::usage(format!(
-            "`{flag}` is `{address}`, which other machines can reach, and nothing is encrypted there"
-        ))
-        .hint("use a loopback address, or pass `--insecure-listen` if the network is trusted")),
+    let is_exposed = |(_, address, lacks, _): &&(_, SocketAddr, &str, _)| {
+        !address.ip().is_loopback() && !lacks.is_empty()
+    };
+    match addresses.iter().find(is_exposed) {
+        Some((flag, address, lacks, instead)) if !args.insecure_listen => Err(Error::usage(
+            format!("`{flag}` is `{address}`, which other machines can reach, and {lacks}"),
+        )
+        .hint(format!(
+            "{instead}, or pass `--insecure-listen` if the network is trusted"
+        ))),
         _ => Ok(()),
     }
 }
@@ -277,7 +299,7 @@ fn as_json(addresses: Addresses) -> serde_json::Value {
 fn introduce(
     addresses: Addresses,
     data: &DataDir,
-    demo: bool,
+    args: &Up,
     context: &Context,
 ) -> Result<(), Error> {
     let output = &context.output;
@@ -293,12 +315,18 @@ fn introduce(
         DataDir::Kept(path) => format!("keeps its data in {}", path.display()),
         DataDir::Temporary(_) => "keeps nothing: this is a demo".to_owned(),
     };
+    let scheme = match args.tls_cert {
+        Some(_) => "https",
+        None => "http",
+    };
     let mut text = output.properties(&[
         ("control plane", format!("http://{control}   {kept}").into()),
         (
             "proxy",
-            format!("http://{http}   send requests here, such as ANTHROPIC_BASE_URL=http://{http}")
-                .into(),
+            format!(
+                "{scheme}://{http}   send requests here, such as ANTHROPIC_BASE_URL={scheme}://{http}"
+            )
+            .into(),
         ),
         ("proxy admin", format!("http://{admin}").into()),
     ]);
@@ -308,7 +336,7 @@ fn introduce(
         format!(" --control http://{control}")
     };
     text.push_str("\nIn another terminal:\n");
-    if !demo {
+    if !args.demo {
         text.push_str(&format!(
             "  qcc-ctl{flag} endpoints add main --base-url https://api.anthropic.com --key-env ANTHROPIC_API_KEY\n"
         ));
