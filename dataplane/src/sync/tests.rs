@@ -665,6 +665,15 @@ async fn the_control_planes_word_goes_before_what_was_kept() {
 }
 
 #[tokio::test]
+async fn what_was_kept_is_let_go_of_once_a_control_plane_has_answered() {
+    let kept = kept("", OLD);
+    let with_a_key = Arc::downgrade(&kept.endpoints[0]);
+    let testbed = Testbed::with(Some(kept)).await;
+    until(|| with_a_key.upgrade().is_none()).await; // Not only at the end of the session.
+    assert!(!testbed.sync.is_finished() && testbed.link.state().connected.is_some());
+}
+
+#[tokio::test]
 async fn what_was_seen_under_a_kept_view_counts_once_and_for_its_own_registry_only() {
     for (registry, is_known) in [("r1", true), ("r0", false)] {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
