@@ -48,6 +48,14 @@ pub enum Bug {
     BlameNotTurned,
     /// Any number of requests in a row may be to blame.
     SuspectsUnlimited,
+    /// Sessions go wherever the strategy says.
+    SessionsAnywhere,
+    /// Where a session went is not noted.
+    SessionsForgotten,
+    /// It is always the same one's turn.
+    TurnNotPassed,
+    /// A place is not given back.
+    PlaceKept,
     /// It panics where it chooses.
     Panics,
 }

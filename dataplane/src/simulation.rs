@@ -15,7 +15,7 @@ use http::{HeaderMap, StatusCode, Uri};
 use qcc_proto::{
     upstream::classify,
     v1::{
-        AdminState, Cause, HealthState, OutcomeClass, ProxyIdentity, StreamReportsRequest,
+        self, AdminState, Cause, HealthState, OutcomeClass, ProxyIdentity, StreamReportsRequest,
         StreamReportsResponse, View, WatchSnapshotsRequest, WatchSnapshotsResponse,
     },
 };
@@ -24,7 +24,10 @@ pub use crate::seeded::{Bug, seed_bug};
 
 use crate::{
     reports::Outbox,
-    routing::{self, Health, Outcome, Policy, Router, Routing, Session, Suspicion, Symptom},
+    routing::{
+        self, Health, Outcome, Policy, ReturnPolicy, Router, Routing, Session, Strategy, Suspicion,
+        Symptom,
+    },
     seeded::seeded,
     sync::{Client, Conversation, Link, Replica, Waits, Watch},
     view_file::Kept,
@@ -128,6 +131,8 @@ pub struct Seen {
     pub timeout: Duration,
     /// Why it is not selected now; empty if it is.
     pub reason: String,
+    /// Attempts under way.
+    pub in_flight: u32,
 }
 
 /// The cluster's rules as a data plane has them.
@@ -143,6 +148,12 @@ pub struct Rules {
     pub cool_downs: [Duration; 3],
     /// How long a request waits while all endpoints are busy.
     pub queue_timeout: Duration,
+    /// How one of several endpoints is chosen.
+    pub strategy: v1::Strategy,
+    /// Whether sessions stay where they went.
+    pub sessions_stay: bool,
+    /// How long an endpoint that is new has less than its share.
+    pub slow_start: Duration,
 }
 
 impl Proxy {
@@ -269,9 +280,13 @@ impl Proxy {
 
     /// Begins a client request, which `fingerprint` tells from others. `None`: there is no
     /// view yet.
-    pub fn begin(&self, fingerprint: u64) -> Option<Request> {
+    pub fn begin(&self, fingerprint: u64, session: Option<u64>) -> Option<Request> {
+        let mut routing = self.client.router.begin()?;
+        if let Some(session) = session {
+            routing.keep(Session::of(&session.to_be_bytes()));
+        }
         Some(Request {
-            routing: self.client.router.begin()?,
+            routing,
             suspicion: Suspicion::default(),
             fingerprint,
         })
@@ -327,6 +342,7 @@ impl Proxy {
                 failures_max: routed.failures_max,
                 timeout: routed.endpoint.first_byte_timeout,
                 reason: reason.map_or_else(String::new, |reason| reason.to_string()),
+                in_flight: entry.live.in_flight(),
             }
         });
         seen.collect()
@@ -346,6 +362,16 @@ impl Rules {
                 cool_downs.max,
             ],
             queue_timeout: policy.queue_timeout,
+            strategy: match policy.strategy {
+                Strategy::Priority => v1::Strategy::Priority,
+                Strategy::Weighted => v1::Strategy::Weighted,
+                Strategy::RoundRobin => v1::Strategy::RoundRobin,
+                Strategy::Random => v1::Strategy::Random,
+                Strategy::LeastInflight => v1::Strategy::LeastInflight,
+                Strategy::PeakEwma => v1::Strategy::PeakEwma,
+            },
+            sessions_stay: policy.affinity.return_policy == ReturnPolicy::Stay,
+            slow_start: policy.slow_start,
         }
     }
 }

@@ -20,7 +20,7 @@ enum Bug {
 }
 
 /// Each mistake, and the invariants that it may break first.
-const BUGS: [(Bug, &[&str]); 52] = {
+const BUGS: [(Bug, &[&str]); 56] = {
     use control::Bug as C;
     use dataplane::Bug as P;
     [
@@ -72,9 +72,13 @@ const BUGS: [(Bug, &[&str]); 52] = {
         (Bug::Proxy(P::PrioritiesReversed), &["order:"]),
         (Bug::Proxy(P::PolicyIgnored), &["I-17"]),
         (Bug::Proxy(P::AttemptsUnlimited), &["D-1"]),
-        (Bug::Proxy(P::SuspectNotSuspected), &["R-16"]),
+        (Bug::Proxy(P::SuspectNotSuspected), &["R-13", "R-16"]),
         (Bug::Proxy(P::BlameNotTurned), &["I-23"]),
         (Bug::Proxy(P::SuspectsUnlimited), &["I-23"]),
+        (Bug::Proxy(P::SessionsAnywhere), &["A-1"]),
+        (Bug::Proxy(P::SessionsForgotten), &["A-2"]),
+        (Bug::Proxy(P::TurnNotPassed), &["turns:"]),
+        (Bug::Proxy(P::PlaceKept), &["balance:"]),
         (Bug::Proxy(P::Panics), &["S-8"]),
     ]
 };

@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `turns` | what a turn of the writer has changed, by what it was asked |
 //! | `views` | what proxies are told, and whom they choose |
+//! | `equals` | who of equals is chosen, and who is under way |
 //! | `checks` | what is asked of endpoints, and how often |
 //! | `counts` | that each attempt counts once |
 //! | `suspects` | whose fault it is that a request fails wherever it goes |
@@ -18,6 +19,7 @@
 mod checks;
 mod counts;
 mod end;
+mod equals;
 mod events;
 mod falls;
 mod suspects;
@@ -44,6 +46,7 @@ use checks::Budgets;
 pub(crate) use checks::asked_in_order;
 pub(crate) use counts::Ended;
 use counts::Ledger;
+use equals::Equals;
 use events::Told;
 use falls::Rows;
 use suspects::Suspects;
@@ -205,6 +208,7 @@ pub(crate) struct Judge {
     alone: bool,
     /// Whom proxies chose, and what they know of them.
     chosen: Chosen,
+    equals: Equals,
     /// Open streams of each data plane, by its name.
     streams: BTreeMap<String, u32>,
     /// Operators' requests that were answered well, and how.

@@ -216,7 +216,7 @@ impl World {
             base_url: format!("https://{name}.example"),
             api_key: Some(ApiKey::new(key)),
             priority: self.random.within(1..3) as u32,
-            weight: 100,
+            weight: [50, 100, 100, 300][self.random.index(4)],
             max_failures,
             timeout: (!plain_timeout).then_some(timeout),
             admin_state: AdminState::Enabled,

@@ -3,6 +3,8 @@
 //! Every run has its own mixture: a run with all faults at once hides as much as it
 //! shows, since whatever one of them has spoilt the next one covers up.
 
+use qcc_control::registry::{ReturnPolicy, Strategy};
+
 use crate::{
     random::Random,
     time::{S, Time},
@@ -43,6 +45,14 @@ pub(crate) struct Plan {
     pub checks_reach: bool,
     /// Whether proxies keep their views on disk.
     pub keeps_views: bool,
+    /// How endpoints are chosen, as long as nobody changes it.
+    pub strategy: Strategy,
+    /// In a hundred requests, so many name their session.
+    pub sessions: u64,
+    /// What becomes of sessions that went elsewhere.
+    pub return_policy: ReturnPolicy,
+    /// Whether endpoints that come back get their share little by little.
+    pub slow_start: bool,
 }
 
 /// What can go wrong.
@@ -71,6 +81,16 @@ pub(crate) enum Fault {
     /// Many client requests come at once.
     Burst,
 }
+
+/// All strategies.
+pub(crate) const STRATEGIES: [Strategy; 6] = [
+    Strategy::Priority,
+    Strategy::Weighted,
+    Strategy::RoundRobin,
+    Strategy::Random,
+    Strategy::LeastInflight,
+    Strategy::PeakEwma,
+];
 
 const FAULTS: [Fault; 11] = [
     Fault::Partition,
@@ -115,6 +135,13 @@ impl Plan {
             mood_pace: random.span(2 * S, 40 * S),
             checks_reach: random.percent(90),
             keeps_views: random.percent(60),
+            strategy: STRATEGIES[random.index(STRATEGIES.len())],
+            sessions: if random.percent(50) { 60 } else { 0 },
+            return_policy: match random.percent(40) {
+                true => ReturnPolicy::Stay,
+                false => ReturnPolicy::Return,
+            },
+            slow_start: random.percent(50),
         }
     }
 }

@@ -16,10 +16,14 @@ use crate::{
     world::{SETTLING, SILENCE, World},
 };
 
+/// How many sessions clients have.
+const SESSIONS: u64 = 6;
+
 /// A client request under way.
 pub(crate) struct Asking {
     request: Request,
     poison: Option<Poison>,
+    session: Option<u64>,
     tried: BTreeSet<String>,
     /// The view that it is routed by, from its first attempt on.
     view: Option<v1::View>,
@@ -56,6 +60,8 @@ impl World {
     pub(crate) fn begin(&mut self, proxy: usize) -> Result<(), Violation> {
         let poison = Poison::draw(&mut self.random);
         let again = self.random.within(0..4);
+        let named = self.random.percent(self.plan.sessions);
+        let session = named.then(|| self.random.within(0..SESSIONS));
         let now = self.now;
         let Some(run) = self.nodes[proxy].run.as_mut() else {
             return Ok(());
@@ -65,13 +71,14 @@ impl World {
         let serial = run.serial;
         // Clients repeat what fails.
         let fingerprint = poison.map_or(serial + 10, |_| again + 1);
-        let Some(request) = run.proxy.begin(fingerprint) else {
+        let Some(request) = run.proxy.begin(fingerprint, session) else {
             return Ok(());
         };
         self.judge.begins(&run.key, serial, fingerprint);
         let asking = Asking {
             request,
             poison,
+            session,
             tried: BTreeSet::new(),
             view: None,
             since: now,
@@ -97,11 +104,22 @@ impl World {
         if (run.attempts.values()).any(|trying| trying.request == request) {
             return Ok(()); // Woken twice.
         }
+        if !run.requests.contains_key(&request) {
+            return Ok(());
+        }
+        let seen = run.proxy.endpoints(instant);
+        let newest = run.proxy.view();
+        let holding = (run.requests.values()).any(|it| it.request.held_until().is_some());
+        for seen in &seen {
+            let there = (run.attempts.values()).filter(|trying| {
+                (&trying.endpoint, trying.generation) == (&seen.name, seen.generation)
+            });
+            self.judge
+                .is_counted(&run.key, seen, there.count(), holding)?;
+        }
         let Some(asking) = run.requests.get_mut(&request) else {
             return Ok(());
         };
-        let seen = run.proxy.endpoints(instant);
-        let newest = run.proxy.view();
         let next = asking.request.next(instant);
         if !matches!(next, Next::Attempt(_) | Next::Stands) {
             let left = Left {
@@ -117,7 +135,7 @@ impl World {
                 let pinned = *asking.view.get_or_insert(newest.unwrap_or_default());
                 let others = asking.tried.clone();
                 let again = !asking.tried.insert(attempt.endpoint.clone());
-                let poison = asking.poison;
+                let (poison, session) = (asking.poison, asking.session);
                 run.serial += 1;
                 let serial = run.serial;
                 let chosen = (attempt.endpoint.clone(), attempt.generation);
@@ -142,6 +160,7 @@ impl World {
                     tried: &others,
                     again,
                     in_flight,
+                    session,
                     at: instant,
                 };
                 self.judge.chosen(&incarnation, &choice, &seen)?;

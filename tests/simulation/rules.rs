@@ -3,21 +3,25 @@
 use std::time::Duration;
 
 use qcc_control::registry::{
-    ApiFlavor, CHECK_MAX_TOKENS, CHECK_TIMEOUT, Check, CheckKind, ClusterName, CoolDowns,
+    Affinity, ApiFlavor, CHECK_MAX_TOKENS, CHECK_TIMEOUT, Check, CheckKind, ClusterName, CoolDowns,
     HttpCheck, Mutation, Policy, Timeouts, VerificationSchedule,
 };
 
-use crate::{random::Random, world::World};
+use crate::{
+    plan::{Plan, STRATEGIES},
+    random::Random,
+    world::World,
+};
 
 impl World {
     /// Asks for the rules that a run begins with, and ends with.
     pub(crate) fn plain_rules(&mut self) -> Mutation {
-        replace(plain())
+        replace(plain(&self.plan))
     }
 
     /// Asks for other rules.
     pub(crate) fn other_rules(&mut self) -> Mutation {
-        replace(draw(&mut self.random))
+        replace(draw(&mut self.random, &self.plan))
     }
 }
 
@@ -30,26 +34,36 @@ fn replace(policy: Policy) -> Mutation {
 }
 
 /// Returns rules by which everything is good again within the time that a run has for it.
-fn plain() -> Policy {
+fn plain(plan: &Plan) -> Policy {
+    let usual = Policy::of(ApiFlavor::Anthropic);
     Policy {
+        strategy: plan.strategy,
+        affinity: Affinity {
+            return_policy: plan.return_policy,
+            ..usual.affinity
+        },
+        slow_start: match plan.slow_start {
+            true => usual.slow_start,
+            false => Duration::ZERO,
+        },
         verification: VerificationSchedule {
             auth_max: Duration::from_secs(120),
             per_hour_max: 10_000,
-            ..Policy::of(ApiFlavor::Anthropic).verification
+            ..usual.verification
         },
-        ..Policy::of(ApiFlavor::Anthropic)
+        ..usual
     }
 }
 
 /// Draws rules.
-fn draw(random: &mut Random) -> Policy {
+fn draw(random: &mut Random, plan: &Plan) -> Policy {
     let mut seconds =
         |shortest: u64, longest: u64| Duration::from_secs(random.within(shortest..longest + 1));
     let (first_byte, window) = (seconds(2, 8), seconds(5, 60));
     let (overloaded, rate_limited, max) = (seconds(1, 20), seconds(5, 600), seconds(10, 600));
     let (first, longest, auth_max) = (seconds(1, 10), seconds(10, 60), seconds(30, 120));
     let queue_timeout = seconds(0, 4);
-    let plain = plain();
+    let plain = plain(plan);
     Policy {
         attempts_max: random.within(1..6) as u32,
         max_failures: random.within(1..6) as u32,
@@ -76,6 +90,7 @@ fn draw(random: &mut Random) -> Policy {
         },
         corroboration_window: window,
         queue_timeout,
+        strategy: STRATEGIES[random.index(STRATEGIES.len())],
         ..plain
     }
 }

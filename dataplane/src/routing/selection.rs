@@ -197,6 +197,7 @@ impl Routing {
     /// Picks among a tier: where the session belongs, or by the strategy.
     fn pick(&mut self, tier: &Tier, now: Instant) -> Option<Attempt> {
         if let Some(session) = self.session
+            && !seeded(Bug::SessionsAnywhere)
             && let Some(attempt) = self.go_home(session, tier, now)
         {
             return Some(attempt);
@@ -320,7 +321,7 @@ impl Routing {
             .home(tier, session, |index| usable(index) && knows(index));
         let home = home.or_else(|| self.table.home(tier, session, usable))?;
         let attempt = self.take(home, now)?;
-        if self.stays() {
+        if self.stays() && !seeded(Bug::SessionsForgotten) {
             self.router.stays(session, self.table.hash(home));
         }
         Some(attempt)

@@ -7,12 +7,13 @@ use std::{
 };
 
 use qcc_control::registry::{
-    AdminState, Endpoint, Health, OutcomeClass, Policy, ProxyKey, Snapshot, View,
+    AdminState, Endpoint, Health, OutcomeClass, Policy, ProxyKey, ReturnPolicy, Snapshot, Strategy,
+    View,
 };
 use qcc_dataplane::simulation::{Rules, Seen};
 use qcc_proto::v1;
 
-use super::{Judge, Violation, rules};
+use super::{Judge, Violation, equals, rules};
 
 /// What proxies have seen of endpoints.
 #[derive(Debug, Default)]
@@ -61,6 +62,8 @@ pub(crate) struct Choice<'a> {
     pub(crate) again: bool,
     /// Attempts at it that are under way.
     pub(crate) in_flight: usize,
+    /// The session that the request names.
+    pub(crate) session: Option<u64>,
     /// When, on the proxy's clock.
     pub(crate) at: Instant,
 }
@@ -274,11 +277,12 @@ impl Judge {
 
     /// Judges that a request gets no endpoint: there is none for it.
     pub(crate) fn left_alone(
-        &self,
+        &mut self,
         proxy: &ProxyKey,
         left: &Left<'_>,
         seen: &[Seen],
     ) -> Result<(), Violation> {
+        self.equals.looked(proxy);
         let truth = left
             .pinned
             .and_then(|view| self.history.get(&of_wire(view)));
@@ -411,7 +415,7 @@ impl Judge {
                 format!("{} sends another key to `{name}`", proxy.id),
             ));
         }
-        Ok(())
+        self.is_due(proxy, choice, seen)
     }
 }
 
@@ -456,9 +460,14 @@ impl Judge {
             return Ok(()); // It has other limits.
         }
         let (name, _) = choice.chosen;
-        let Some(rank) = truth.endpoints.get(name.as_str()).map(|it| rank(it)) else {
+        let is_flat = rules(truth).strategy == Strategy::Weighted;
+        let chosen = truth.endpoints.get(name.as_str());
+        let Some(rank) = chosen.map(|it| equals::rank(it, is_flat)) else {
             return Ok(());
         };
+        if self.equals.stays(proxy, choice, rules(truth)) {
+            return Ok(());
+        }
         let better = seen.iter().find(|seen| {
             let routed = truth.endpoints.get(seen.name.as_str());
             routed.is_some_and(|routed| {
@@ -470,7 +479,7 @@ impl Judge {
                         routed.health,
                         Health::Healthy { .. } | Health::Unknown { .. }
                     )
-                    && self::rank(routed) < rank
+                    && equals::rank(routed, is_flat) < rank
             })
         });
         match better {
@@ -496,18 +505,17 @@ fn as_told(rules: &Policy) -> Rules {
             cool_downs.max,
         ],
         queue_timeout: rules.queue_timeout,
+        strategy: match rules.strategy {
+            Strategy::Priority => v1::Strategy::Priority,
+            Strategy::Weighted => v1::Strategy::Weighted,
+            Strategy::RoundRobin => v1::Strategy::RoundRobin,
+            Strategy::Random => v1::Strategy::Random,
+            Strategy::LeastInflight => v1::Strategy::LeastInflight,
+            Strategy::PeakEwma => v1::Strategy::PeakEwma,
+        },
+        sessions_stay: rules.affinity.return_policy == ReturnPolicy::Stay,
+        slow_start: rules.slow_start,
     }
-}
-
-/// Returns where an endpoint stands among those that may be tried: the lower the better.
-fn rank(endpoint: &Endpoint) -> (u32, u8) {
-    let health = match endpoint.health {
-        Health::Healthy { .. } => 0,
-        Health::Unknown { .. } => 1,
-        Health::Degraded { .. } => 2,
-        Health::Unhealthy(_) => 3,
-    };
-    (endpoint.spec.priority, health)
 }
 
 /// What a proxy acts on, in words that both sides have.
