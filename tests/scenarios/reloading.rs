@@ -7,7 +7,8 @@ use qcc_proto::v1::{
     control_service_client::ControlServiceClient,
 };
 use qcc_tests::{
-    Answer, Authority, ControlPlane, Gate, Piece, Proxy, Testbed, TlsFront, Validity, eventually,
+    Answer, Authority, ControlPlane, Gate, Load, Piece, Proxy, Testbed, TlsFront, Validity,
+    eventually,
 };
 use rustix::process::Signal;
 use tonic::{Code, transport::Endpoint};
@@ -120,6 +121,38 @@ async fn limits_keys_and_certificates_change_while_a_stream_runs_on() {
     let mut told = testbed.logs().find(&eva);
     told.retain(|line| !line.starts_with("qcc-ctl client-keys add"));
     assert!(told.is_empty(), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_reload_after_the_other_costs_no_request() {
+    let mut testbed = Testbed::start().patient_checks().endpoints(["a"]).await;
+    let (key, one) = client_key(&testbed, "eva").await;
+    let both = testbed.dir().join("both").display().to_string();
+    fs::copy(&one, &both).expect("the file can be written");
+    let add = ["client-keys", "add", "max", "--file", &both];
+    testbed.ctl(&add).await.expect_code(0);
+    let text = |round: usize| {
+        let file = [&one, &both][round % 2];
+        let (requests, seconds) = (10 + round, 1 + round);
+        format!(
+            "client_keys_file = '{file}'\nrequests_max = {requests}\n\
+             drain_timeout = '{seconds}s'\nreplay_max_bytes = {requests}\n"
+        )
+    };
+    let file = File::new(&testbed, &text(0));
+    let index = proxy_with(&mut testbed, &file).await;
+    let proxy = testbed.proxy(index);
+    let call = proxy.message().header("x-api-key", &key);
+    let load = Load::start([(); 4].map(|()| call.clone()));
+    for round in 1..30 {
+        file.write(&text(round));
+        let request = ReloadProxyConfigRequest::default();
+        let reloaded = proxy.admin().reload_proxy_config(request).await;
+        let reload = reloaded.expect("a good configuration").into_inner().reload;
+        assert_eq!(reload.expect("what came of it").applied.len(), 4);
+        load.goes_on(5).await;
+    }
+    assert_eq!(load.stop().await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    proxy::{Counters, Curfew, Settings, serve},
+    proxy::{Counters, Curfew, Live, Settings, serve},
     reports::Outbox,
     routing::{Endpoint, Health, Policy, Routed, Router, Update},
     sync::Link,
@@ -230,6 +230,7 @@ pub(super) struct Proxy {
     pub(super) router: Router,
     pub(super) counters: Arc<Counters>,
     pub(super) link: Link,
+    settings: Live,
     outbox: Arc<Outbox>,
     pub(super) stop: CancellationToken,
     pub(super) serving: JoinHandle<()>,
@@ -272,10 +273,11 @@ impl Proxy {
         let counters = Arc::new(Counters::default());
         let stop = CancellationToken::new();
         let link = Link::new();
+        let settings = Live::from(settings);
         let serving = serve(
             listener,
             router.clone(),
-            settings.into(),
+            settings.clone(),
             Arc::clone(&counters),
             link.clone(),
             stop.clone(),
@@ -286,6 +288,7 @@ impl Proxy {
             router,
             counters,
             link,
+            settings,
             outbox,
             stop,
             serving: tokio::spawn(serving),
@@ -328,6 +331,13 @@ impl Proxy {
         let policy = Arc::new(options.policy.clone());
         self.router
             .publish(Update::whole(view, policy, endpoints, false));
+    }
+
+    /// Sets limits anew.
+    pub(super) fn set(&self, change: impl FnOnce(&mut Settings)) {
+        let mut settings = Settings::clone(&self.settings.load());
+        change(&mut settings);
+        self.settings.store(settings);
     }
 
     /// Sends one request on a connection of its own.

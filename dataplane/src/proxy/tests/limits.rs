@@ -42,6 +42,48 @@ async fn a_connection_too_many_is_closed_and_the_others_go_on() {
 }
 
 #[tokio::test]
+async fn limits_that_are_set_anew_count_for_those_who_come_next() {
+    let gate = Gate::new();
+    let first = gate.clone();
+    let upstream = Upstream::start(move |number| {
+        let mut steps = answer(200, "", "fine");
+        if number == 0 {
+            steps.insert(0, Step::Gate(first.clone()));
+        }
+        steps
+    })
+    .await;
+    let proxy = Proxy::with(&[&upstream], |options| {
+        options.proven = false;
+        options.policy.unproven_concurrency = 1;
+        options.policy.queue_timeout = Duration::from_secs(60);
+        options.settings.waiting_max = 0;
+    })
+    .await;
+    let mut busy = proxy.connect().await;
+    busy.write(POST).await;
+    eventually(|| upstream.requests().len() == 1).await;
+    assert_eq!(proxy.post().await.status(), 503); // It would have to wait.
+    assert_eq!(proxy.counters.hits(Limit::Waiting), 1);
+    proxy.set(|settings| settings.body_max_bytes = Some(3));
+    assert_eq!(proxy.post().await.status(), 413);
+    proxy.set(|settings| {
+        settings.body_max_bytes = None;
+        settings.waiting_max = 1;
+    });
+    let mut waiting = proxy.connect().await;
+    waiting.write(POST).await;
+    eventually(|| proxy.counters.active.load(Relaxed) == 2).await;
+    gate.open();
+    for client in [&mut busy, &mut waiting] {
+        assert_eq!(client.answer().await.status(), 200);
+    }
+    proxy.set(|settings| settings.replay_total_bytes = 0);
+    assert_eq!(proxy.post().await.status(), 200); // Not kept, but sent.
+    assert_eq!(proxy.counters.hits(Limit::BufferedBytes), 1);
+}
+
+#[tokio::test]
 async fn a_request_too_many_is_told_to_come_back() {
     let gate = Gate::new();
     let first = gate.clone();
