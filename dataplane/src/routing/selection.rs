@@ -134,10 +134,8 @@ impl Routing {
     /// endpoint fail would make it fail again, count each time as one more failure in
     /// a row, and be billed each time. [`Routing::once_more`] is the exception.
     pub(crate) fn next(&mut self, now: Instant) -> Next {
-        if self.attempts == 0
-            && let Some(newest) = self.router.table()
-        {
-            self.table = newest; // Nothing tried yet: a request that waited starts afresh.
+        if self.attempts == 0 {
+            self.renew(); // Nothing tried yet: a request that waited starts afresh.
         }
         if !std::mem::replace(&mut self.is_counted, true) {
             self.router.budget().request(now);
@@ -175,17 +173,27 @@ impl Routing {
         (is_allowed || seeded(Bug::AttemptsUnlimited)) && (self.attempts as usize) < ATTEMPTS_MAX
     }
 
+    /// Takes the newest table, if it has another.
+    fn renew(&mut self) {
+        let newest = self.router.newest();
+        let Some(newest) = newest.as_ref().filter(|it| !Arc::ptr_eq(it, &self.table)) else {
+            return;
+        };
+        self.table = Arc::clone(newest);
+    }
+
     fn attempt(&mut self, now: Instant) -> Option<Attempt> {
         if !self.may_try() {
             return None;
         }
-        let table = Arc::clone(&self.table);
         if let Some(attempt) = self.stay(now) {
             return Some(attempt);
         }
-        let mut tiers = table.tiers().iter();
-        if let Some(attempt) = tiers.find_map(|tier| self.pick(tier, now)) {
-            return Some(attempt);
+        for number in 0..self.table.tiers().len() {
+            let tier = self.table.tiers()[number].clone(); // Two ranges.
+            if let Some(attempt) = self.pick(&tier, now) {
+                return Some(attempt);
+            }
         }
         let spared = self.spared?;
         let admission = self.admit(spared, now).ok()?;
