@@ -551,12 +551,19 @@ impl<'a> Exchange<'a> {
         if let Some(Ok(name)) = name {
             headers.insert(X_QCC_ENDPOINT, name);
         }
-        headers.insert(X_QCC_ATTEMPTS, HeaderValue::from(self.routing.attempts()));
-        let mut revision = self.routing.view().to_string();
-        if let Some(age) = self.service.link.staleness(now) {
-            revision.push_str(&format!("; age={}; stale", age.as_secs()));
-        }
-        if let Ok(revision) = HeaderValue::try_from(revision) {
+        let attempts = match self.routing.attempts() {
+            1 => HeaderValue::from_static("1"),
+            several => HeaderValue::from(several),
+        };
+        headers.insert(X_QCC_ATTEMPTS, attempts);
+        let revision = match self.service.link.staleness(now) {
+            None => Ok(self.routing.revision().clone()),
+            Some(age) => {
+                let (view, age) = (self.routing.view(), age.as_secs());
+                HeaderValue::try_from(format!("{view}; age={age}; stale"))
+            }
+        };
+        if let Ok(revision) = revision {
             headers.insert(X_QCC_REVISION, revision);
         }
     }

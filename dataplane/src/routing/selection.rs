@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::HeaderValue;
 use qcc_proto::v1::View;
 
 use super::{
@@ -90,6 +91,11 @@ impl Routing {
     /// Returns the view that this request is routed by.
     pub(crate) fn view(&self) -> View {
         self.table.view()
+    }
+
+    /// Returns that view as responses name it.
+    pub(crate) fn revision(&self) -> &HeaderValue {
+        self.table.revision()
     }
 
     /// Returns how many attempts this request has made.

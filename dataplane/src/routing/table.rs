@@ -15,6 +15,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use http::HeaderValue;
 use imbl::OrdMap;
 use qcc_proto::v1::{AdminState, View};
 
@@ -38,6 +39,8 @@ const REMEMBERED_FROM: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Table {
     view: View,
+    /// The view as responses name it.
+    revision: OnceLock<HeaderValue>,
     /// Which life of the registry it belongs to; see [`super::Router::publish`].
     life: u64,
     /// Names the registry it belongs to; empty if that is not known.
@@ -235,6 +238,7 @@ impl Table {
         }
         Self {
             view,
+            revision: OnceLock::new(),
             life,
             registry_id: Arc::default(),
             has_left_out: false,
@@ -300,6 +304,14 @@ impl Table {
 
     fn block_of(&self, position: usize) -> usize {
         self.ends.partition_point(|&end| end <= position)
+    }
+
+    /// Returns the view as responses name it: `3.17`. Written once for all of them.
+    pub(crate) fn revision(&self) -> &HeaderValue {
+        self.revision.get_or_init(|| {
+            let written = HeaderValue::try_from(self.view.to_string());
+            written.unwrap_or(HeaderValue::from_static("")) // Two numbers and a dot.
+        })
     }
 
     /// Returns the tiers in preference order.
