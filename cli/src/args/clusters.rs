@@ -131,6 +131,9 @@ pub(crate) struct PolicyFlags {
     /// Whether answers carry the x-qcc-… headers [default: true].
     #[arg(long, value_name = "BOOL")]
     expose_headers: Option<bool>,
+    /// What is spoken to the endpoints [default: http1].
+    #[arg(long, value_enum)]
+    upstream_protocol: Option<Protocol>,
     #[command(flatten)]
     check: CheckFlags,
 }
@@ -146,6 +149,16 @@ enum Api {
 enum Scheme {
     XApiKey,
     Bearer,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// Over TLS what the endpoint chooses, HTTP/2 or HTTP/1.1; else HTTP/1.1.
+    Auto,
+    /// HTTP/2, also without TLS.
+    Http2,
 }
 
 impl PolicyFlags {
@@ -190,6 +203,7 @@ impl PolicyFlags {
         given("policy.model_override", self.model_override.is_some());
         given("policy.model_aliases", !self.model_aliases.is_empty());
         given("policy.expose_headers", self.expose_headers.is_some());
+        given("policy.upstream_protocol", self.upstream_protocol.is_some());
         self.selection.given(&mut given);
         given("policy.verification.first", self.verify_first.is_some());
         given("policy.verification.max", self.verify_max.is_some());
@@ -244,6 +258,13 @@ impl PolicyFlags {
             model_override: self.model_override.unwrap_or_default(),
             model_aliases: self.model_aliases.into_iter().collect(),
             expose_headers: self.expose_headers,
+            upstream_protocol: match self.upstream_protocol {
+                Some(Protocol::Http1) => v1::UpstreamProtocol::Http1,
+                Some(Protocol::Auto) => v1::UpstreamProtocol::Auto,
+                Some(Protocol::Http2) => v1::UpstreamProtocol::Http2,
+                None => v1::UpstreamProtocol::Unspecified,
+            }
+            .into(),
             ..v1::ClusterPolicy::default()
         };
         self.selection.write(&mut policy);

@@ -328,6 +328,14 @@ fn properties(cluster: &v1::Cluster) -> Vec<(&'static str, Cell)> {
         ),
         ("model aliases", aliases(&policy).into()),
         ("expose headers", text::yes_no(policy.expose_headers).into()),
+        (
+            "upstream protocol",
+            text::word(
+                policy.upstream_protocol().as_str_name(),
+                "UPSTREAM_PROTOCOL_",
+            )
+            .into(),
+        ),
         ("etag", text::or_nothing(&cluster.etag).into()),
     ]
 }

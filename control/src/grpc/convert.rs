@@ -6,7 +6,7 @@ use super::explain;
 use crate::registry::{
     AdminState, Affinity, ApiFlavor, Cause, Check, CheckKind, Clock, Cluster, ClusterName,
     CredentialScheme, Endpoint, Evidence, Facts, Health, HttpCheck, Moment, OutcomeClass, Policy,
-    ReturnPolicy, Snapshot, Spec, State, Strategy, View, Witness,
+    ReturnPolicy, Snapshot, Spec, State, Strategy, UpstreamProtocol, View, Witness,
 };
 
 /// Relates the registry's clock to the wall, for people: deadlines are shown as times.
@@ -257,6 +257,12 @@ pub(super) fn policy(policy: &Policy) -> v1::ClusterPolicy {
         model_override: policy.model_override.clone().unwrap_or_default(),
         model_aliases: policy.model_aliases.clone(),
         expose_headers: Some(policy.expose_headers),
+        upstream_protocol: match policy.upstream_protocol {
+            UpstreamProtocol::Http1 => v1::UpstreamProtocol::Http1,
+            UpstreamProtocol::Auto => v1::UpstreamProtocol::Auto,
+            UpstreamProtocol::Http2 => v1::UpstreamProtocol::Http2,
+        }
+        .into(),
     }
 }
 

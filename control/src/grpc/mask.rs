@@ -98,6 +98,7 @@ const POLICY: &[Field<v1::ClusterPolicy>] = fields! {
     "policy.model_override" => model_override,
     "policy.model_aliases" => model_aliases,
     "policy.expose_headers" => expose_headers,
+    "policy.upstream_protocol" => upstream_protocol,
 };
 
 /// Returns `present` with the masked fields of `wanted`, and whether the credential is

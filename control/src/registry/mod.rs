@@ -70,7 +70,7 @@ pub use observe::{Observation, Outcome};
 pub use policy::{
     Affinity, ApiFlavor, CHECK_MAX_TOKENS, CHECK_TIMEOUT, Check, CheckKind, CoolDowns,
     CredentialScheme, HttpCheck, Policy, RetryBudget, ReturnPolicy, Strategy, Timeouts,
-    VerificationSchedule,
+    UpstreamProtocol, VerificationSchedule,
 };
 pub use proxies::{ProxyId, ProxyKey, ProxyRecord, Receipt, ReportBatch, ReportCounts};
 pub use requests::{Request, RequestRecord};

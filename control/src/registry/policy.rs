@@ -34,6 +34,7 @@ pub struct Policy {
     pub model_override: Option<String>,
     pub model_aliases: BTreeMap<String, String>,
     pub expose_headers: bool,
+    pub upstream_protocol: UpstreamProtocol,
 }
 
 /// Which API endpoints speak.
@@ -74,6 +75,18 @@ pub enum Strategy {
     LeastInflight,
     /// Of two the one that answers sooner.
     PeakEwma,
+}
+
+/// What proxies speak to endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// What the endpoint chooses by ALPN; without TLS HTTP/1.1.
+    Auto,
+    /// HTTP/2.
+    Http2,
 }
 
 /// How a session is kept at one endpoint.
@@ -258,6 +271,7 @@ impl Policy {
             model_override: None,
             model_aliases: BTreeMap::new(),
             expose_headers: true,
+            upstream_protocol: UpstreamProtocol::Http1,
         }
     }
 }

@@ -205,6 +205,14 @@ impl Wire {
         self.past.clone()
     }
 
+    /// Whether the endpoint chose HTTP/2 as TLS began.
+    pub(super) fn chose_http2(&self) -> bool {
+        match &self.io {
+            MaybeHttpsStream::Http(_) => false,
+            MaybeHttpsStream::Https(tls) => tls.inner().get_ref().1.alpn_protocol() == Some(b"h2"),
+        }
+    }
+
     /// Takes note of what became of `length` bytes.
     fn wrote(&self, result: io::Result<usize>, length: usize) -> io::Result<usize> {
         match result {

@@ -21,6 +21,16 @@ pub(super) struct Try {
     pub(super) detail: String,
 }
 
+impl Try {
+    /// Whether the request lost its connection, perhaps by its own fault.
+    pub(super) fn may_have_broken_it(&self) -> bool {
+        matches!(
+            self.class,
+            OutcomeClass::Connect | OutcomeClass::StreamBroken | OutcomeClass::Unspecified
+        )
+    }
+}
+
 /// Why there is no further try.
 pub(super) enum End {
     /// All attempts were made, or there is nobody left to ask.

@@ -254,9 +254,11 @@ impl<'a> Exchange<'a> {
             Ok(request) => request,
             Err(failed) => return Tried::Failed(failed),
         };
-        let connect = self.routing.policy().timeouts.connect;
-        let pool = self.service.upstreams.pool(endpoint, connect, now);
-        let mut sending = pin!(pool.send(request, progress));
+        let policy = self.routing.policy();
+        let (connect, protocol) = (policy.timeouts.connect, policy.upstream_protocol);
+        let pool = (self.service.upstreams).pool(endpoint, connect, protocol, now);
+        let alone = self.tries.iter().any(|it| it.may_have_broken_it());
+        let mut sending = pin!(pool.send(request, progress, alone));
         let first_byte = endpoint.first_byte_timeout;
         let mut limit = now + first_byte;
         let sent = loop {
@@ -323,6 +325,7 @@ impl<'a> Exchange<'a> {
                 })
             }
             Err(opening::Failed::OutOfTime) => Tried::OutOfTime,
+            Err(opening::Failed::Told(reason)) => Tried::Failed(Failed::of_nobody(reason)),
             Err(opening::Failed::Broken(reason)) => Tried::Failed(Failed {
                 class: OutcomeClass::StreamBroken,
                 detail: format!("before the first content of its stream: {reason}"),
@@ -349,6 +352,7 @@ impl<'a> Exchange<'a> {
     ) -> Result<Instant, Overdue> {
         let (later, overdue) = match progress.state() {
             State::Failed(fault) => return Err(Overdue::Client(fault)),
+            State::Queued => return Ok(Instant::now() + first_byte), // Its wait is bounded.
             State::Waiting(since) => {
                 let idle = self.service.settings.load().body_idle_timeout;
                 (since + idle, Overdue::Client(Fault::Stalled))

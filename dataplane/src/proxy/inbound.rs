@@ -16,10 +16,20 @@ use http::Version;
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
 
-use super::{pool::Lease, upstream::describe};
+use super::{http2::Stream, pool::Lease, upstream::describe};
 
 /// Pieces of data, then an end that is one. Trailers do not cross a proxy.
-pub(super) struct Inbound {
+#[derive(Debug)]
+pub(super) struct Inbound(Source);
+
+#[derive(Debug)]
+enum Source {
+    Hyper(Message),
+    Stream(Box<Stream>),
+}
+
+/// What hyper reads.
+struct Message {
     body: Incoming,
     is_http2: bool,
     has_ended: bool,
@@ -39,24 +49,67 @@ impl fmt::Display for Cut {
 
 impl Inbound {
     pub(super) fn new(body: Incoming, version: Version) -> Self {
-        Self {
+        Self(Source::Hyper(Message {
             body,
             is_http2: version == Version::HTTP_2,
             has_ended: false,
             lease: None,
-        }
+        }))
     }
 
     /// An endpoint's answer, over HTTP/1.1.
     pub(super) fn of_endpoint(body: Incoming, lease: Option<Lease>) -> Self {
-        Self {
+        Self(Source::Hyper(Message {
             body,
             is_http2: false,
             has_ended: false,
             lease,
+        }))
+    }
+
+    /// An endpoint's answer, over HTTP/2.
+    pub(super) fn of_stream(stream: Stream) -> Self {
+        Self(Source::Stream(Box::new(stream)))
+    }
+
+    pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        match &mut self.0 {
+            Source::Hyper(message) => message.poll_data(cx),
+            Source::Stream(stream) => stream.poll_data(cx),
         }
     }
 
+    /// The next piece; `None` at the end.
+    pub(super) async fn data(&mut self) -> Option<Result<Bytes, Cut>> {
+        poll_fn(|cx| self.poll_data(cx)).await
+    }
+
+    /// Whether it is known that nothing more comes.
+    pub(super) fn is_end(&self) -> bool {
+        match &self.0 {
+            Source::Hyper(message) => message.is_end(),
+            Source::Stream(stream) => stream.is_end(),
+        }
+    }
+
+    /// Bytes still to come, if that is known.
+    pub(super) fn left(&self) -> Option<u64> {
+        match &self.0 {
+            Source::Hyper(message) => message.body.size_hint().exact(),
+            Source::Stream(stream) => stream.left(),
+        }
+    }
+
+    /// Whether it was cut with a connection of which another request tells already.
+    pub(super) fn is_told(&self) -> bool {
+        match &self.0 {
+            Source::Hyper(_) => false,
+            Source::Stream(stream) => stream.is_told(),
+        }
+    }
+}
+
+impl Message {
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -68,7 +121,7 @@ impl Inbound {
         }
     }
 
-    pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
         loop {
             return Poll::Ready(match ready!(self.poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
@@ -87,23 +140,12 @@ impl Inbound {
         }
     }
 
-    /// The next piece; `None` at the end.
-    pub(super) async fn data(&mut self) -> Option<Result<Bytes, Cut>> {
-        poll_fn(|cx| self.poll_data(cx)).await
-    }
-
-    /// Whether it is known that nothing more comes.
-    pub(super) fn is_end(&self) -> bool {
+    fn is_end(&self) -> bool {
         self.has_ended || self.body.is_end_stream()
-    }
-
-    /// Bytes still to come, if that is known.
-    pub(super) fn left(&self) -> Option<u64> {
-        self.body.size_hint().exact()
     }
 }
 
-impl Drop for Inbound {
+impl Drop for Message {
     fn drop(&mut self) {
         if let Some(lease) = self
             .lease
@@ -114,8 +156,8 @@ impl Drop for Inbound {
     }
 }
 
-impl fmt::Debug for Inbound {
+impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Inbound").field(&self.body).finish()
+        f.debug_tuple("Message").field(&self.body).finish()
     }
 }

@@ -21,6 +21,7 @@
 //! - [`exchange`], [`ending`]: the tries of one request, and what the client gets in the end.
 //! - [`opening`]: the start of a stream of events, while its head is held.
 //! - [`upstream`], [`connector`]: connection pools, and where they may connect.
+//! - [`http2`]: connections that requests share.
 //! - [`failure`]: an answer that a client does not get (yet).
 //! - [`relay`], [`sse`]: the response body on its way, and errors inside of it.
 //! - [`reply`]: answers of our own, in the shape that the caller's library expects.
@@ -47,11 +48,9 @@
 //! # One connection for each request
 //!
 //! Clients may speak HTTP/2; endpoints are spoken to in HTTP/1.1, with one connection
-//! for each running request. On an HTTP/2 connection requests share a fate that is not
-//! theirs: one that queues behind the endpoint's limit of streams looks like one that
-//! gets no answer, the loss of one connection looks like as many failures as it carried
-//! requests, and a client that does not read holds up the others' answers. Blame would
-//! have to be kept for each connection before HTTP/2 can be offered.
+//! for each running request, unless their cluster asks for HTTP/2. On an HTTP/2 connection
+//! requests share a fate that is not theirs, and blame has to be told apart by connection:
+//! [`http2`] says how.
 //!
 //! # A request may be at fault
 //!
@@ -76,6 +75,7 @@ mod exchange;
 mod failure;
 mod framing;
 mod headers;
+mod http2;
 mod inbound;
 mod live;
 mod opening;
@@ -136,6 +136,9 @@ pub(crate) struct Settings {
     pub(crate) client_idle_timeout: Duration,
     /// Longest time for which a client may read nothing of an answer.
     pub(crate) client_stall_timeout: Duration,
+    /// Time after which a shared connection to an endpoint has to show that it lives, and
+    /// for its answer.
+    pub(crate) upstream_ping_interval: Duration,
     /// Number of header fields of a request or response.
     pub(crate) headers_max: usize,
     /// Size of a request or response head.
@@ -170,6 +173,8 @@ impl Default for Settings {
             header_read_timeout: Duration::from_secs(10),
             client_idle_timeout: Duration::from_secs(75), // Longer than clients keep them.
             client_stall_timeout: Duration::from_secs(60),
+            // Noticed before the default wait for a response head is over.
+            upstream_ping_interval: Duration::from_secs(10),
             headers_max: 128,
             head_max_bytes: 64 << 10,
             connections_max: 16_384,

@@ -44,6 +44,8 @@ pub(super) struct Limits {
 pub(super) enum Failed {
     /// It broke off, or fell silent.
     Broken(String),
+    /// The same, with a connection of which another request tells.
+    Told(String),
     /// The request's total time is up.
     OutOfTime,
 }
@@ -64,6 +66,7 @@ impl Opening {
                     held.push(data);
                     last = Instant::now();
                 }
+                Ok(Some(Err(Cut(reason)))) if rest.is_told() => return Err(Failed::Told(reason)),
                 Ok(Some(Err(Cut(reason)))) => return Err(Failed::Broken(reason)),
                 Ok(None) => break,
                 Err(_) if limit == limits.deadline => return Err(Failed::OutOfTime),

@@ -266,7 +266,8 @@ impl Relay {
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         debug!(%reason, "answer broke off");
         // Taking it closes the connection, or resets the stream.
-        let left = self.upstream.take().and_then(|upstream| upstream.left());
+        let upstream = self.upstream.take();
+        let left = upstream.as_ref().and_then(Inbound::left);
         self.in_flight.relayed();
         let error_type = self.error_in_band();
         let last_word = match (&self.events, &error_type) {
@@ -285,6 +286,7 @@ impl Relay {
             let by_us = matches!(reason, Break::OutOfTime | Break::Stopping);
             match error_type {
                 _ if by_client || by_us => drop(pending), // Nobody is blamed.
+                None if upstream.as_ref().is_some_and(Inbound::is_told) => drop(pending),
                 Some(error_type) => {
                     let class = class_of_error_type(&error_type);
                     pending.finish(class, error_type, &reason.to_string());

@@ -63,6 +63,8 @@ pub(super) struct Progress(Mutex<State>);
 /// One state of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
+    /// It has not begun: there is no connection for it yet.
+    Queued,
     /// The endpoint has not taken what is there, since then.
     Sending(Instant),
     /// The client has not sent more, since then.
@@ -117,8 +119,22 @@ impl Upload {
         (upload, progress)
     }
 
+    /// The same body, while nothing has been taken of it. `None`: there is no second one.
+    pub(super) fn again(&self) -> Option<Self> {
+        self.rest.is_none().then(|| Self {
+            held: self.held.clone(),
+            rest: None,
+            progress: Arc::clone(&self.progress),
+        })
+    }
+
+    /// Whether there is no body at all.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.rest.is_none() && self.held.iter().all(Bytes::is_empty)
+    }
+
     /// Takes note that the endpoint has taken what there was.
-    fn advance(&self) {
+    pub(super) fn advance(&self) {
         let now = Instant::now();
         self.progress.set(match self.is_end_stream() {
             true => State::Sent(now),
@@ -141,8 +157,22 @@ impl Progress {
     pub(super) fn fault(&self) -> Option<Fault> {
         match self.state() {
             State::Failed(fault) => Some(fault),
-            State::Sending(_) | State::Waiting(_) | State::Sent(_) => None,
+            State::Queued | State::Sending(_) | State::Waiting(_) | State::Sent(_) => None,
         }
+    }
+
+    /// Says that it waits for a connection, which is nobody's time.
+    pub(super) fn queue(&self) {
+        self.set(State::Queued);
+    }
+
+    /// Says that it begins now; without a body that is all of it.
+    pub(super) fn begin(&self, is_all: bool) {
+        let now = Instant::now();
+        self.set(match is_all {
+            true => State::Sent(now),
+            false => State::Sending(now),
+        });
     }
 
     fn set(&self, state: State) {

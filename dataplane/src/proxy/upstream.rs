@@ -21,11 +21,12 @@ use rustls::ClientConfig;
 use super::{
     Settings,
     connector::{Connector, Past},
+    http2,
     inbound::Inbound,
     pool,
     upload::{Progress, State, Upload},
 };
-use crate::routing::Endpoint;
+use crate::routing::{Endpoint, UpstreamProtocol};
 
 /// Time without a request after which a pool is dropped: by then it is empty.
 const UNUSED_TIMEOUT: Duration = Duration::from_secs(300);
@@ -38,13 +39,17 @@ pub(super) struct Upstreams {
     pools: ArcSwap<HashMap<Arc<str>, Arc<Pool>>>,
     tls: Arc<ClientConfig>,
     http1: http1::Builder,
+    http2: http2::Limits,
     start: Instant,
 }
 
 /// The connections to one endpoint.
 pub(super) struct Pool {
     connections: Arc<pool::Pool>,
+    /// Connections that requests share, where the policy wants them.
+    http2: Option<Arc<http2::Pool>>,
     connect_timeout: Duration,
+    protocol: UpstreamProtocol,
     /// Milliseconds from the start of all to the last use.
     last_used: AtomicU64,
 }
@@ -73,28 +78,34 @@ impl Upstreams {
             pools: ArcSwap::default(),
             tls: tls(&settings.upstream_trust),
             http1,
+            http2: http2::Limits {
+                ping_interval: settings.upstream_ping_interval,
+                headers_max: settings.headers_max,
+                head_max_bytes: settings.head_max_bytes,
+            },
             start: Instant::now(),
         }
     }
 
-    /// The pool of an endpoint. A new address or connect timeout means a new pool; requests
-    /// in flight finish in the old one.
+    /// The pool of an endpoint. A new address, protocol or connect timeout means a new pool;
+    /// requests in flight finish in the old one.
     pub(super) fn pool(
         &self,
         endpoint: &Endpoint,
         connect_timeout: Duration,
+        protocol: UpstreamProtocol,
         now: Instant,
     ) -> Arc<Pool> {
         let used = self.elapsed_ms(now);
         let fits = |pool: &&Arc<Pool>| {
             let leads_there = pool.connections.leads_to(&endpoint.base_url);
-            leads_there && pool.connect_timeout == connect_timeout
+            leads_there && pool.connect_timeout == connect_timeout && pool.protocol == protocol
         };
         if let Some(pool) = self.pools.load().get(&endpoint.name).filter(fits) {
             pool.last_used.store(used, Ordering::Relaxed);
             return Arc::clone(pool);
         }
-        let new = Arc::new(self.new_pool(endpoint, connect_timeout, used));
+        let new = Arc::new(self.new_pool(endpoint, connect_timeout, protocol, used));
         self.pools.rcu(|pools| {
             let mut pools = HashMap::clone(pools);
             // Somebody may have been quicker; one pool is enough.
@@ -140,25 +151,53 @@ impl Upstreams {
         now.saturating_duration_since(self.start).as_millis() as u64
     }
 
-    fn new_pool(&self, endpoint: &Endpoint, connect_timeout: Duration, used: u64) -> Pool {
+    fn new_pool(
+        &self,
+        endpoint: &Endpoint,
+        connect_timeout: Duration,
+        protocol: UpstreamProtocol,
+        used: u64,
+    ) -> Pool {
+        let target = &endpoint.base_url;
         let connector = Connector::new(Arc::clone(&self.tls), connect_timeout);
-        let connections = pool::Pool::new(&endpoint.base_url, connector, self.http1.clone());
+        let connections = pool::Pool::new(target, connector, self.http1.clone());
         Pool {
             connections: Arc::new(connections),
+            http2: http2::Pool::new(target, protocol, &self.tls, connect_timeout, self.http2),
             connect_timeout,
+            protocol,
             last_used: AtomicU64::new(used),
         }
     }
 }
 
 impl Pool {
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for the head of its answer. `alone`: on a connection that it
+    /// shares with no other.
     pub(super) async fn send(
         &self,
         request: Request<Upload>,
         progress: &Progress,
+        alone: bool,
     ) -> Result<Response<Inbound>, Failed> {
+        if let Some(http2) = &self.http2 {
+            // In a box: it is much longer than what HTTP/1.1 needs.
+            return Box::pin(self.share(http2, request, progress, alone)).await;
+        }
         self.connections.send(request, progress).await
+    }
+
+    async fn share(
+        &self,
+        http2: &Arc<http2::Pool>,
+        request: Request<Upload>,
+        progress: &Progress,
+        alone: bool,
+    ) -> Result<Response<Inbound>, Failed> {
+        match http2.send(request, progress, alone).await? {
+            http2::Sent::Answered(response) => Ok(response),
+            http2::Sent::Declined(request) => self.connections.send(*request, progress).await,
+        }
     }
 }
 
@@ -215,7 +254,7 @@ pub(super) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// TLS towards endpoints, with [no HTTP/2](super#one-connection-for-each-request).
+/// TLS towards endpoints, for HTTP/1.1.
 pub(super) fn tls(trust: &Trust) -> Arc<ClientConfig> {
     Arc::new(trust.client_config(&[b"http/1.1"]))
 }
@@ -227,6 +266,8 @@ mod tests {
     use http::Uri;
 
     use super::*;
+
+    const HTTP1: UpstreamProtocol = UpstreamProtocol::Http1;
 
     fn endpoint(name: &str) -> Endpoint {
         Endpoint {
@@ -243,26 +284,26 @@ mod tests {
         let upstreams = Upstreams::new(&Settings::default());
         let connect = Duration::from_secs(5);
         let start = Instant::now();
-        let a = upstreams.pool(&endpoint("a"), connect, start);
-        let b = upstreams.pool(&endpoint("b"), connect, start);
+        let a = upstreams.pool(&endpoint("a"), connect, HTTP1, start);
+        let b = upstreams.pool(&endpoint("b"), connect, HTTP1, start);
         assert!(!Arc::ptr_eq(&a, &b));
         let later = start + UNUSED_TIMEOUT;
         assert!(Arc::ptr_eq(
             &a,
-            &upstreams.pool(&endpoint("a"), connect, later)
+            &upstreams.pool(&endpoint("a"), connect, HTTP1, later)
         ));
 
         upstreams.sweep(later + Duration::from_secs(1));
         assert!(Arc::ptr_eq(
             &a,
-            &upstreams.pool(&endpoint("a"), connect, later)
+            &upstreams.pool(&endpoint("a"), connect, HTTP1, later)
         ));
         assert!(!Arc::ptr_eq(
             &b,
-            &upstreams.pool(&endpoint("b"), connect, later)
+            &upstreams.pool(&endpoint("b"), connect, HTTP1, later)
         ));
 
-        let other = upstreams.pool(&endpoint("a"), connect * 2, later);
+        let other = upstreams.pool(&endpoint("a"), connect * 2, HTTP1, later);
         assert!(!Arc::ptr_eq(&a, &other));
     }
 

@@ -43,6 +43,19 @@ pub(crate) struct Policy {
     pub model_aliases: BTreeMap<Box<str>, Box<str>>,
     /// Whether answers carry the `x-qcc-…` headers.
     pub expose_headers: bool,
+    /// What is spoken to the endpoints.
+    pub upstream_protocol: UpstreamProtocol,
+}
+
+/// What is spoken to endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UpstreamProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// What the endpoint chooses by ALPN; without TLS HTTP/1.1.
+    Auto,
+    /// HTTP/2.
+    Http2,
 }
 
 /// How one of several selectable endpoints is chosen.
@@ -149,6 +162,7 @@ impl Default for Policy {
             model_override: None,
             model_aliases: BTreeMap::new(),
             expose_headers: true,
+            upstream_protocol: UpstreamProtocol::Http1,
         }
     }
 }

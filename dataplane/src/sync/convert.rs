@@ -16,7 +16,7 @@ use qcc_proto::{
 
 use crate::routing::{
     ATTEMPTS_MAX, Affinity, CoolDowns, Endpoint, Health, Policy, RetryBudget, ReturnPolicy, Routed,
-    Strategy, Timeouts,
+    Strategy, Timeouts, UpstreamProtocol,
 };
 
 /// No wait is longer: the largest value that the contract allows anywhere.
@@ -169,6 +169,13 @@ pub(crate) fn policy(policy: &v1::ClusterPolicy) -> Policy {
             .map(|(from, to)| (from.as_str().into(), to.as_str().into()))
             .collect(),
         expose_headers: policy.expose_headers.unwrap_or(defaults.expose_headers),
+        upstream_protocol: match policy.upstream_protocol() {
+            v1::UpstreamProtocol::Unspecified | v1::UpstreamProtocol::Http1 => {
+                UpstreamProtocol::Http1
+            }
+            v1::UpstreamProtocol::Auto => UpstreamProtocol::Auto,
+            v1::UpstreamProtocol::Http2 => UpstreamProtocol::Http2,
+        },
     }
 }
 
@@ -358,6 +365,7 @@ mod tests {
                 ..Default::default()
             }),
             max_ejected_percent: Some(200),
+            upstream_protocol: 99,
             ..Default::default()
         });
         assert_eq!(odd.strategy, Strategy::Priority);
@@ -365,6 +373,7 @@ mod tests {
         assert_eq!(odd.affinity.return_policy, ReturnPolicy::Return);
         assert!(odd.affinity.enabled);
         assert_eq!(odd.max_ejected_percent, 100);
+        assert_eq!(odd.upstream_protocol, UpstreamProtocol::Http1);
         assert_eq!(odd.attempts_max, 10);
         assert_eq!(odd.unproven_concurrency, 1);
         assert_eq!(odd.timeouts.connect, Duration::from_secs(5));

@@ -19,7 +19,10 @@ use zeroize::Zeroizing;
 
 use super::{Error, Kept};
 use crate::{
-    routing::{Affinity, Generation, Health, Policy, ReturnPolicy, Routed, Strategy, Table},
+    routing::{
+        Affinity, Generation, Health, Policy, ReturnPolicy, Routed, Strategy, Table,
+        UpstreamProtocol,
+    },
     sync::{Clocks, convert},
 };
 
@@ -217,6 +220,12 @@ fn policy(policy: &Policy) -> ClusterPolicy {
             .map(|(from, to)| (from.to_string(), to.to_string()))
             .collect(),
         expose_headers: Some(policy.expose_headers),
+        upstream_protocol: match policy.upstream_protocol {
+            UpstreamProtocol::Http1 => v1::UpstreamProtocol::Http1,
+            UpstreamProtocol::Auto => v1::UpstreamProtocol::Auto,
+            UpstreamProtocol::Http2 => v1::UpstreamProtocol::Http2,
+        }
+        .into(),
         // The rest is the control plane's business.
         ..Default::default()
     }

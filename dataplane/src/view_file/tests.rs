@@ -10,7 +10,7 @@ use crate::{
     reports::Outbox,
     routing::{
         Affinity, Health, Next, Outcome, Reason, RetryBudget, ReturnPolicy, Router, Strategy,
-        Update,
+        Update, UpstreamProtocol,
     },
     sync::{Clocks, Link, Replica, convert},
 };
@@ -128,6 +128,7 @@ fn update(registry_id: &str) -> Update {
             model_override: Some("m".into()),
             model_aliases: [("a".into(), "b".into())].into(),
             expose_headers: false,
+            upstream_protocol: UpstreamProtocol::Http2,
             ..Policy::default()
         }),
         endpoints: wire().into_iter().map(named).collect(),

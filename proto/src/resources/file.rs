@@ -34,6 +34,13 @@ pub(super) const STRATEGIES: [(&str, v1::Strategy); 6] = [
     ("peak_ewma", v1::Strategy::PeakEwma),
 ];
 
+/// Words for `upstream_protocol`.
+pub(super) const PROTOCOLS: [(&str, v1::UpstreamProtocol); 3] = [
+    ("http1", v1::UpstreamProtocol::Http1),
+    ("auto", v1::UpstreamProtocol::Auto),
+    ("http2", v1::UpstreamProtocol::Http2),
+];
+
 /// Words for `affinity.return_policy`.
 pub(super) const RETURN_POLICIES: [(&str, v1::ReturnPolicy); 2] = [
     ("return", v1::ReturnPolicy::Return),
@@ -133,6 +140,10 @@ fn cluster(
         model_override: table.string("model_override")?.unwrap_or_default(),
         model_aliases: table.texts("model_aliases")?,
         expose_headers: table.boolean("expose_headers")?,
+        upstream_protocol: table
+            .word("upstream_protocol", &PROTOCOLS)?
+            .unwrap_or_default()
+            .into(),
     };
     Ok(v1::Cluster {
         name,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::file::{APIS, RETURN_POLICIES, SCHEMES, STRATEGIES};
+use super::file::{APIS, PROTOCOLS, RETURN_POLICIES, SCHEMES, STRATEGIES};
 use crate::{duration, v1};
 
 const HEADER: &str = "\
@@ -115,6 +115,10 @@ fn cluster(cluster: &v1::Cluster) -> Entries {
     entries.raw("max_ejected_percent", policy.max_ejected_percent);
     entries.raw("last_resort", policy.last_resort);
     entries.raw("expose_headers", policy.expose_headers);
+    entries.text(
+        "upstream_protocol",
+        word(&PROTOCOLS, policy.upstream_protocol()),
+    );
     entries.text("model_override", &policy.model_override);
     entries.texts("model_aliases", &policy.model_aliases);
     entries.table("affinity", policy.affinity.as_ref().map(affinity));

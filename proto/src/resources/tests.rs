@@ -32,6 +32,7 @@ hold_timeout = "1s"
 max_ejected_percent = 50
 last_resort = true
 expose_headers = false
+upstream_protocol = "auto"
 model_override = "m-2"
 model_aliases = { "m 1" = "m-3", small = "m-4" }
 affinity = { enabled = true, headers = ["x-session", "x-thread"], return_policy = "stay" }
@@ -89,6 +90,7 @@ fn every_key_reaches_its_field() {
         250_000_000
     );
     assert_eq!(policy.strategy(), v1::Strategy::PeakEwma);
+    assert_eq!(policy.upstream_protocol(), v1::UpstreamProtocol::Auto);
     assert_eq!(policy.model_aliases["m 1"], "m-3");
     let affinity = policy.affinity.unwrap();
     assert_eq!(affinity.return_policy(), v1::ReturnPolicy::Stay);

@@ -7,7 +7,7 @@ use qcc_proto::v1;
 use super::{DAY, HOUR, MINUTE, MS, SECOND, TEN_MS, Violations, reader::Reader};
 use crate::registry::{
     Affinity, ApiFlavor, CheckKind, CoolDowns, CredentialScheme, Policy, RetryBudget, ReturnPolicy,
-    Strategy, Timeouts, VerificationSchedule,
+    Strategy, Timeouts, UpstreamProtocol, VerificationSchedule,
 };
 
 const AFFINITY_HEADERS_MAX: usize = 8;
@@ -191,6 +191,7 @@ pub(in crate::grpc) fn policy(
         model_override: model_override(&policy.model_override, &mut read),
         model_aliases: model_aliases(&policy.model_aliases, &mut read),
         expose_headers: policy.expose_headers.unwrap_or(of.expose_headers),
+        upstream_protocol: upstream_protocol(policy.upstream_protocol, &mut read),
     }
 }
 
@@ -205,6 +206,20 @@ fn strategy(value: i32, read: &mut Reader<'_>) -> Strategy {
         Err(_) => {
             read.refuse("strategy", "must be a known strategy");
             Strategy::Priority
+        }
+    }
+}
+
+fn upstream_protocol(value: i32, read: &mut Reader<'_>) -> UpstreamProtocol {
+    match v1::UpstreamProtocol::try_from(value) {
+        Ok(v1::UpstreamProtocol::Unspecified | v1::UpstreamProtocol::Http1) => {
+            UpstreamProtocol::Http1
+        }
+        Ok(v1::UpstreamProtocol::Auto) => UpstreamProtocol::Auto,
+        Ok(v1::UpstreamProtocol::Http2) => UpstreamProtocol::Http2,
+        Err(_) => {
+            read.refuse("upstream_protocol", "must be a known protocol");
+            UpstreamProtocol::Http1
         }
     }
 }
@@ -311,6 +326,7 @@ mod tests {
             model_override: "m".into(),
             model_aliases: [("a".into(), "b".into())].into(),
             expose_headers: Some(false),
+            upstream_protocol: v1::UpstreamProtocol::Auto.into(),
             ..v1::ClusterPolicy::default()
         };
         let mut violations = Violations::default();
@@ -348,6 +364,10 @@ mod tests {
         assert!(refused(aliases(1, "a\nb")));
         assert!(refused(v1::ClusterPolicy {
             strategy: 99,
+            ..v1::ClusterPolicy::default()
+        }));
+        assert!(refused(v1::ClusterPolicy {
+            upstream_protocol: 99,
             ..v1::ClusterPolicy::default()
         }));
         assert!(refused(v1::ClusterPolicy {

@@ -78,6 +78,10 @@ impl Gate {
     pub(super) fn open(&self) {
         self.0.cancel();
     }
+
+    pub(super) async fn opened(&self) {
+        self.0.cancelled().await;
+    }
 }
 
 /// An endpoint that does as the test says, for the nth request that it gets.
@@ -242,6 +246,7 @@ pub(super) struct Options {
     pub(super) settings: Settings,
     pub(super) first_byte_timeout: Duration,
     pub(super) proven: bool,
+    pub(super) scheme: &'static str,
     pub(super) base_path: &'static str,
 }
 
@@ -257,6 +262,7 @@ impl Proxy {
             settings: Settings::default(),
             first_byte_timeout: Duration::from_secs(5),
             proven: true,
+            scheme: "http",
             base_path: "",
         };
         change(&mut options);
@@ -298,7 +304,7 @@ impl Proxy {
     fn publish(&self, addresses: &[SocketAddr], options: &Options) {
         let endpoints = addresses.iter().enumerate().map(|(index, address)| {
             let name = format!("e{index}");
-            let base_url = format!("http://{address}{}", options.base_path);
+            let base_url = format!("{}://{address}{}", options.scheme, options.base_path);
             let key = format!("sk-{name}");
             let credential = credential_header(CredentialScheme::XApiKey, &key).unwrap();
             Arc::new(Routed {

@@ -4,6 +4,7 @@ mod blame;
 mod bodies;
 mod harness;
 mod holding;
+mod http2;
 mod limits;
 mod own;
 mod retries;

@@ -1,0 +1,345 @@
+//! HTTP/2 towards an endpoint: requests that share connections, without sharing blame.
+//!
+//! - [`link`]: one connection, from its opening to its end, and who tells of it.
+//! - [`stream`]: one request on a connection.
+//!
+//! What a shared connection must not do:
+//!
+//! - *One end that looks like many failures.* The first request that meets the end of a
+//!   connection tells of it ([`Link::blame`]); to the others it is the same incident, and no
+//!   evidence. All of them go on to another endpoint. A request whose connection has broken
+//!   once gets an idle one for itself from then on: if it is the request that breaks
+//!   connections, it breaks nobody else's twice, and its verdict is its own.
+//! - *A wait for a stream that looks like a slow endpoint.* A connection that is full is no
+//!   reason to wait: there is another. Time for the first byte begins with the request
+//!   on the wire. A connection is used once it has answered a PING: by then it is known
+//!   how many streams it takes, and that HTTP/2 is spoken at all.
+//! - *One client that holds up the others.* A stream holds [`STREAM_WINDOW`] at most, and a
+//!   connection has room for as many as there are streams.
+//!
+//! What the endpoint says it has not looked at (a GOAWAY below the stream, or REFUSED_STREAM)
+//! is sent once more to the same endpoint, and is nobody's failure.
+
+mod link;
+mod stream;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use http::{
+    Request, Response, Uri,
+    header::{HOST, TRANSFER_ENCODING},
+    request,
+    uri::PathAndQuery,
+};
+use qcc_proto::v1::OutcomeClass;
+use rustls::ClientConfig;
+use tokio::{sync::Notify, time::timeout_at};
+
+pub(super) use self::stream::Stream;
+use self::{
+    link::{Broke, Link, Place, State},
+    stream::exchange,
+};
+use super::{
+    connector::Connector,
+    inbound::Inbound,
+    upload::{Progress, Upload},
+    upstream::Failed,
+};
+use crate::routing::UpstreamProtocol;
+
+/// Requests at a time on one connection, fewer if the endpoint allows fewer. What its
+/// breaking can do is bounded by that, and what it holds of answers that nobody reads.
+const STREAMS_MAX: usize = 64;
+
+/// Bytes of one answer that wait to be read by its client.
+const STREAM_WINDOW: u32 = 128 << 10;
+
+/// The same of all answers on a connection: none of them uses up another's share.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MAX as u32;
+
+/// What h2 may spend on keeping small pieces apart that wait to be read: for a connection
+/// full of streams of events of some hundred bytes that nobody reads.
+const SMALL_FRAMES_BUDGET: usize = 2 * CONNECTION_WINDOW as usize;
+
+/// Bytes of one request that were taken from us and have not been sent.
+const SEND_BUFFER: usize = 128 << 10;
+
+/// Streams that we have given up, of which an endpoint that has not heard of it may still
+/// send something: so many and so long. h2's own 50 are few for clients that all go at once.
+const ABANDONED_MAX: usize = 1024;
+const ABANDONED_FOR: Duration = Duration::from_secs(10);
+
+/// Connections to one endpoint. With one stream each, as some servers have it, that is
+/// how many requests run; with more than that, others wait as they do to connect.
+const CONNECTIONS_MAX: usize = 256;
+
+/// Time for which an endpoint that chose HTTP/1.1 is not asked again.
+const HTTP1_REMEMBERED: Duration = Duration::from_secs(600);
+
+/// Connections that a request is put on before it is given up: one that ends as it is
+/// about to be used is nobody's failure, but not for ever.
+const ROUNDS_MAX: usize = 4;
+
+/// The connections to one endpoint.
+pub(super) struct Pool {
+    dial: Dial,
+    inner: Mutex<Inner>,
+    /// Somebody has left a connection, or one has ended.
+    freed: Notify,
+}
+
+/// How connections are made.
+#[derive(Clone)]
+struct Dial {
+    connector: Connector,
+    target: Uri,
+    /// Whether HTTP/1.1 is an answer.
+    may_decline: bool,
+    connect_timeout: Duration,
+    limits: Limits,
+}
+
+struct Inner {
+    links: Vec<Arc<Link>>,
+    /// Streams that a connection took when one was last opened.
+    expected: usize,
+    /// The endpoint has chosen HTTP/1.1.
+    http1_until: Option<Instant>,
+}
+
+/// What bounds connections, beside what this module says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) ping_interval: Duration,
+    pub(super) headers_max: usize,
+    pub(super) head_max_bytes: usize,
+}
+
+/// What became of a request.
+pub(super) enum Sent {
+    Answered(Response<Inbound>),
+    /// The endpoint wants it in HTTP/1.1, and has seen nothing of it.
+    Declined(Box<Request<Upload>>),
+}
+
+impl Pool {
+    /// A pool for an endpoint, if HTTP/2 may be spoken there.
+    pub(super) fn new(
+        target: &Uri,
+        protocol: UpstreamProtocol,
+        tls: &Arc<ClientConfig>,
+        connect_timeout: Duration,
+        limits: Limits,
+    ) -> Option<Arc<Self>> {
+        let is_tls = target.scheme_str() == Some("https");
+        let may_decline = match protocol {
+            UpstreamProtocol::Http1 => return None,
+            UpstreamProtocol::Auto if !is_tls => return None, // There is nothing to choose by.
+            UpstreamProtocol::Auto => true,
+            UpstreamProtocol::Http2 => false,
+        };
+        let mut tls = ClientConfig::clone(tls);
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        if may_decline {
+            tls.alpn_protocols.push(b"http/1.1".to_vec());
+        }
+        Some(Arc::new(Self {
+            dial: Dial {
+                connector: Connector::new(Arc::new(tls), connect_timeout),
+                target: target.clone(),
+                may_decline,
+                connect_timeout,
+                limits,
+            },
+            inner: Mutex::new(Inner {
+                links: Vec::new(),
+                expected: STREAMS_MAX,
+                http1_until: None,
+            }),
+            freed: Notify::new(),
+        }))
+    }
+
+    /// Sends a request and waits for the head of its answer. `alone`: on a connection that
+    /// no other request is on meanwhile.
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        request: Request<Upload>,
+        progress: &Progress,
+        alone: bool,
+    ) -> Result<Sent, Failed> {
+        if self.is_declined(Instant::now()) {
+            return Ok(Sent::Declined(Box::new(request)));
+        }
+        let (given, mut body) = request.into_parts();
+        let head = self.head(given.clone());
+        let mut repeated = false;
+        let mut refused_by = None;
+        for _ in 0..ROUNDS_MAX {
+            progress.queue();
+            let Some(place) = self.place(alone, refused_by.as_ref()).await? else {
+                progress.begin(body.is_nothing());
+                return Ok(Sent::Declined(Box::new(Request::from_parts(given, body))));
+            };
+            let link = Arc::clone(place.link());
+            let opening = place.open(&head, &body, self.dial.connect_timeout);
+            let Some(opened) = opening.await? else {
+                continue; // It has closed meanwhile, and nothing was sent.
+            };
+            let spare = body.again();
+            let reason = match exchange(opened, body, progress, self.dial.limits.headers_max).await
+            {
+                Ok(response) => return Ok(Sent::Answered(response)),
+                Err(Broke::Failed(failed)) => return Err(failed),
+                Err(Broke::Untaken(reason)) => reason,
+                Err(Broke::Declined) if self.dial.may_decline && spare.is_some() => {
+                    self.decline(Instant::now());
+                    "HTTP/1.1 is required".to_owned()
+                }
+                Err(Broke::Declined) => return Err(Failed::malformed("HTTP/1.1 is required")),
+            };
+            match spare {
+                Some(spare) if !repeated => body = spare,
+                // It may be that this is all that the endpoint does.
+                Some(_) => return Err(Failed::broken(&format!("refused again: {reason}"))),
+                None => return Err(Failed::of_nobody(reason)),
+            }
+            if self.is_declined(Instant::now()) {
+                progress.begin(body.is_nothing());
+                return Ok(Sent::Declined(Box::new(Request::from_parts(given, body))));
+            }
+            (repeated, refused_by) = (true, Some(link));
+        }
+        Err(Failed::broken("its connections end before they are used"))
+    }
+
+    /// A request's head as it is in HTTP/2: its URI says where it goes, and frames tell where
+    /// its body ends.
+    fn head(&self, mut head: request::Parts) -> request::Parts {
+        head.headers.remove(HOST);
+        head.headers.remove(TRANSFER_ENCODING);
+        let mut parts = self.dial.target.clone().into_parts();
+        parts.path_and_query = head.uri.into_parts().path_and_query;
+        parts
+            .path_and_query
+            .get_or_insert(PathAndQuery::from_static("/"));
+        head.uri = Uri::from_parts(parts).unwrap_or_default(); // It has all three.
+        head
+    }
+
+    /// Finds a place on a connection that is open; `None`: the endpoint wants HTTP/1.1.
+    async fn place(
+        self: &Arc<Self>,
+        alone: bool,
+        not: Option<&Arc<Link>>,
+    ) -> Result<Option<Place>, Failed> {
+        let give_up = Instant::now() + self.dial.connect_timeout;
+        for _ in 0..ROUNDS_MAX {
+            let (place, rank) = loop {
+                let freed = self.freed.notified(); // Made first: misses nothing.
+                if let Some(found) = self.take(alone, not) {
+                    break found;
+                }
+                if timeout_at(give_up.into(), freed).await.is_err() {
+                    let reason = "all streams of its connections are taken";
+                    return Err(Failed::of_nobody(reason.to_owned()));
+                }
+            };
+            match place.link().opened().await {
+                State::Open(_) if rank < place.link().limit() => return Ok(Some(place)),
+                // It takes fewer than was thought, or none any more.
+                State::Open(_) | State::Opening | State::Retired => {}
+                State::Declined => return Ok(None),
+                State::Failed(failure) => return Err(failure.told_by(place.link())),
+            }
+        }
+        Err(Failed::of_nobody(
+            "its connections are full at once".to_owned(),
+        ))
+    }
+
+    /// Takes a place on a connection that has one, or on a new one; and says how many had
+    /// one there before.
+    fn take(self: &Arc<Self>, alone: bool, not: Option<&Arc<Link>>) -> Option<(Place, usize)> {
+        let mut inner = self.inner();
+        inner.links.retain(|link| !link.is_over());
+        let wanted = |link: &&Arc<Link>| {
+            !not.is_some_and(|not| Arc::ptr_eq(not, link)) && link.has_place(alone)
+        };
+        if let Some(link) = inner.links.iter().find(wanted) {
+            return Some(Place::take(link, self, alone));
+        }
+        if inner.links.len() >= CONNECTIONS_MAX {
+            return None;
+        }
+        let link = Arc::new(Link::new(inner.expected));
+        inner.links.push(Arc::clone(&link));
+        let place = Place::take(&link, self, alone);
+        drop(inner);
+        tokio::spawn(link::run(link, self.dial.clone(), Arc::downgrade(self)));
+        Some(place)
+    }
+
+    fn is_declined(&self, now: Instant) -> bool {
+        self.dial.may_decline && (self.inner().http1_until).is_some_and(|until| now < until)
+    }
+
+    fn decline(&self, now: Instant) {
+        self.inner().http1_until = Some(now + HTTP1_REMEMBERED);
+    }
+
+    /// Takes note of how many streams a new connection takes.
+    fn expect(&self, limit: usize) {
+        self.inner().expected = limit;
+    }
+
+    /// Lets a connection go that nobody uses, and returns whether nobody does.
+    fn forget(&self, link: &Arc<Link>) -> bool {
+        let mut inner = self.inner();
+        let is_idle = link.streams() == 0;
+        if is_idle {
+            link.retire();
+            inner.links.retain(|it| !Arc::ptr_eq(it, link));
+        }
+        is_idle
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Failed {
+    /// Evidence that counts, but does not eject by itself.
+    fn broken(detail: &str) -> Self {
+        Self {
+            class: OutcomeClass::StreamBroken,
+            detail: detail.to_owned(),
+            was_reused: true,
+            is_kill: false,
+        }
+    }
+
+    fn malformed(detail: &str) -> Self {
+        Self {
+            class: OutcomeClass::ServerError,
+            detail: format!("malformed response: {detail}"),
+            was_reused: false,
+            is_kill: false,
+        }
+    }
+
+    /// No evidence: somebody else tells of it, or it says nothing of the endpoint.
+    pub(super) fn of_nobody(detail: String) -> Self {
+        Self {
+            class: OutcomeClass::Unspecified,
+            detail,
+            was_reused: true,
+            is_kill: false,
+        }
+    }
+}

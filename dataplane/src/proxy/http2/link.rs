@@ -1,0 +1,558 @@
+//! One HTTP/2 connection.
+//!
+//! ```text
+//!            PING answered            GOAWAY, idle, doubted in vain, broken
+//!   Opening ---------------> Open ------------------------------------------> Retired
+//!      |                                        (takes no more; what runs, runs on)
+//!      +--> Failed: no connection, or not HTTP/2
+//!      +--> Declined: the endpoint chose HTTP/1.1
+//! ```
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use h2::{
+    Ping, PingPong, Reason, SendStream,
+    client::{self, Connection, ResponseFuture, SendRequest},
+};
+use http::{Request, request};
+use hyper_util::rt::TokioIo;
+use qcc_proto::v1::OutcomeClass;
+use tokio::{
+    select,
+    sync::{Notify, watch},
+    time::{sleep, timeout},
+};
+use tower_service::Service;
+use tracing::debug;
+
+use super::{
+    ABANDONED_FOR, ABANDONED_MAX, CONNECTION_WINDOW, Dial, Pool, SEND_BUFFER, SMALL_FRAMES_BUDGET,
+    STREAM_WINDOW, STREAMS_MAX,
+};
+use crate::proxy::{
+    connector::Wire,
+    upload::{self, Upload},
+    upstream::{Failed, describe},
+};
+
+/// Idle time after which a connection is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Time for a last GOAWAY to leave.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Time without an answer after which one who gives up puts the connection in doubt.
+const DOUBTED_AFTER: Duration = Duration::from_secs(1);
+
+/// A connection, as those see it who use it.
+pub(super) struct Link {
+    state: watch::Sender<State>,
+    /// Streams at a time; before it is open, as many as the one before took.
+    limit: AtomicUsize,
+    /// Places taken.
+    streams: AtomicUsize,
+    /// Places ever taken.
+    taken: AtomicUsize,
+    /// Whoever is on it wants nobody beside.
+    alone: AtomicBool,
+    answered: AtomicBool,
+    /// Its end has been told of.
+    blamed: AtomicBool,
+    /// Somebody has waited in vain: it has to answer a PING before it gets more to do.
+    doubted: AtomicBool,
+    doubt: Notify,
+    /// Why we ended it ourselves.
+    verdict: OnceLock<String>,
+}
+
+/// How far a connection is.
+#[derive(Clone)]
+pub(super) enum State {
+    Opening,
+    Open(SendRequest<Bytes>),
+    /// It is not for new requests.
+    Retired,
+    Declined,
+    Failed(Arc<Failure>),
+}
+
+/// Why there is no connection.
+pub(super) struct Failure {
+    class: OutcomeClass,
+    detail: String,
+}
+
+/// Why a request has no answer.
+pub(super) enum Broke {
+    /// The endpoint has not looked at it.
+    Untaken(String),
+    /// It wants HTTP/1.1.
+    Declined,
+    Failed(Failed),
+}
+
+/// A request's place on a connection.
+pub(super) struct Place {
+    link: Arc<Link>,
+    pool: Arc<Pool>,
+    alone: bool,
+    since: Instant,
+    answered: bool,
+}
+
+/// A stream that has been opened: its request's head is on the wire.
+pub(super) struct Opened {
+    pub(super) place: Place,
+    pub(super) response: ResponseFuture,
+    /// Where the body goes, if there is one.
+    pub(super) body: Option<SendStream<Bytes>>,
+}
+
+impl Link {
+    pub(super) fn new(expected: usize) -> Self {
+        Self {
+            state: watch::Sender::new(State::Opening),
+            limit: AtomicUsize::new(expected),
+            streams: AtomicUsize::new(0),
+            taken: AtomicUsize::new(0),
+            alone: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
+            blamed: AtomicBool::new(false),
+            doubted: AtomicBool::new(false),
+            doubt: Notify::new(),
+            verdict: OnceLock::new(),
+        }
+    }
+
+    /// Whether whoever asks is the first to tell of its end.
+    pub(super) fn blame(&self) -> bool {
+        !self.blamed.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it is known what has become of its opening.
+    pub(super) async fn opened(&self) -> State {
+        let mut state = self.state.subscribe();
+        let opened = state.wait_for(|state| !matches!(state, State::Opening));
+        opened.await.map_or(State::Retired, |state| state.clone())
+    }
+
+    /// Whether it is of no use to new requests.
+    pub(super) fn is_over(&self) -> bool {
+        match &*self.state.borrow() {
+            State::Opening | State::Open(_) => false,
+            State::Retired | State::Declined | State::Failed(_) => true,
+        }
+    }
+
+    /// Whether one more request may go there. Asked under the pool's lock, so that places
+    /// only become more meanwhile.
+    pub(super) fn has_place(&self, alone: bool) -> bool {
+        let streams = self.streams();
+        if self.alone.load(Ordering::Relaxed)
+            || self.doubted.load(Ordering::Relaxed)
+            || streams >= self.limit()
+            || (alone && streams > 0)
+        {
+            return false;
+        }
+        let is_usable = match &*self.state.borrow() {
+            State::Opening => true,
+            State::Open(sender) => {
+                // The endpoint may have changed its mind.
+                let limit = limit_of(sender);
+                self.limit.store(limit, Ordering::Relaxed);
+                if is_closed(sender) {
+                    false
+                } else {
+                    return streams < limit;
+                }
+            }
+            State::Retired | State::Declined | State::Failed(_) => return false,
+        };
+        if !is_usable {
+            self.retire();
+        }
+        is_usable
+    }
+
+    /// Gives it no more requests.
+    pub(super) fn retire(&self) {
+        self.state.send_replace(State::Retired);
+    }
+
+    fn set(&self, state: State) {
+        self.state.send_replace(state);
+    }
+
+    /// Finds out what an error on a stream is evidence of, before there is a head. A stream
+    /// that is reset says that somebody is there. The end of a connection says what it says
+    /// in [HTTP/1.1](crate::proxy::upstream), but only once: and of one that carried several
+    /// requests it is not known whether one of them has broken it.
+    pub(super) fn broke(&self, error: &h2::Error, upload: upload::State) -> Broke {
+        let detail = self.detail(error);
+        let reason = error.reason();
+        if (error.is_go_away() && error.is_remote())
+            || (error.is_reset() && error.is_remote() && reason == Some(Reason::REFUSED_STREAM))
+        {
+            return Broke::Untaken(detail);
+        }
+        if error.is_reset() && error.is_remote() {
+            return match reason {
+                Some(Reason::HTTP_1_1_REQUIRED) => Broke::Declined,
+                _ => Broke::Failed(Failed {
+                    class: OutcomeClass::StreamBroken,
+                    detail,
+                    was_reused: false,
+                    is_kill: true, // As a connection's end would be.
+                }),
+            };
+        }
+        if error.is_reset() {
+            return Broke::Failed(Failed::malformed(&detail));
+        }
+        let has_answered = self.answered.load(Ordering::Relaxed);
+        let was_shared = self.streams() > 1;
+        if !self.blame() {
+            return Broke::Failed(Failed::of_nobody(format!("as others on it: {detail}")));
+        }
+        if error.is_go_away() && reason != Some(Reason::ENHANCE_YOUR_CALM) {
+            return Broke::Failed(Failed::malformed(&detail));
+        }
+        let (class, prefix) = if has_answered {
+            (OutcomeClass::StreamBroken, "reused connection: ")
+        } else if was_shared {
+            (OutcomeClass::StreamBroken, "shared connection: ")
+        } else if !matches!(upload, upload::State::Sent(_)) {
+            (
+                OutcomeClass::StreamBroken,
+                "while the body was being sent: ",
+            )
+        } else {
+            (OutcomeClass::Connect, "")
+        };
+        Broke::Failed(Failed {
+            class,
+            detail: format!("{prefix}{detail}"),
+            was_reused: has_answered || was_shared,
+            is_kill: true,
+        })
+    }
+
+    pub(super) fn detail(&self, error: &h2::Error) -> String {
+        match self.verdict.get() {
+            Some(verdict) if !error.is_reset() => verdict.clone(),
+            _ => describe(error),
+        }
+    }
+}
+
+/// Whether an error ends a connection with all that is on it.
+pub(super) fn is_shared(error: &h2::Error) -> bool {
+    !error.is_reset()
+}
+
+fn limit_of(sender: &SendRequest<Bytes>) -> usize {
+    sender.current_max_send_streams().clamp(1, STREAMS_MAX)
+}
+
+/// Whether the peer has said good-bye, or is gone.
+fn is_closed(sender: &SendRequest<Bytes>) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    matches!(sender.clone().poll_ready(&mut cx), Poll::Ready(Err(_)))
+}
+
+impl Failure {
+    fn new(class: OutcomeClass, detail: String) -> Self {
+        Self { class, detail }
+    }
+
+    fn of(error: &h2::Error) -> Self {
+        match error.is_go_away() {
+            true => Self::new(
+                OutcomeClass::ServerError,
+                format!("malformed response: no HTTP/2: {}", describe(error)),
+            ),
+            false => Self::new(OutcomeClass::Connect, describe(error)),
+        }
+    }
+
+    /// What it is to one of those who wanted that connection.
+    pub(super) fn told_by(&self, link: &Link) -> Failed {
+        if !link.blame() {
+            return Failed::of_nobody(format!("as others: {}", self.detail));
+        }
+        Failed {
+            class: self.class,
+            detail: self.detail.clone(),
+            was_reused: false,
+            is_kill: false,
+        }
+    }
+}
+
+impl Place {
+    /// Takes one, under the pool's lock, and says how many there were before.
+    pub(super) fn take(link: &Arc<Link>, pool: &Arc<Pool>, alone: bool) -> (Self, usize) {
+        let rank = link.streams.fetch_add(1, Ordering::Relaxed);
+        link.taken.fetch_add(1, Ordering::Relaxed);
+        if alone {
+            link.alone.store(true, Ordering::Relaxed);
+        }
+        let place = Self {
+            link: Arc::clone(link),
+            pool: Arc::clone(pool),
+            alone,
+            since: Instant::now(),
+            answered: true, // Nothing was asked yet.
+        };
+        (place, rank)
+    }
+
+    pub(super) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Takes note that an answer has come.
+    pub(super) fn answer(&mut self) {
+        self.answered = true;
+        self.link.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Opens a stream. `None`: the connection takes none any more, and nothing was sent.
+    /// Fails for a request that cannot be said in HTTP/2.
+    pub(super) async fn open(
+        mut self,
+        head: &request::Parts,
+        body: &Upload,
+        patience: Duration,
+    ) -> Result<Option<Opened>, Failed> {
+        let mut sender = match &*self.link.state.borrow() {
+            State::Open(sender) => sender.clone(),
+            _ => return Ok(None),
+        };
+        let request = Request::from_parts(head.clone(), ());
+        let ends = body.is_nothing();
+        let (response, body) = match sender.send_request(request, ends) {
+            Ok(opened) => opened,
+            Err(error) if error.is_io() || error.is_go_away() => {
+                self.link.retire();
+                return Ok(None);
+            }
+            Err(error) => {
+                let mut failed = Failed::of_nobody(describe(&error));
+                failed.class = OutcomeClass::Request;
+                return Err(failed);
+            }
+        };
+        // Where the endpoint has lowered its limit, or not heard of a stream's end yet. What
+        // is wrong with the connection the response will tell.
+        let waiting = timeout(patience, poll_fn(|cx| sender.poll_ready(cx)));
+        if waiting.await.is_err() {
+            self.link.retire();
+            return Ok(None);
+        }
+        (self.answered, self.since) = (false, Instant::now());
+        Ok(Some(Opened {
+            place: self,
+            response,
+            body: (!ends).then_some(body),
+        }))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.alone {
+            self.link.alone.store(false, Ordering::Relaxed);
+        }
+        self.link.streams.fetch_sub(1, Ordering::Relaxed);
+        if !self.answered && self.since.elapsed() >= DOUBTED_AFTER {
+            self.link.doubted.store(true, Ordering::Relaxed);
+            self.link.doubt.notify_one();
+        }
+        self.pool.freed.notify_one();
+    }
+}
+
+/// Opens a connection and keeps it going until its end.
+pub(super) async fn run(link: Arc<Link>, dial: Dial, pool: Weak<Pool>) {
+    match timeout(dial.connect_timeout, open(&dial)).await {
+        Ok(Ok(Some(live))) => {
+            let limit = limit_of(&live.sender);
+            link.limit.store(limit, Ordering::Relaxed);
+            if let Some(pool) = pool.upgrade() {
+                pool.expect(limit);
+            }
+            link.set(State::Open(live.sender));
+            drive(&link, &dial, &pool, live.connection, live.pings).await;
+        }
+        Ok(Ok(None)) => {
+            if let Some(pool) = pool.upgrade() {
+                pool.decline(Instant::now());
+            }
+            link.set(State::Declined);
+        }
+        Ok(Err(Unopened::Untaken)) => link.retire(),
+        Ok(Err(Unopened::Failed(failure))) => link.set(State::Failed(Arc::new(failure))),
+        Err(_) => {
+            let failure = Failure::new(OutcomeClass::Connect, "connect timed out".to_owned());
+            link.set(State::Failed(Arc::new(failure)));
+        }
+    }
+    if let Some(pool) = pool.upgrade() {
+        pool.freed.notify_waiters();
+    }
+}
+
+/// A connection that has answered.
+struct Live {
+    sender: SendRequest<Bytes>,
+    connection: Connection<TokioIo<Wire>>,
+    pings: PingPong,
+}
+
+/// Why there is none.
+enum Unopened {
+    /// The endpoint said good-bye at once.
+    Untaken,
+    Failed(Failure),
+}
+
+impl From<h2::Error> for Unopened {
+    fn from(error: h2::Error) -> Self {
+        match error.is_go_away() && error.is_remote() {
+            true => Self::Untaken,
+            false => Self::Failed(Failure::of(&error)),
+        }
+    }
+}
+
+/// Makes a connection; `None`: the endpoint has chosen HTTP/1.1.
+async fn open(dial: &Dial) -> Result<Option<Live>, Unopened> {
+    let failed = |class, detail: String| Unopened::Failed(Failure::new(class, detail));
+    let connecting = dial.connector.clone().call(dial.target.clone());
+    let wire = connecting
+        .await
+        .map_err(|error| failed(OutcomeClass::Connect, describe(&*error)))?;
+    if dial.may_decline && !wire.chose_http2() {
+        return Ok(None);
+    }
+    let head_max_bytes = u32::try_from(dial.limits.head_max_bytes).unwrap_or(u32::MAX);
+    let (sender, mut connection) = client::Builder::new()
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .data_frame_budget(SMALL_FRAMES_BUDGET)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(head_max_bytes)
+        .max_concurrent_reset_streams(ABANDONED_MAX)
+        .reset_stream_duration(ABANDONED_FOR)
+        .handshake(TokioIo::new(wire))
+        .await?;
+    let mut pings = connection
+        .ping_pong()
+        .expect("it is taken once for each connection");
+    let settled = select! {
+        ended = &mut connection => Err(ended),
+        answered = pings.ping(Ping::opaque()) => Ok(answered),
+    };
+    match settled {
+        Ok(answered) => answered.map(|_| ())?,
+        Err(ended) => {
+            ended?;
+            let detail = "the connection was closed before it was used".to_owned();
+            return Err(failed(OutcomeClass::Connect, detail));
+        }
+    }
+    Ok(Some(Live {
+        sender,
+        connection,
+        pings,
+    }))
+}
+
+/// Why we end a connection ourselves.
+enum Verdict {
+    Idle,
+    Dead,
+}
+
+async fn drive(
+    link: &Arc<Link>,
+    dial: &Dial,
+    pool: &Weak<Pool>,
+    mut connection: Connection<TokioIo<Wire>>,
+    pings: PingPong,
+) {
+    let watching = watch(link, dial.limits.ping_interval, pool, pings);
+    let verdict = select! {
+        ended = &mut connection => {
+            debug!(error = ended.err().map(tracing::field::display), "connection ended");
+            None
+        }
+        verdict = watching => Some(verdict),
+    };
+    if matches!(verdict, Some(Verdict::Dead)) {
+        let interval = dial.limits.ping_interval;
+        let _ = link
+            .verdict
+            .set(format!("no answer to a PING for {interval:?}"));
+    }
+    link.retire();
+    if matches!(verdict, Some(Verdict::Idle)) {
+        let _ = timeout(FAREWELL, Pin::new(&mut connection)).await; // Says GOAWAY.
+    }
+}
+
+/// Asks whether the peer is there, while anybody waits for it; ends when it is not, or when
+/// nobody has needed it for long.
+async fn watch(
+    link: &Arc<Link>,
+    interval: Duration,
+    pool: &Weak<Pool>,
+    mut pings: PingPong,
+) -> Verdict {
+    let mut used = (link.taken.load(Ordering::Relaxed), Instant::now());
+    loop {
+        select! {
+            () = sleep(interval) => {}
+            () = link.doubt.notified() => {}
+        }
+        let taken = link.taken.load(Ordering::Relaxed);
+        if link.streams() > 0 || taken != used.0 {
+            used = (taken, Instant::now());
+        }
+        let is_needed = pool.strong_count() > 0 && !link.is_over();
+        if link.streams() == 0 && (!is_needed || used.1.elapsed() >= IDLE_TIMEOUT) {
+            let is_idle = pool.upgrade().is_none_or(|pool| pool.forget(link));
+            if is_idle {
+                return Verdict::Idle;
+            }
+        }
+        if link.streams() > 0 || link.doubted.load(Ordering::Relaxed) {
+            match timeout(interval, pings.ping(Ping::opaque())).await {
+                Ok(Ok(_)) => link.doubted.store(false, Ordering::Relaxed),
+                Ok(Err(_)) => std::future::pending().await, // The connection will end.
+                Err(_) => return Verdict::Dead,
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! One request on an HTTP/2 connection: its body on the way out, its answer on the way in.
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream};
+use http::{Response, header::CONTENT_LENGTH};
+use http_body::Body;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::link::{Broke, Opened, Place, is_shared};
+use crate::proxy::{
+    inbound::{Cut, Inbound},
+    upload::{Progress, Upload},
+    upstream::Failed,
+};
+
+/// An answer's body.
+pub(crate) struct Stream {
+    body: RecvStream,
+    /// Bytes still to come, if the head told.
+    left: Option<u64>,
+    /// It broke with its connection.
+    is_lost: bool,
+    /// What is still being sent; it ends with the answer.
+    _upload: Option<AbortOnDropHandle<()>>,
+    /// Left last: by then the stream is reset, if it has not ended.
+    place: Place,
+}
+
+/// Sends what is to be sent on an open stream, until there is the head of an answer.
+pub(super) async fn exchange(
+    opened: Opened,
+    body: Upload,
+    progress: &Progress,
+    headers_max: usize,
+) -> Result<Response<Inbound>, Broke> {
+    let Opened {
+        mut place,
+        mut response,
+        body: sink,
+    } = opened;
+    progress.begin(sink.is_none());
+    let mut upload = sink.map(|sink| Box::pin(send(sink, body)));
+    let response = poll_fn(|cx| {
+        if upload
+            .as_mut()
+            .is_some_and(|it| it.as_mut().poll(cx).is_ready())
+        {
+            upload = None;
+        }
+        Pin::new(&mut response).poll(cx)
+    });
+    let response = match response.await {
+        Ok(response) => response,
+        Err(error) => return Err(place.link().broke(&error, progress.state())),
+    };
+    place.answer();
+    if response.headers().len() > headers_max {
+        return Err(Broke::Failed(Failed::malformed("too many header fields")));
+    }
+    let (head, body) = response.into_parts();
+    let told = head.headers.get(CONTENT_LENGTH);
+    let told = told.and_then(|told| told.to_str().ok()?.parse().ok());
+    let stream = Stream {
+        left: match body.is_end_stream() {
+            true => Some(0),
+            false => told,
+        },
+        body,
+        is_lost: false,
+        // The answer goes its way; the endpoint may still be reading.
+        _upload: upload.map(|upload| AbortOnDropHandle::new(tokio::spawn(upload))),
+        place,
+    };
+    Ok(Response::from_parts(head, Inbound::of_stream(stream)))
+}
+
+/// Sends a body as fast as the endpoint takes it. Room on the connection is asked for only
+/// for what is at hand: what a slow client has been promised, others could not use.
+async fn send(mut sink: SendStream<Bytes>, body: Upload) {
+    let mut body = pin!(body);
+    loop {
+        let mut data = match poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+            Some(Err(_fault)) => return sink.send_reset(Reason::CANCEL), // It is remembered.
+            None => {
+                let _ = sink.send_data(Bytes::new(), true); // The answer tells what is wrong.
+                return;
+            }
+        };
+        while !data.is_empty() {
+            sink.reserve_capacity(data.len());
+            let room = match sink.capacity() {
+                0 => match poll_fn(|cx| sink.poll_capacity(cx)).await {
+                    Some(Ok(room)) => room,
+                    Some(Err(_)) | None => return,
+                },
+                room => room,
+            };
+            let piece = data.split_to(room.min(data.len()));
+            let is_last = data.is_empty() && body.is_end_stream();
+            if sink.send_data(piece, is_last).is_err() || is_last {
+                return body.advance();
+            }
+            body.advance();
+        }
+    }
+}
+
+impl Stream {
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        loop {
+            return Poll::Ready(match ready!(self.body.poll_data(cx)) {
+                Some(Ok(data)) if data.is_empty() && !self.body.is_end_stream() => continue,
+                Some(Ok(data)) => {
+                    let size = data.len();
+                    // It fails for more than has come, which this is not.
+                    let _ = self.body.flow_control().release_capacity(size);
+                    self.left = self.left.map(|left| left.saturating_sub(size as u64));
+                    Some(Ok(data))
+                }
+                Some(Err(error)) => {
+                    self.is_lost = is_shared(&error);
+                    Some(Err(Cut(self.place.link().detail(&error))))
+                }
+                None => None, // Trailers do not cross a proxy.
+            });
+        }
+    }
+
+    pub(crate) fn is_end(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    pub(crate) fn left(&self) -> Option<u64> {
+        self.left
+    }
+
+    /// Whether it broke with its connection, of which another request tells. To ask is to
+    /// tell of it.
+    pub(crate) fn is_told(&self) -> bool {
+        self.is_lost && !self.place.link().blame()
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").finish_non_exhaustive()
+    }
+}
