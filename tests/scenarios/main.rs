@@ -19,6 +19,7 @@ mod passing;
 mod reloading;
 mod reports;
 mod secrets;
+mod shared_connections;
 mod starting;
 mod stopping;
 mod streams;

@@ -555,6 +555,38 @@ async fn an_answer_that_is_not_as_long_as_it_says_is_broken() {
     assert_eq!(of_first(proxy.reported(1).await), [Class::StreamBroken]);
 }
 
+#[tokio::test]
+async fn heads_that_nobody_should_get_are_the_endpoints_fault() {
+    let upstream = each(|(request, mut respond): Asked| async move {
+        let early = Response::builder().status(103).body(()).unwrap();
+        respond.send_informational(early).unwrap();
+        let mut head = Response::builder();
+        match request.uri().path() {
+            "/v1/messages" => {}
+            "/v1/999" => head = head.status(999),
+            _ => {
+                for number in 0..200 {
+                    head = head.header(format!("x-{number}"), "1");
+                }
+            }
+        }
+        let head = head.body(()).unwrap();
+        let mut sink = respond.send_response(head, false).unwrap();
+        let _ = sink.send_data("ok".into(), true);
+    })
+    .await;
+    let proxy = Proxy::with(&[&upstream], http2).await;
+    assert_eq!(proxy.post().await.text(), "ok");
+    for path in ["999", "fields"] {
+        let got = proxy.send(POST.replace("messages", path)).await;
+        assert_eq!(got.status(), 502, "{path}");
+    }
+    let reports = of_first(proxy.reported(3).await);
+    let expected = [Class::Success, Class::ServerError, Class::ServerError];
+    assert_eq!(reports, expected);
+    assert_eq!(upstream.connections(), 1);
+}
+
 /// An endpoint with TLS that speaks these.
 async fn secure(protocols: &'static [&'static str]) -> (Upstream, Trust, Arc<AtomicUsize>) {
     let key = KeyPair::generate().unwrap();
