@@ -8,6 +8,7 @@ use std::{
 use qcc_proto::v1::OutcomeClass as Class;
 
 use super::{bodies::post, harness::*};
+use crate::proxy::Limit;
 
 #[tokio::test]
 async fn a_401_is_tried_elsewhere_however_its_body_is_framed() {
@@ -396,6 +397,41 @@ async fn a_request_waits_for_an_unproven_endpoint_that_is_busy() {
     gate.open();
     assert_eq!(two.answer().await.status(), 200);
     assert_eq!(one.answer().await.status(), 200);
+}
+
+#[tokio::test]
+async fn no_more_requests_wait_than_may() {
+    let gate = Gate::new();
+    let mut steps = vec![Step::Gate(gate.clone())];
+    steps.extend(answer(200, "", "ok"));
+    let upstream = Upstream::always(steps).await;
+    let proxy = Proxy::with(&[&upstream], |options| {
+        options.proven = false;
+        options.settings.waiting_max = 1;
+        options.policy.unproven_concurrency = 1;
+        options.policy.queue_timeout = Duration::from_secs(60); // Longer than the test.
+    })
+    .await;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = proxy.connect().await;
+        client.write(POST).await;
+        clients.push(client);
+    }
+    // One runs, one waits, and the third hears so at once: whichever it is.
+    eventually(|| proxy.counters.hits(Limit::Waiting) == 1).await;
+    gate.open();
+    let mut answers = Vec::new();
+    for client in &mut clients {
+        let got = client.answer().await;
+        let error = got.header("x-qcc-error").map(str::to_owned);
+        answers.push((got.status(), error, got.header("retry-after").is_some()));
+    }
+    answers.sort();
+    let refused = (503, Some("endpoints_busy".to_owned()), true);
+    let served = (200, None, false);
+    assert_eq!(answers, [served.clone(), served, refused]);
+    assert_eq!(upstream.requests().len(), 2);
 }
 
 #[tokio::test]
