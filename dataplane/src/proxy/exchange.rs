@@ -325,7 +325,10 @@ impl<'a> Exchange<'a> {
                 })
             }
             Err(opening::Failed::OutOfTime) => Tried::OutOfTime,
-            Err(opening::Failed::Told(reason)) => Tried::Failed(Failed::of_nobody(reason)),
+            Err(opening::Failed::Told(reason)) => Tried::Failed(Failed {
+                is_kill: true,
+                ..Failed::of_nobody(reason)
+            }),
             Err(opening::Failed::Broken(reason)) => Tried::Failed(Failed {
                 class: OutcomeClass::StreamBroken,
                 detail: format!("before the first content of its stream: {reason}"),

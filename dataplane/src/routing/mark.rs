@@ -257,6 +257,7 @@ impl Mark {
             OutcomeClass::Timeout | OutcomeClass::Connect => {
                 held.suspending = change(held.suspending);
             }
+            OutcomeClass::Unspecified => {} // Somebody else has it counted.
             _ => held.counted = change(held.counted),
         }
         Self { held, ..*self }

@@ -231,7 +231,11 @@ impl Link {
         let has_answered = self.answered.load(Ordering::Relaxed);
         let was_shared = self.streams() > 1;
         if !self.blame() {
-            return Broke::Failed(Failed::of_nobody(format!("as others on it: {detail}")));
+            let told = Failed::of_nobody(format!("as others on it: {detail}"));
+            return Broke::Failed(Failed {
+                is_kill: true, // It may be this one all the same.
+                ..told
+            });
         }
         if error.is_go_away() && reason != Some(Reason::ENHANCE_YOUR_CALM) {
             return Broke::Failed(Failed::malformed(&detail));

@@ -208,9 +208,10 @@ async fn answers_that_break_with_their_connection_are_one_failure() {
 
 #[tokio::test]
 async fn one_request_that_breaks_its_connections_is_suspect() {
-    // It breaks whichever connection it is on, and others with it the first time.
-    let picky = || each_or_break(|request| request.uri().path() == "/v1/poison");
-    let (one, two) = (picky().await, picky().await);
+    let (one, two) = (
+        each_or_break(is_poison).await,
+        each_or_break(is_poison).await,
+    );
     let proxy = Proxy::with(&[&one, &two], http2).await;
     assert_eq!(proxy.post().await.text(), "ok");
     let got = proxy.send(POST.replace("messages", "poison")).await;
@@ -221,17 +222,77 @@ async fn one_request_that_breaks_its_connections_is_suspect() {
     assert!(!of_first(proxy.reported(1).await).contains(&Class::StreamBroken));
 }
 
-async fn each_or_break(breaks: fn(&Request<RecvStream>) -> bool) -> Upstream {
-    peer(move |_, stream| async move {
-        let mut connection = server::handshake(stream).await.unwrap();
-        while let Some(Ok(asked)) = connection.accept().await {
-            if breaks(&asked.0) {
-                return;
+#[tokio::test]
+async fn one_that_breaks_a_connection_under_others_is_found_out_alone() {
+    const BYSTANDERS: usize = 5;
+    for first in [true, false] {
+        let one = peer(|number, stream| async move {
+            if number > 0 {
+                return go_on_or_break(stream, is_poison).await;
             }
-            tokio::spawn(ok(asked));
+            let mut connection = server::handshake(stream).await.unwrap();
+            let mut asked = Vec::new();
+            while asked.len() <= BYSTANDERS {
+                asked.push(connection.accept().await.unwrap().unwrap());
+            }
+        })
+        .await;
+        let two = each_or_break(is_poison).await;
+        let proxy = Proxy::with(&[&one, &two], |options| {
+            http2(options);
+            options.policy.attempts_max = 2;
+        })
+        .await;
+        let mut poison = proxy.connect().await;
+        let poison_request = POST.replace("messages", "poison");
+        if first {
+            poison.write(&poison_request).await;
         }
-    })
-    .await
+        let mut clients = Vec::new();
+        for _ in 0..BYSTANDERS {
+            let mut client = proxy.connect().await;
+            client.write(POST).await;
+            clients.push(client);
+        }
+        if !first {
+            poison.write(&poison_request).await;
+        }
+        for client in &mut clients {
+            let got = client.answer().await;
+            assert_eq!(
+                (got.status(), got.header("x-qcc-attempts")),
+                (200, Some("2"))
+            );
+        }
+        assert_eq!(poison.answer().await.status(), 502);
+        assert_eq!(proxy.counters.suspects.load(Relaxed), 1);
+        let reports = proxy.reported(1).await;
+        let failures = reports.iter().filter(|(_, class)| *class != Class::Success);
+        let failures: Vec<_> = failures.map(|(name, class)| (&**name, *class)).collect();
+        // It may have been the one that told of the first end.
+        assert!(
+            failures.is_empty() || failures == [("e0", Class::StreamBroken)],
+            "{failures:?}"
+        );
+    }
+}
+
+fn is_poison(request: &Request<RecvStream>) -> bool {
+    request.uri().path() == "/v1/poison"
+}
+
+async fn each_or_break(breaks: fn(&Request<RecvStream>) -> bool) -> Upstream {
+    peer(move |_, stream| go_on_or_break(stream, breaks)).await
+}
+
+async fn go_on_or_break(stream: TcpStream, breaks: fn(&Request<RecvStream>) -> bool) {
+    let mut connection = server::handshake(stream).await.unwrap();
+    while let Some(Ok(asked)) = connection.accept().await {
+        if breaks(&asked.0) {
+            return;
+        }
+        tokio::spawn(ok(asked));
+    }
 }
 
 #[tokio::test]
@@ -468,7 +529,10 @@ async fn a_client_that_goes_takes_its_stream_and_nothing_else() {
 async fn a_connection_that_falls_silent_is_noticed() {
     let silent = peer(|_, stream| async move {
         let mut connection = server::handshake(stream).await.unwrap();
-        let _asked = connection.accept().await;
+        let mut asked = Vec::new();
+        while asked.len() < 10 {
+            asked.push(connection.accept().await);
+        }
         pending::<()>().await; // From here on nobody looks at it, nor at its PINGs.
     })
     .await;
@@ -479,9 +543,10 @@ async fn a_connection_that_falls_silent_is_noticed() {
         options.first_byte_timeout = Duration::from_secs(60);
     })
     .await;
-    let got = proxy.post().await;
-    assert_eq!((got.status(), got.text()), (200, "ok"));
-    assert_eq!(of_first(proxy.reported(2).await), [Class::Connect]);
+    for got in volley(&proxy, 10).await {
+        assert_eq!((got.status(), got.text()), (200, "ok"));
+    }
+    assert_eq!(of_first(proxy.reported(2).await), [Class::StreamBroken]);
 }
 
 #[tokio::test]
