@@ -7,7 +7,11 @@ use http::Request;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use qcc_proto::v1::OutcomeClass as Class;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::harness::*;
@@ -95,6 +99,81 @@ async fn a_body_without_a_length_is_kept_up_to_the_limit_and_streams_beyond_it()
     }
 }
 
+/// Sends back what it is sent, piece by piece and framed as it came.
+async fn echo() -> Upstream {
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    Upstream::raw(|mut stream| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        stream.write_all(OK).await.unwrap();
+        let (mut from, mut to) = stream.split();
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_answer_may_begin_before_the_end_of_a_long_body() {
+    let upstream = echo().await;
+    let proxy = Proxy::with(&[&upstream], |options| {
+        options.settings.replay_max_bytes = 1000
+    })
+    .await;
+    for connections in 1..3 {
+        let mut client = proxy.connect().await;
+        let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+        client.write(head).await;
+        let first = "#".repeat(2000);
+        client.write(chunk(&first)).await;
+        client.reads(&first).await;
+        for piece in ["second", "third"] {
+            client.write(chunk(piece)).await;
+            client.reads(piece).await; // Before there is more.
+        }
+        client.write("0\r\n\r\n").await;
+        let answer = client.answer().await;
+        assert!(answer.whole);
+        assert_eq!(answer.text(), format!("{first}secondthird"));
+        // One that has been talked over in both directions is not used again.
+        assert_eq!(upstream.connections(), connections);
+    }
+    let reports = proxy.reported(1).await;
+    assert!(
+        reports.iter().all(|(_, class)| *class == Class::Success),
+        "{reports:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_long_body_and_its_long_answer_do_not_wait_for_each_other() {
+    let upstream = echo().await;
+    let proxy = Proxy::with(&[&upstream], |options| {
+        options.settings.replay_max_bytes = 1000
+    })
+    .await;
+    let mut client = proxy.connect().await;
+    let head = "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
+        transfer-encoding: chunked\r\n\r\n";
+    client.write(head).await;
+    const PIECES: usize = 256; // More than all buffers on the way hold.
+    let piece = chunk(&"#".repeat(64 << 10));
+    let (mut from, mut to) = client.stream.split();
+    let writing = async {
+        for _ in 0..PIECES {
+            to.write_all(piece.as_bytes()).await.unwrap();
+        }
+        to.write_all(b"0\r\n\r\n").await.unwrap();
+    };
+    let mut answer = Vec::new();
+    let ((), read) = soon(async { tokio::join!(writing, from.read_to_end(&mut answer)) }).await;
+    read.unwrap();
+    assert!(answer.ends_with(b"0\r\n\r\n"));
+    let back = answer.iter().filter(|byte| **byte == b'#').count();
+    assert_eq!(back, PIECES * (64 << 10));
+}
+
 #[tokio::test]
 async fn when_the_budget_is_used_up_bodies_stream_through() {
     let bad = Upstream::always(answer(500, "", "bad")).await;
@@ -154,7 +233,7 @@ async fn a_streamed_body_that_breaks_or_stalls_blames_no_endpoint() {
     assert_eq!(got.status(), 408);
     assert_eq!(proxy.counters.hits(Limit::BodyIdleTime), 1);
     let blamed = proxy.reports().into_iter();
-    let blamed = blamed.filter(|(_, class)| *class != qcc_proto::v1::OutcomeClass::Cancelled);
+    let blamed = blamed.filter(|(_, class)| *class != Class::Cancelled);
     assert_eq!(blamed.count(), 0);
     assert_eq!(proxy.post().await.status(), 200);
 }
