@@ -33,7 +33,7 @@ struct Message {
     body: Incoming,
     is_http2: bool,
     has_ended: bool,
-    /// What it comes over, where nobody else drives that.
+    /// What an endpoint's answer comes over.
     lease: Option<Lease>,
 }
 
@@ -58,12 +58,12 @@ impl Inbound {
     }
 
     /// An endpoint's answer, over HTTP/1.1.
-    pub(super) fn of_endpoint(body: Incoming, lease: Option<Lease>) -> Self {
+    pub(super) fn of_endpoint(body: Incoming, lease: Lease) -> Self {
         Self(Source::Hyper(Message {
             body,
             is_http2: false,
             has_ended: false,
-            lease,
+            lease: Some(lease),
         }))
     }
 

@@ -30,6 +30,8 @@ use hyper::{
         http1::{self, SendRequest},
     },
 };
+use tokio::time::sleep;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tower_service::Service as _;
 
 use super::{
@@ -45,6 +47,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Idle connections that are kept.
 const IDLE_MAX: usize = 1024;
 
+/// Time for the rest of a request whose answer is over: an endpoint may still be reading,
+/// but one that never does would keep body and connection for good. nginx lingers as long.
+const SENT_ON_FOR: Duration = Duration::from_secs(30);
+
 /// How often a connection is gone round in one poll, before others have their turn.
 const TURNS_MAX: usize = 8;
 
@@ -55,6 +61,7 @@ pub(super) struct Pool {
     host: HeaderValue,
     connector: Connector,
     http1: http1::Builder,
+    sent_on_for: Duration,
     /// The one that was used last is at the end, and is used next.
     idle: Mutex<Vec<Idle>>,
 }
@@ -65,7 +72,7 @@ struct Idle {
 }
 
 /// A connection that nobody else uses.
-struct Connection {
+pub(super) struct Connection {
     requests: SendRequest<Upload>,
     driver: Driver,
     past: Past,
@@ -95,11 +102,15 @@ const POLLING: u8 = 1;
 /// Somebody polls, and has to go round once more.
 const WOKEN: u8 = 2;
 
-/// A connection in the middle of an answer. It goes back to its pool with the answer's
-/// end, and is closed if it is dropped before.
-pub(super) struct Lease {
-    connection: Box<Connection>,
-    pool: Arc<Pool>,
+/// A connection in the middle of an answer.
+pub(super) enum Lease {
+    /// It goes back to its pool with the answer's end, and is closed if it is dropped before.
+    Driven {
+        connection: Box<Connection>,
+        pool: Arc<Pool>,
+    },
+    /// It goes on by itself. Dropping this tells it that its answer is over.
+    Apart { _over: DropGuard },
 }
 
 impl Pool {
@@ -109,6 +120,7 @@ impl Pool {
             host: host(base_url),
             connector,
             http1,
+            sent_on_for: SENT_ON_FOR,
             idle: Mutex::default(),
         }
     }
@@ -182,17 +194,30 @@ impl Pool {
 
     /// Whoever uploads while it is answered waits for its client in both directions: such
     /// a connection has to go on by itself, and is not used again.
-    fn lease(self: &Arc<Self>, mut connection: Box<Connection>, is_sent: bool) -> Option<Lease> {
+    fn lease(self: &Arc<Self>, mut connection: Box<Connection>, is_sent: bool) -> Lease {
         if is_sent {
-            return Some(Lease {
+            return Lease::Driven {
                 connection,
                 pool: Arc::clone(self),
+            };
+        }
+        let over = CancellationToken::new();
+        if let Some(driven) = connection.driver.connection.take() {
+            let (over, sent_on_for) = (over.clone(), self.sent_on_for);
+            tokio::spawn(async move {
+                let late = async {
+                    over.cancelled().await;
+                    sleep(sent_on_for).await;
+                };
+                tokio::select! {
+                    _ = driven => {} // How it ends is seen by whoever reads the answer.
+                    () = late => {}
+                }
             });
         }
-        if let Some(driven) = connection.driver.connection.take() {
-            tokio::spawn(driven); // How it ends is seen by whoever reads the answer.
+        Lease::Apart {
+            _over: over.drop_guard(),
         }
-        None
     }
 
     fn take(&self) -> Option<Box<Connection>> {
@@ -243,15 +268,19 @@ impl Lease {
     pub(super) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
-        body: impl FnMut(&mut Context<'_>) -> Poll<T>,
+        mut body: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        self.connection.driver.poll(cx, body)
+        match self {
+            Self::Driven { connection, .. } => connection.driver.poll(cx, body),
+            Self::Apart { .. } => body(cx),
+        }
     }
 
     /// Gives the connection back: the answer has ended.
     pub(super) fn end(self) {
-        if self.connection.is_ready() {
-            self.pool.put(self.connection);
+        match self {
+            Self::Driven { connection, pool } if connection.is_ready() => pool.put(connection),
+            Self::Driven { .. } | Self::Apart { .. } => {}
         }
     }
 }
@@ -383,6 +412,7 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpStream},
+        time::timeout,
     };
 
     use super::*;
@@ -472,6 +502,30 @@ mod tests {
         };
         let (_peer, ()) = tokio::join!(serve, ask);
         assert_eq!(pool.idle().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_nobody_reads_does_not_outlive_its_answer_for_long() {
+        let (listener, mut pool) = endpoint().await;
+        Arc::get_mut(&mut pool).unwrap().sent_on_for = Duration::ZERO;
+        let (upload, progress) = Upload::whole(vec![0; 64 << 20].into(), None, Instant::now());
+        let serve = async {
+            let mut peer = listener.accept().await.unwrap().0;
+            peer.write_all(ANSWER).await.unwrap();
+            peer
+        };
+        let ask = pool.send(Request::post("/").body(upload).unwrap(), &progress);
+        let (_peer, answer) = tokio::join!(serve, ask);
+        let mut answer = answer.unwrap().into_body();
+        assert_eq!(answer.data().await.unwrap().unwrap(), "ok");
+        drop(answer);
+        let dropped = async {
+            while Arc::strong_count(&progress) > 1 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), dropped).await.unwrap();
+        assert!(pool.idle().is_empty());
     }
 
     #[tokio::test]
