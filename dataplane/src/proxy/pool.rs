@@ -375,9 +375,12 @@ impl Wake for Signal {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        // Written also where it says so already: whoever goes round once more then sees
+        // what this wake-up is about, on any machine.
         let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
-        let seen = (self.state).compare_exchange(POLLING, WOKEN, success, failure);
-        if seen == Err(WAITING) {
+        let is_polled = |state| (state != WAITING).then_some(WOKEN);
+        let told = (self.state).fetch_update(success, failure, is_polled);
+        if told.is_err() {
             self.task().wake_by_ref();
         }
     }
