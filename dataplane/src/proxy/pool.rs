@@ -412,6 +412,7 @@ fn host(base_url: &Uri) -> HeaderValue {
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
+    use qcc_proto::v1::OutcomeClass;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpStream},
@@ -544,6 +545,20 @@ mod tests {
         };
         let (_peer, ()) = tokio::join!(serve, ask);
         assert_eq!(pool.idle().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_reset_of_an_idle_connection_is_nobodys_failure() {
+        let (listener, pool) = endpoint().await;
+        let (peer, asked) = tokio::join!(serve_one(&listener), exchange(&pool));
+        asked.unwrap();
+        peer.set_zero_linger().unwrap();
+        drop(peer);
+        // What came later has come, but the runtime has had no time to tell of either.
+        let _later = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let failed = exchange(&pool).await.unwrap_err();
+        assert_eq!(failed.class, OutcomeClass::Unspecified, "{failed:?}");
+        assert!(failed.was_reused, "it may be sent there once more");
     }
 
     #[tokio::test]

@@ -220,6 +220,9 @@ impl Failed {
         let (class, prefix) = if error.is_parse() || error.is_parse_too_large() {
             // Somebody is there, but does not speak HTTP as it should.
             (OutcomeClass::ServerError, "malformed response: ")
+        } else if past.has_answered() && !was_written {
+            // An idle connection that was closed at the wrong moment, for sure.
+            return Self::of_nobody(format!("reused connection: {}", describe(error)));
         } else if past.has_answered() {
             // Perhaps no more than an idle connection that was closed at the wrong moment:
             // evidence that counts, but does not eject by itself.
