@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::{
-    process::{Resource, Rlimit, getrlimit, setrlimit},
+    process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit},
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
 };
 use serde_json::{Value, json};
@@ -80,6 +80,11 @@ pub(crate) fn spawn_on<T: Send + 'static>(
         run()
     });
     thread.expect("the system has room for a thread")
+}
+
+/// Lets the calling thread, and all that it will start, have what others on their core leave.
+pub(crate) fn stand_back() {
+    setpriority_process(None, 19).expect("anybody may stand back");
 }
 
 /// Lets this process, and those that it will start, open as many files as it may: each

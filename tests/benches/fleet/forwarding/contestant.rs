@@ -125,7 +125,12 @@ impl Contestant {
         let upstream = rig.endpoint();
         let control = (self.kind == Kind::Qcc).then(|| {
             let base_url = format!("http://{upstream}");
-            Server::control(cores.load, vec![endpoint("endpoint-0", base_url)])
+            // Clients and endpoint have that core: a report must not hold up what is measured.
+            let aside = machine::spawn_on(cores.load, "aside", move || {
+                machine::stand_back();
+                Server::control(cores.load, vec![endpoint("endpoint-0", base_url)])
+            });
+            aside.join().expect("the control plane starts")
         });
         let address = match self.kind {
             Kind::Direct => upstream,
