@@ -317,7 +317,8 @@ async fn a_poison_request_blames_nobody(poisoned: fn() -> Answer) {
             assert!(response.text().contains("`b`"), "{}", response.text());
             bystanders_are_served().await;
         }
-        let many = Volley::fire((0..20).map(|_| poison()));
+        // Few enough for the retry budget: who may not go on leaves nobody to compare with.
+        let many = Volley::fire((0..10).map(|_| poison()));
         many.expect_all(502).await;
         bystanders_are_served().await;
     }
@@ -326,7 +327,7 @@ async fn a_poison_request_blames_nobody(poisoned: fn() -> Answer) {
     for proxy in testbed.proxies() {
         let status = proxy.status().await.expect("the proxy answers");
         let counters = status.counters.unwrap_or_default();
-        assert_eq!(counters.suspect_requests, 25);
+        assert_eq!(counters.suspect_requests, 15);
     }
 }
 
