@@ -10,7 +10,7 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -30,6 +30,7 @@ use tracing::debug;
 
 use super::{
     Limit, Live, Settings,
+    bell::Bell,
     presence::{Due, Place, Presence},
     relay::Body,
     service::Service,
@@ -199,21 +200,27 @@ where
 {
     let mut stopping = pin!(stop.cancelled());
     let mut is_stopping = false;
-    loop {
-        let polling = poll_fn(|cx| match serving.as_mut().poll(cx) {
-            Poll::Ready(served) => Poll::Ready(End::Served(served)),
-            Poll::Pending if presence.may_rest() => Poll::Ready(End::Rests),
-            Poll::Pending => Poll::Pending,
-        });
-        tokio::select! {
-            end = polling => return end,
-            limit = &mut overdue => return End::Overdue(limit),
-            () = &mut stopping, if !is_stopping => {
-                is_stopping = true;
-                serving.as_mut().graceful_shutdown();
+    let mut bell = Bell::new();
+    poll_fn(|cx| {
+        loop {
+            match serving.as_mut().poll(cx) {
+                Poll::Ready(served) => return Poll::Ready(End::Served(served)),
+                Poll::Pending if presence.may_rest() => return Poll::Ready(End::Rests),
+                Poll::Pending if !bell.has_rung(cx.waker()) => return Poll::Pending,
+                Poll::Pending => {}
             }
+            let mut aside = Context::from_waker(bell.waker());
+            if let Poll::Ready(limit) = overdue.as_mut().poll(&mut aside) {
+                return Poll::Ready(End::Overdue(limit));
+            }
+            if is_stopping || stopping.as_mut().poll(&mut aside).is_pending() {
+                return Poll::Pending;
+            }
+            is_stopping = true;
+            serving.as_mut().graceful_shutdown();
         }
-    }
+    })
+    .await
 }
 
 /// Whether its connection ends with this message, as far as it says.

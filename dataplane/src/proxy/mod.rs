@@ -67,6 +67,7 @@
 //! front of LLM APIs accepts that, as do the official clients, which repeat such
 //! requests themselves.
 
+mod bell;
 mod connection;
 mod connector;
 mod curfew;
