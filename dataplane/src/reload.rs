@@ -24,7 +24,6 @@ use qcc_proto::{
     v1::{ConfigReload, ConfigStatus},
 };
 use tokio::task::spawn_blocking;
-use tracing::{info, warn};
 
 use crate::{
     Config,
@@ -201,8 +200,6 @@ impl Shared {
                 let reason = error.rejected().of_file(source.file.as_deref());
                 if !validate_only {
                     self.record.failed(SystemTime::now(), &reason);
-                    let (file, field, rule) = (&reason.file, &reason.field, &reason.rule);
-                    warn!(file, field, rule, error = %reason, "configuration not reloaded; the one in use stays");
                 }
                 return Err(Error::Rejected(reason));
             }
@@ -213,12 +210,6 @@ impl Shared {
         let plan = next.plan.clone();
         self.take(source, &mut used, next);
         let revision = self.record.succeeded(SystemTime::now(), &plan);
-        let (applied, unchanged) = (plan.applied.join(", "), plan.unchanged.len());
-        info!(revision, applied, unchanged, "configuration reloaded");
-        if !plan.needs_restart.is_empty() {
-            let settings = plan.needs_restart.join(", ");
-            warn!(settings, "these changes need a restart");
-        }
         Ok(plan.to_proto(revision))
     }
 

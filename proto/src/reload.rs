@@ -3,7 +3,7 @@
 //! - [`Plan`]: which settings another configuration changes, and which of them have to wait
 //!   for a restart. It decides; it does nothing.
 //! - [`Rejected`]: why a configuration is not taken.
-//! - [`Record`]: how reloads have gone, for status and metrics.
+//! - [`Record`]: how reloads have gone, for log, status and metrics.
 
 use std::{
     fmt,
@@ -11,6 +11,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
+
+use tracing::{info, warn};
 
 use crate::{
     exposition::{Kind, Page},
@@ -189,21 +191,35 @@ impl Record {
         self.state().revision
     }
 
-    /// A reload has succeeded. Returns the number of what is in use now.
+    /// A reload has succeeded, which the log says too. Returns the number of what is in use
+    /// now.
     pub fn succeeded(&self, now: SystemTime, plan: &Plan) -> u64 {
-        let mut state = self.state();
-        state.revision += 1;
-        state.loaded = now;
-        state.needs_restart.clone_from(&plan.needs_restart);
-        state.has_failed = false;
-        state.revision
+        let revision = {
+            let mut state = self.state();
+            state.revision += 1;
+            state.loaded = now;
+            state.needs_restart.clone_from(&plan.needs_restart);
+            state.has_failed = false;
+            state.revision
+        };
+        let (applied, unchanged) = (plan.applied.join(", "), plan.unchanged.len());
+        info!(revision, applied, unchanged, "configuration reloaded");
+        if !plan.needs_restart.is_empty() {
+            let settings = plan.needs_restart.join(", ");
+            warn!(settings, "these changes need a restart");
+        }
+        revision
     }
 
-    /// A reload has failed.
+    /// A reload has failed, which the log says too.
     pub fn failed(&self, now: SystemTime, reason: &Rejected) {
-        let mut state = self.state();
-        state.has_failed = true;
-        state.failure = Some((now, reason.to_string()));
+        {
+            let mut state = self.state();
+            state.has_failed = true;
+            state.failure = Some((now, reason.to_string()));
+        }
+        let (file, field, rule) = (&reason.file, &reason.field, &reason.rule);
+        warn!(file, field, rule, error = %reason, "configuration not reloaded; the one in use stays");
     }
 
     /// Returns it for people.
