@@ -12,7 +12,7 @@ use clap::{Parser, ValueEnum};
 pub(crate) use plan::plan;
 use qcc_proto::{
     plain,
-    reload::{Rejected, place},
+    reload::{Rejected, place, rule_of},
     resources,
     tls::{self, Identity, Pair, Roots, Trust},
     v1,
@@ -322,15 +322,16 @@ impl Error {
         let (file, field, rule) = match self {
             Self::Read(path, error) => (path.clone(), String::new(), error.to_string()),
             Self::Parse(path, place, error) => {
+                let rule = rule_of(error.message());
                 let message = match place {
-                    Some((line, _)) => format!("line {line}: {}", error.message()),
-                    None => error.message().to_owned(),
+                    Some((line, _)) => format!("line {line}: {rule}"),
+                    None => rule.clone(),
                 };
                 return Rejected {
                     message,
                     file: path.display().to_string(),
                     field: place.clone().unwrap_or_default().1,
-                    rule: error.message().to_owned(),
+                    rule,
                 };
             }
             Self::Resources(path, error) => (path.clone(), "apply".to_owned(), error.to_string()),

@@ -161,6 +161,20 @@ pub fn place(text: &str, at: usize) -> Option<(usize, String)> {
     Some((before.split('\n').count(), key.to_owned()))
 }
 
+/// Returns what a TOML reader's error asks for, without the value that it met: what stands in
+/// a wrong place may be a secret.
+pub fn rule_of(message: &str) -> String {
+    let is_about_a_value = ["invalid type: ", "invalid value: "]
+        .iter()
+        .any(|start| message.starts_with(start));
+    match message.rsplit_once(", expected ") {
+        Some((_, "u8" | "u16" | "u32" | "u64" | "usize")) => "must be a whole number".to_owned(),
+        Some((_, expected)) if is_about_a_value => format!("must be {expected}"),
+        None if is_about_a_value => "is of the wrong type".to_owned(),
+        Some(_) | None => message.to_owned(),
+    }
+}
+
 /// How reloads have gone.
 #[derive(Debug)]
 pub struct Record(Mutex<State>);
@@ -306,6 +320,30 @@ mod tests {
             let waiting: &[&str] = if is_switched { &KEYS } else { &[] };
             assert_eq!(plan.needs_restart, waiting);
         }
+    }
+
+    #[test]
+    fn a_rule_shows_no_value() {
+        use std::collections::BTreeMap;
+
+        let number = |text| toml::from_str::<BTreeMap<String, usize>>(text).unwrap_err();
+        let flag = |text| toml::from_str::<BTreeMap<String, bool>>(text).unwrap_err();
+        for (error, expected) in [
+            (number("a = \"sk-secret\""), "must be a whole number"),
+            (
+                number("a = \"sk, expected \\\"\""),
+                "must be a whole number",
+            ),
+            (number("a = -1"), "must be a whole number"),
+            (flag("a = \"sk-secret\""), "must be a boolean"),
+            (flag("a = [\"sk-secret\"]"), "must be a boolean"),
+        ] {
+            assert_eq!(rule_of(error.message()), expected, "{}", error.message());
+        }
+        assert_eq!(
+            rule_of("unknown field `x`, expected `y`"),
+            "unknown field `x`, expected `y`"
+        );
     }
 
     #[test]

@@ -2,7 +2,11 @@
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf};
 
-use qcc_proto::{client_keys, reload::Rejected, tls};
+use qcc_proto::{
+    client_keys,
+    reload::{Rejected, rule_of},
+    tls,
+};
 
 /// Why there is no [`Config`](super::Config).
 #[derive(Debug)]
@@ -91,15 +95,15 @@ impl Error {
             } => {
                 let (line, field) = place.clone().unwrap_or_default();
                 let file = path.as_ref().map(|path| path.display().to_string());
-                let message = source.message();
+                let rule = rule_of(source.message());
                 return Rejected {
                     message: match place {
-                        Some(_) => format!("line {line}: {message}"),
-                        None => message.to_owned(),
+                        Some(_) => format!("line {line}: {rule}"),
+                        None => rule.clone(),
                     },
                     file: file.unwrap_or_default(),
                     field,
-                    rule: message.to_owned(),
+                    rule,
                 };
             }
             Self::Value { key, rule, .. } => (None, *key, format!("must be {rule}")),
