@@ -13,9 +13,54 @@ use serde::{
 use serde_json::Value;
 
 use crate::{
-    proxy::{Scanner, model as model_of},
+    proxy::{Scanner, model as model_of, read},
     view_file,
 };
+
+/// An answer over HTTP/1.1, to a HEAD if the first byte is odd: what is read does not depend
+/// on how it is cut, and nothing of it is lost or read twice. Whatever is cut off is not
+/// taken for the end, unless the connection's end is.
+///
+/// # Panics
+///
+/// If that does not hold.
+pub fn answer(data: &[u8]) {
+    let Some((first, data)) = data.split_first() else {
+        return;
+    };
+    let is_of_head = first % 2 == 1;
+    let whole = read([data], is_of_head);
+    for pieces in [cut(data), data.chunks(1).collect()] {
+        match (read(pieces, is_of_head), &whole) {
+            (Ok(pieces), Ok(whole)) => assert_eq!(pieces, *whole, "in pieces it is another"),
+            (Err(_), Err(_)) => {}
+            // A head that cannot become one is refused as soon as it is looked at.
+            (Ok(None), Err(_)) => {}
+            (pieces, whole) => panic!("whole {whole:?}, in pieces {pieces:?}"),
+        }
+    }
+    let Ok(Some(whole)) = whole else {
+        return;
+    };
+    assert!(
+        whole.is_whole || whole.rest.is_empty(),
+        "something is kept back"
+    );
+    let ends_itself = whole.is_whole && !whole.rest.is_empty();
+    if ends_itself {
+        let (read_on, _) = data.split_at(data.len() - whole.rest.len());
+        let again = read([read_on], is_of_head);
+        let again = again.expect("it was read").expect("it was there");
+        assert!(
+            again.is_whole && again.rest.is_empty(),
+            "it needs what comes after it"
+        );
+        assert_eq!((again.status, again.body), (whole.status, whole.body));
+        let cut = &read_on[..read_on.len() - 1];
+        let cut = read([cut], is_of_head).ok().flatten();
+        assert!(cut.is_none_or(|it| !it.is_whole), "it ends before its end");
+    }
+}
 
 /// A stream of server-sent events: what is found in it does not depend on how it is cut,
 /// and an error stays found, as does content.

@@ -4,8 +4,9 @@
 //! checks. A check proves something only if it is built as a proxied request is
 //! built, and its answer read as a proxied answer is read. So both use this module:
 //!
-//! - [`target`]: an endpoint's base URL and a request's path, joined byte for byte.
-//! - [`credential_header`], [`set_credential`]: the client's credentials out, ours in.
+//! - [`target`], [`path_of`]: an endpoint's base URL and a request's path, joined byte for byte.
+//! - [`credential_header`], [`is_client_credential`], [`set_credential`]: the client's
+//!   credentials out, ours in.
 //! - [`may_connect`]: the addresses that no endpoint may have.
 //! - [`classify`], [`class_of_error_type`], [`retry_after`]: who is to blame, and
 //!   how long to wait.
@@ -18,7 +19,8 @@ mod verdict;
 
 pub use address::may_connect;
 pub use request::{
-    Credential, credential_header, default_scheme, set_credential, target, target_of,
+    Credential, credential_header, default_scheme, is_client_credential, path_of, set_credential,
+    target,
 };
 pub use verdict::{RETRY_AFTER_MAX, Verdict, class_of_error_type, classify, retry_after};
 

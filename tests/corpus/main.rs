@@ -22,7 +22,8 @@ const FILE_BYTES_MAX: u64 = 64 << 10;
 /// One fuzz target: its name and what it calls.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 9] = [
+const TARGETS: [Target; 10] = [
+    ("answer", qcc_dataplane::fuzzing::answer),
     ("base_url", qcc_control::fuzzing::base_url),
     ("duration", qcc_proto::fuzzing::duration),
     ("model", qcc_dataplane::fuzzing::model),
@@ -48,6 +49,11 @@ fn every_target_has_a_corpus_and_every_corpus_a_target() {
         .collect();
     binaries.sort();
     assert_eq!(binaries, TARGETS.map(|(name, _)| format!("{name}.rs")));
+}
+
+#[test]
+fn answers_keep_their_promises() {
+    replay("answer");
 }
 
 #[test]

@@ -9,17 +9,13 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
     vec,
 };
 
 use http::Uri;
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::{
     client::legacy::connect::{
@@ -29,7 +25,11 @@ use hyper_util::{
     rt::TokioIo,
 };
 use qcc_proto::upstream::may_connect;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
 use tower_service::Service;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -84,10 +84,7 @@ impl Service<Uri> for Connector {
                 .await
                 .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connect timed out"))??;
             bound_unsent(&io);
-            Ok(Wire {
-                io,
-                past: Past::default(),
-            })
+            Ok(Wire::new(io))
         })
     }
 }
@@ -147,83 +144,60 @@ fn allowed(found: impl Iterator<Item = SocketAddr>) -> io::Result<vec::IntoIter<
     Ok(allowed.into_iter())
 }
 
-/// What is known of a connection when a request on it fails.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Past(Arc<Flags>);
-
-#[derive(Debug, Default)]
-struct Flags {
-    answered: AtomicBool,
-    written: AtomicBool,
-    deaf: AtomicBool,
-}
-
-impl Past {
-    /// It has carried an answer. Such a connection may have been closed by its peer, for
-    /// being idle, at the moment when the next request was on its way.
-    pub(super) fn has_answered(&self) -> bool {
-        self.0.answered.load(Ordering::Relaxed)
-    }
-
-    /// An answer has arrived. If its request had been sent `whole`, what is written next
-    /// is another request: until the peer has taken some of that, a closed connection
-    /// was closed for being idle, and hyper may use another.
-    pub(super) fn set_answered(&self, whole: bool) {
-        self.0.answered.store(true, Ordering::Relaxed);
-        if whole {
-            self.0.written.store(false, Ordering::Relaxed);
-        }
-    }
-
-    /// The peer has been sent something of the present request.
-    pub(super) fn was_written(&self) -> bool {
-        self.0.written.load(Ordering::Relaxed)
-    }
-
-    /// The peer closed it while it was being sent something.
-    pub(super) fn is_deaf(&self) -> bool {
-        self.0.deaf.load(Ordering::Relaxed)
-    }
-}
-
 /// A connection to an endpoint.
 ///
 /// A server may answer a request before it has read all of it, and close: a body that is
 /// too long for it, say. Then our next write fails, while the answer waits to be read.
-/// hyper would give up at that write; so what is written to a peer that has stopped
-/// listening is thrown away instead, and reading tells what there is: the answer, or the
-/// end of the connection.
+/// So what is written to a peer that has stopped listening is thrown away, and reading
+/// tells what there is: the answer, or the end of the connection.
 #[derive(Debug)]
 pub(super) struct Wire {
-    io: MaybeHttpsStream<TokioIo<TcpStream>>,
-    past: Past,
+    io: TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>,
+    written: bool,
+    deaf: bool,
 }
 
 impl Wire {
-    /// What is known of it, also to others.
-    pub(super) fn past(&self) -> Past {
-        self.past.clone()
+    fn new(io: MaybeHttpsStream<TokioIo<TcpStream>>) -> Self {
+        Self {
+            io: TokioIo::new(io),
+            written: false,
+            deaf: false,
+        }
     }
 
     /// Whether the endpoint chose HTTP/2 as TLS began.
     pub(super) fn chose_http2(&self) -> bool {
-        match &self.io {
+        match self.io.inner() {
             MaybeHttpsStream::Http(_) => false,
             MaybeHttpsStream::Https(tls) => tls.inner().get_ref().1.alpn_protocol() == Some(b"h2"),
         }
     }
 
+    /// The peer has been sent something of the present request.
+    pub(super) fn was_written(&self) -> bool {
+        self.written
+    }
+
+    /// The peer closed it while it was being sent something.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.deaf
+    }
+
+    /// What is written next is another request.
+    pub(super) fn rest(&mut self) {
+        self.written = false;
+    }
+
     /// Takes note of what became of `length` bytes.
-    fn wrote(&self, result: io::Result<usize>, length: usize) -> io::Result<usize> {
+    fn wrote(&mut self, result: io::Result<usize>, length: usize) -> io::Result<usize> {
         match result {
-            Err(error) if self.past.was_written() && is_closed_by_peer(&error) => {
-                self.past.0.deaf.store(true, Ordering::Relaxed);
+            Err(error) if self.written && is_closed_by_peer(&error) => {
+                self.deaf = true;
                 Ok(length)
             }
             result => {
-                if result.as_ref().is_ok_and(|count| *count > 0) {
-                    self.past.0.written.store(true, Ordering::Relaxed);
-                }
+                self.written |= result.as_ref().is_ok_and(|count| *count > 0);
                 result
             }
         }
@@ -238,23 +212,23 @@ fn is_closed_by_peer(error: &io::Error) -> bool {
     )
 }
 
-impl Read for Wire {
+impl AsyncRead for Wire {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buffer)
     }
 }
 
-impl Write for Wire {
+impl AsyncWrite for Wire {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.past.is_deaf() {
+        if self.deaf {
             return Poll::Ready(Ok(bytes.len()));
         }
         let result = ready!(Pin::new(&mut self.io).poll_write(cx, bytes));
@@ -262,7 +236,7 @@ impl Write for Wire {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.past.is_deaf() {
+        if self.deaf {
             return Poll::Ready(Ok(()));
         }
         let result = ready!(Pin::new(&mut self.io).poll_flush(cx)); // Where TLS really writes.
@@ -283,7 +257,7 @@ impl Write for Wire {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let length = slices.iter().map(|slice| slice.len()).sum();
-        if self.past.is_deaf() {
+        if self.deaf {
             return Poll::Ready(Ok(length));
         }
         let result = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, slices));

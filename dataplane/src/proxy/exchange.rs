@@ -133,8 +133,7 @@ impl<'a> Exchange<'a> {
                 Err(end) => return Err(end),
             };
             let now = Instant::now();
-            let bytes_max = self.service.settings.load().body_max_bytes;
-            let Some((upload, progress)) = self.payload.upload(bytes_max, now) else {
+            let Some((upload, progress)) = self.payload.upload(now) else {
                 return Err(End::Exhausted);
             };
             self.count(now);
@@ -169,7 +168,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Answers the client.
-    pub(super) fn finish(self, end: Result<Answered, End>) -> Response<Body> {
+    pub(super) fn finish(&mut self, end: Result<Answered, End>) -> Response<Body> {
         match end {
             Ok(answered) => self.relay(answered),
             Err(end) => self.conclude(end),
@@ -250,15 +249,15 @@ impl<'a> Exchange<'a> {
         progress: &Progress,
         now: Instant,
     ) -> Tried {
-        let request = match self.request.build(endpoint, upload) {
-            Ok(request) => request,
+        let call = match self.request.to(endpoint) {
+            Ok(call) => call,
             Err(failed) => return Tried::Failed(failed),
         };
         let policy = self.routing.policy();
         let (connect, protocol) = (policy.timeouts.connect, policy.upstream_protocol);
         let pool = (self.service.upstreams).pool(endpoint, connect, protocol, now);
         let alone = self.tries.iter().any(|it| it.may_have_broken_it());
-        let mut sending = pin!(pool.send(request, progress, alone));
+        let mut sending = pin!(pool.send(&call, upload, progress, alone));
         let first_byte = endpoint.first_byte_timeout;
         let mut limit = now + first_byte;
         let sent = loop {
@@ -313,7 +312,7 @@ impl<'a> Exchange<'a> {
         };
         match Box::pin(Opening::read(body, limits)).await {
             Ok(opening) => {
-                let error_type = opening.scanner.error().map(str::to_owned);
+                let error_type = opening.scanner.first_error().map(str::to_owned);
                 let in_band = error_type
                     .as_deref()
                     .map(|it| in_band(it, &head.headers, now));
@@ -370,7 +369,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Passes an answer on. Its end decides the attempt.
-    fn relay(mut self, answered: Answered) -> Response<Body> {
+    fn relay(&mut self, answered: Answered) -> Response<Body> {
         let Answered {
             attempt,
             answer,
@@ -507,7 +506,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Answers without a further try.
-    fn conclude(mut self, end: End) -> Response<Body> {
+    fn conclude(&mut self, end: End) -> Response<Body> {
         if matches!(end, End::NoRetry) && !self.is_final {
             count(&self.service.counters.over_budget);
         }
@@ -524,7 +523,7 @@ impl<'a> Exchange<'a> {
         self.answer_with(head, body, &endpoint, now)
     }
 
-    fn refuse(mut self, refusal: Refusal) -> Response<Body> {
+    fn refuse(&mut self, refusal: Refusal) -> Response<Body> {
         self.in_flight.own_error();
         let kind = refusal.kind;
         self.service.note(kind);
@@ -535,7 +534,7 @@ impl<'a> Exchange<'a> {
     }
 
     fn answer_with(
-        self,
+        &self,
         head: Parts,
         body: Body,
         endpoint: &Endpoint,

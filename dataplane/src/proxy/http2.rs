@@ -28,12 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{
-    Request, Response, Uri,
-    header::{HOST, TRANSFER_ENCODING},
-    request,
-    uri::PathAndQuery,
-};
+use http::{Request, Response, Uri, request, uri::PathAndQuery};
 use qcc_proto::v1::OutcomeClass;
 use rustls::ClientConfig;
 use tokio::{sync::Notify, time::timeout_at};
@@ -217,11 +212,8 @@ impl Pool {
         Err(Failed::broken("its connections end before they are used"))
     }
 
-    /// A request's head as it is in HTTP/2: its URI says where it goes, and frames tell where
-    /// its body ends.
+    /// A request's head as it is in HTTP/2: its URI says where it goes.
     fn head(&self, mut head: request::Parts) -> request::Parts {
-        head.headers.remove(HOST);
-        head.headers.remove(TRANSFER_ENCODING);
         let mut parts = self.dial.target.clone().into_parts();
         parts.path_and_query = head.uri.into_parts().path_and_query;
         parts

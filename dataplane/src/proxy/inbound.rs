@@ -13,10 +13,10 @@ use std::{
 
 use bytes::Bytes;
 use http::Version;
-use http_body::{Body, Frame};
+use http_body::Body;
 use hyper::body::Incoming;
 
-use super::{http2::Stream, pool::Lease, upstream::describe};
+use super::{http1::Answer, http2::Stream, upstream::describe};
 
 /// Pieces of data, then an end that is one. Trailers do not cross a proxy.
 #[derive(Debug)]
@@ -24,17 +24,20 @@ pub(super) struct Inbound(Source);
 
 #[derive(Debug)]
 enum Source {
+    /// From a client.
     Hyper(Message),
+    /// From an endpoint, over HTTP/1.1.
+    Answer(Answer),
+    /// From an endpoint, over HTTP/2.
     Stream(Box<Stream>),
 }
 
 /// What hyper reads.
+#[derive(Debug)]
 struct Message {
     body: Incoming,
     is_http2: bool,
     has_ended: bool,
-    /// What an endpoint's answer comes over.
-    lease: Option<Lease>,
 }
 
 /// Why a body did not end as it should.
@@ -53,18 +56,12 @@ impl Inbound {
             body,
             is_http2: version == Version::HTTP_2,
             has_ended: false,
-            lease: None,
         }))
     }
 
     /// An endpoint's answer, over HTTP/1.1.
-    pub(super) fn of_endpoint(body: Incoming, lease: Lease) -> Self {
-        Self(Source::Hyper(Message {
-            body,
-            is_http2: false,
-            has_ended: false,
-            lease: Some(lease),
-        }))
+    pub(super) fn of_endpoint(answer: Answer) -> Self {
+        Self(Source::Answer(answer))
     }
 
     /// An endpoint's answer, over HTTP/2.
@@ -75,6 +72,7 @@ impl Inbound {
     pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
         match &mut self.0 {
             Source::Hyper(message) => message.poll_data(cx),
+            Source::Answer(answer) => answer.poll_data(cx),
             Source::Stream(stream) => stream.poll_data(cx),
         }
     }
@@ -88,6 +86,7 @@ impl Inbound {
     pub(super) fn is_end(&self) -> bool {
         match &self.0 {
             Source::Hyper(message) => message.is_end(),
+            Source::Answer(answer) => answer.is_end(),
             Source::Stream(stream) => stream.is_end(),
         }
     }
@@ -96,6 +95,7 @@ impl Inbound {
     pub(super) fn left(&self) -> Option<u64> {
         match &self.0 {
             Source::Hyper(message) => message.body.size_hint().exact(),
+            Source::Answer(answer) => answer.left(),
             Source::Stream(stream) => stream.left(),
         }
     }
@@ -103,27 +103,16 @@ impl Inbound {
     /// Whether it was cut with a connection of which another request tells already.
     pub(super) fn is_told(&self) -> bool {
         match &self.0 {
-            Source::Hyper(_) => false,
+            Source::Hyper(_) | Source::Answer(_) => false,
             Source::Stream(stream) => stream.is_told(),
         }
     }
 }
 
 impl Message {
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let body = &mut self.body;
-        match &mut self.lease {
-            Some(lease) => lease.poll(cx, |cx| Pin::new(&mut *body).poll_frame(cx)),
-            None => Pin::new(body).poll_frame(cx),
-        }
-    }
-
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
         loop {
-            return Poll::Ready(match ready!(self.poll_frame(cx)) {
+            return Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => Some(Ok(data)),
                     Err(_trailers) => continue,
@@ -142,22 +131,5 @@ impl Message {
 
     fn is_end(&self) -> bool {
         self.has_ended || self.body.is_end_stream()
-    }
-}
-
-impl Drop for Message {
-    fn drop(&mut self) {
-        if let Some(lease) = self
-            .lease
-            .take_if(|_| self.has_ended || self.body.is_end_stream())
-        {
-            lease.end();
-        }
-    }
-}
-
-impl fmt::Debug for Message {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Message").field(&self.body).finish()
     }
 }

@@ -76,12 +76,12 @@ mod exchange;
 mod failure;
 mod framing;
 mod headers;
+mod http1;
 mod http2;
 mod inbound;
 mod live;
 mod opening;
 mod outgoing;
-mod pool;
 mod presence;
 mod prompt;
 mod relay;
@@ -102,7 +102,7 @@ pub(crate) use curfew::Curfew;
 pub(crate) use live::Live;
 pub(crate) use server::serve;
 #[cfg(feature = "fuzzing")]
-pub(crate) use {prompt::model, sse::Scanner};
+pub(crate) use {http1::read, prompt::model, sse::Scanner};
 
 use std::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},

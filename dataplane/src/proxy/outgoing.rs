@@ -9,12 +9,12 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Uri,
-    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+    header::{CONTENT_LENGTH, HeaderName},
     uri::PathAndQuery,
 };
 use http_body::Body as _;
 use qcc_proto::{
-    upstream::{self, set_credential},
+    upstream::{self, Credential, is_client_credential},
     v1::OutcomeClass,
 };
 
@@ -54,7 +54,12 @@ pub(super) enum Payload {
         edit: Option<Edit>,
     },
     /// One.
-    Once { start: Bytes, rest: Inbound },
+    Once {
+        start: Bytes,
+        rest: Inbound,
+        /// Longest that it may become.
+        bytes_max: Option<u64>,
+    },
     /// None any more.
     Spent,
 }
@@ -63,7 +68,15 @@ impl From<Collected> for Payload {
     fn from(collected: Collected) -> Self {
         match collected {
             Collected::Whole(bytes) => Self::Whole { bytes, edit: None },
-            Collected::Start { bytes, rest } => Self::Once { start: bytes, rest },
+            Collected::Start {
+                bytes,
+                rest,
+                bytes_max,
+            } => Self::Once {
+                start: bytes,
+                rest,
+                bytes_max,
+            },
         }
     }
 }
@@ -115,16 +128,16 @@ impl Payload {
 
     /// The body for one more try, and how it is getting on. `None`: it cannot be sent
     /// again.
-    pub(super) fn upload(
-        &mut self,
-        bytes_max: Option<u64>,
-        now: Instant,
-    ) -> Option<(Upload, Arc<Progress>)> {
+    pub(super) fn upload(&mut self, now: Instant) -> Option<(Upload, Arc<Progress>)> {
         if let Self::Whole { bytes, edit } = self {
             return Some(Upload::whole(bytes.clone(), edit.as_ref(), now));
         }
         match std::mem::replace(self, Self::Spent) {
-            Self::Once { start, rest } => Some(Upload::streamed(start, rest, bytes_max, now)),
+            Self::Once {
+                start,
+                rest,
+                bytes_max,
+            } => Some(Upload::streamed(start, rest, bytes_max, now)),
             Self::Whole { .. } | Self::Spent => None,
         }
     }
@@ -141,36 +154,70 @@ impl Outgoing {
         hasher.finish()
     }
 
-    /// Builds the request for one endpoint, with that endpoint's credential and no other.
-    pub(super) fn build(
-        &self,
-        endpoint: &Endpoint,
-        upload: Upload,
-    ) -> Result<Request<Upload>, Failed> {
-        let path = self.target.path_and_query().cloned();
-        let path = path.unwrap_or(PathAndQuery::from_static("/"));
-        let target = upstream::target_of(&endpoint.base_url, &path).map_err(|error| Failed {
+    /// The request to one endpoint.
+    pub(super) fn to<'a>(&'a self, endpoint: &'a Endpoint) -> Result<Call<'a>, Failed> {
+        let root = PathAndQuery::from_static("/");
+        let path = self.target.path_and_query().unwrap_or(&root);
+        let path = upstream::path_of(&endpoint.base_url, path).map_err(|error| Failed {
             class: OutcomeClass::Request,
             detail: error.to_string(),
             was_reused: false,
             is_kill: false,
         })?;
-        let mut headers = self.headers.clone();
-        set_credential(&mut headers, endpoint.credential.as_ref());
+        Ok(Call {
+            request: self,
+            path,
+            credential: endpoint.credential.as_ref(),
+        })
+    }
+}
+
+/// A request to one endpoint, with that endpoint's credential and no other.
+pub(super) struct Call<'a> {
+    pub(super) request: &'a Outgoing,
+    pub(super) path: PathAndQuery,
+    credential: Option<&'a Credential>,
+}
+
+/// What a request says of its body's length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Length {
+    /// Nothing: there is no body.
+    Untold,
+    Told(u64),
+    /// There is a body, of some length.
+    Unknown,
+}
+
+impl Call<'_> {
+    /// All fields but those that frame the request.
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        let fields = self.request.headers.iter();
+        let fields = fields.filter(|(name, _)| !is_client_credential(name));
+        fields.chain(self.credential.map(|it| (&it.name, &it.value)))
+    }
+
+    pub(super) fn length(&self, upload: &Upload) -> Length {
         match upload.size_hint().exact() {
-            Some(length) if length > 0 || self.has_length => {
-                headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-            }
-            // hyper takes these two for methods without a body unless told otherwise.
-            None if self.method == Method::GET || self.method == Method::HEAD => {
-                headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            }
-            Some(_) | None => {}
+            Some(0) if !self.request.has_length => Length::Untold,
+            Some(bytes) => Length::Told(bytes),
+            None => Length::Unknown,
+        }
+    }
+
+    /// The same as a message, for protocols that frame it themselves.
+    pub(super) fn request(&self, upload: Upload) -> Request<Upload> {
+        let mut headers: HeaderMap = HeaderMap::with_capacity(self.request.headers.len() + 2);
+        for (name, value) in self.fields() {
+            headers.append(name, value.clone());
+        }
+        if let Length::Told(bytes) = self.length(&upload) {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
         }
         let mut request = Request::new(upload);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = target;
+        *request.method_mut() = self.request.method.clone();
+        *request.uri_mut() = Uri::from(self.path.clone());
         *request.headers_mut() = headers;
-        Ok(request)
+        request
     }
 }

@@ -13,68 +13,50 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 
-use super::{Counters, Limit, Live, inbound::Inbound, upload::Fault};
+use super::{Counters, Limit, inbound::Inbound, upload::Fault};
 
 /// Room made at once for a body that claims to be long; the rest as it really comes.
 const ROOM_AT_ONCE: usize = 256 << 10;
 
-/// Bytes kept for all requests together.
-#[derive(Debug)]
-pub(super) struct Budget {
-    /// Where its size is, which may change.
-    settings: Live,
-    /// Where its account is, for others to read.
-    counters: Arc<Counters>,
-}
-
-impl Budget {
-    pub(super) fn new(settings: Live, counters: Arc<Counters>) -> Arc<Self> {
-        Arc::new(Self { settings, counters })
-    }
-
-    fn take(&self, bytes: usize) -> bool {
-        let used = &self.counters.buffered_bytes;
-        let max = self.settings.load().replay_total_bytes;
-        let taken = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|used| *used <= max)
-        });
-        if taken.is_err() {
-            self.counters.hit(Limit::BufferedBytes);
-        }
-        taken.is_ok()
-    }
-}
-
-/// A part of the budget; given back on drop.
+/// A part of the budget for all requests; given back on drop.
 #[derive(Debug)]
 struct Share {
-    budget: Arc<Budget>,
+    /// Where the account is, for others to read.
+    counters: Arc<Counters>,
     bytes: usize,
+    /// Bytes that all requests together may keep.
+    total_max: usize,
 }
 
 impl Share {
-    fn none_of(budget: &Arc<Budget>) -> Self {
+    fn none_of(counters: &Arc<Counters>, total_max: usize) -> Self {
         Self {
-            budget: Arc::clone(budget),
+            counters: Arc::clone(counters),
             bytes: 0,
+            total_max,
         }
     }
 
     /// Grows by a piece, after which there are so many bytes in `total`.
     fn keep(&mut self, piece: usize, total: usize, max: usize) -> bool {
         if total > max {
-            self.budget.counters.hit(Limit::KeptBodyBytes);
+            self.counters.hit(Limit::KeptBodyBytes);
             return false;
         }
         self.grow(piece)
     }
 
     fn grow(&mut self, bytes: usize) -> bool {
-        let granted = self.budget.take(bytes);
-        if granted {
-            self.bytes += bytes;
+        let used = &self.counters.buffered_bytes;
+        let taken = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(bytes)
+                .filter(|used| *used <= self.total_max)
+        });
+        match taken {
+            Ok(_) => self.bytes += bytes,
+            Err(_) => self.counters.hit(Limit::BufferedBytes),
         }
-        granted
+        taken.is_ok()
     }
 }
 
@@ -103,7 +85,7 @@ impl AsRef<[u8]> for Kept {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let used = &self.budget.counters.buffered_bytes;
+        let used = &self.counters.buffered_bytes;
         used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
@@ -113,6 +95,8 @@ impl Drop for Share {
 pub(super) struct Limits {
     /// Longest body that is kept.
     pub(super) replay_max: usize,
+    /// Bytes kept for all requests together.
+    pub(super) replay_total_max: usize,
     /// Longest body that is taken at all.
     pub(super) body_max: Option<u64>,
     /// Longest silence between two pieces.
@@ -125,16 +109,21 @@ pub(super) enum Collected {
     /// All of it.
     Whole(Bytes),
     /// Its start; the rest is still to come.
-    Start { bytes: Bytes, rest: Inbound },
+    Start {
+        bytes: Bytes,
+        rest: Inbound,
+        /// Longest that all of it may become.
+        bytes_max: Option<u64>,
+    },
 }
 
 /// Reads a body until its end or a limit.
 pub(super) async fn collect(
     mut body: Inbound,
     limits: Limits,
-    budget: &Arc<Budget>,
+    counters: &Arc<Counters>,
 ) -> Result<Collected, Fault> {
-    let mut share = Share::none_of(budget);
+    let mut share = Share::none_of(counters, limits.replay_total_max);
     if body.is_end() {
         return Ok(Collected::Whole(Bytes::new()));
     }
@@ -144,9 +133,13 @@ pub(super) async fn collect(
     }
     let fits = usize::try_from(declared).is_ok_and(|declared| declared <= limits.replay_max);
     if !fits {
-        budget.counters.hit(Limit::KeptBodyBytes);
+        counters.hit(Limit::KeptBodyBytes);
         let bytes = Bytes::new();
-        return Ok(Collected::Start { bytes, rest: body });
+        return Ok(Collected::Start {
+            bytes,
+            rest: body,
+            bytes_max: limits.body_max,
+        });
     }
 
     // Most bodies are one piece: kept as it came, nothing is copied.
@@ -164,6 +157,7 @@ pub(super) async fn collect(
         return Ok(Collected::Start {
             bytes: first,
             rest: body,
+            bytes_max: limits.body_max,
         });
     }
 
@@ -181,7 +175,11 @@ pub(super) async fn collect(
         if !share.keep(piece.len(), total, limits.replay_max) {
             // All but the last piece, which is one read long, has its share.
             let bytes = Kept::of(bytes.freeze(), share);
-            return Ok(Collected::Start { bytes, rest: body });
+            return Ok(Collected::Start {
+                bytes,
+                rest: body,
+                bytes_max: limits.body_max,
+            });
         }
     }
     Ok(Collected::Whole(Kept::of(bytes.freeze(), share)))
@@ -201,21 +199,12 @@ async fn next(body: &mut Inbound, idle: Duration) -> Result<Option<Bytes>, Fault
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::Settings;
-
-    fn budget(replay_total_bytes: usize) -> Arc<Budget> {
-        let settings = Settings {
-            replay_total_bytes,
-            ..Settings::default()
-        };
-        Budget::new(settings.into(), Arc::default())
-    }
 
     #[test]
     fn the_budget_is_shared_and_given_back() {
-        let budget = budget(10);
-        let mut one = Share::none_of(&budget);
-        let mut two = Share::none_of(&budget);
+        let counters = Arc::default();
+        let mut one = Share::none_of(&counters, 10);
+        let mut two = Share::none_of(&counters, 10);
         assert!(one.grow(6));
         assert!(!two.grow(5));
         assert!(two.grow(4));
@@ -223,21 +212,21 @@ mod tests {
         drop(one);
         assert!(two.grow(6));
         drop(two);
-        assert_eq!(budget.counters.buffered_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(counters.buffered_bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn a_share_lasts_as_long_as_any_of_its_bytes() {
-        let budget = budget(10);
-        let mut share = Share::none_of(&budget);
+        let counters = Arc::default();
+        let mut share = Share::none_of(&counters, 10);
         assert!(share.grow(4));
         let mut bytes = Kept::of(Bytes::from_static(b"1234"), share);
         let slice = bytes.split_to(2);
         let again = slice.clone();
         drop((bytes, slice));
-        assert_eq!(budget.counters.buffered_bytes.load(Ordering::Relaxed), 4);
+        assert_eq!(counters.buffered_bytes.load(Ordering::Relaxed), 4);
         assert_eq!(&*again, b"12");
         drop(again);
-        assert_eq!(budget.counters.buffered_bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(counters.buffered_bytes.load(Ordering::Relaxed), 0);
     }
 }

@@ -27,7 +27,7 @@ use super::{
     presence::{Crowd, Turn},
     prompt,
     relay::Body,
-    replay::{self, Budget, Limits},
+    replay::{self, Limits},
     reply::{self, Kind, Refusal, Shape},
     rules::{self, Route},
     stats::{self, Start},
@@ -46,7 +46,6 @@ pub(super) struct Service {
     pub(super) settings: Live,
     /// Requests that wait for an endpoint.
     waiting: AtomicUsize,
-    budget: Arc<Budget>,
     pub(super) counters: Arc<Counters>,
     /// All client connections.
     pub(super) crowd: Arc<Crowd>,
@@ -80,7 +79,6 @@ impl Service {
             router,
             upstreams: Upstreams::new(&settings.load()),
             waiting: AtomicUsize::new(0),
-            budget: Budget::new(settings.clone(), Arc::clone(&counters)),
             crowd: Crowd::new(settings.clone(), Arc::clone(&counters)),
             settings,
             counters,
@@ -184,6 +182,7 @@ impl Service {
             let settings = self.settings.load();
             let limits = Limits {
                 replay_max: settings.replay_max_bytes,
+                replay_total_max: settings.replay_total_bytes,
                 body_max: settings.body_max_bytes,
                 idle: settings.body_idle_timeout,
             };
@@ -195,7 +194,7 @@ impl Service {
             let refusal = Refusal::new(Kind::Overloaded, "the proxy serves too many requests");
             return self.refuse(&head, refusal, in_flight);
         }
-        let collecting = replay::collect(Inbound::new(body, head.version), limits, &self.budget);
+        let collecting = replay::collect(Inbound::new(body, head.version), limits, &self.counters);
         // A body that comes drop by drop is never idle, but the total time is for it as well.
         let collected = tokio::select! {
             biased;

@@ -51,6 +51,8 @@ pub(crate) struct Scanner {
     has_content: bool,
     /// The type of the first error; empty if it named none.
     error: Option<String>,
+    /// The error came after content.
+    error_is_late: bool,
 }
 
 /// What an event is, by its name.
@@ -94,6 +96,11 @@ impl Scanner {
     /// The type of the first error in the stream; empty if it named none.
     pub(crate) fn error(&self) -> Option<&str> {
         self.error.as_deref()
+    }
+
+    /// The same, if nothing came before it that is worth a client's while.
+    pub(crate) fn first_error(&self) -> Option<&str> {
+        self.error().filter(|_| !self.error_is_late)
     }
 
     /// Whether anything has come that is neither an opening nor an error.
@@ -167,7 +174,7 @@ impl Scanner {
             Kind::Opening | Kind::Content => false,
         };
         if is_error {
-            self.error.get_or_insert_with(|| error_type(data));
+            self.fail(|| error_type(data));
         } else if self.kind == Kind::Unnamed && !self.has_content {
             self.has_content = !is_opening(data);
         }
@@ -176,10 +183,17 @@ impl Scanner {
     /// Sees the blank line that ends an event. An error that never got data is one too.
     fn end_event(&mut self) {
         if self.kind == Kind::Error {
-            self.error.get_or_insert_default();
+            self.fail(String::new);
         }
         self.kind = Kind::Unnamed;
         self.inside_event = false;
+    }
+
+    fn fail(&mut self, error_type: impl FnOnce() -> String) {
+        if self.error.is_none() {
+            self.error = Some(error_type());
+            self.error_is_late = self.has_content;
+        }
     }
 }
 
@@ -282,6 +296,21 @@ mod tests {
     const OVERLOADED: &str = "event: message_start\ndata: {\"type\":\"message_start\"}\n\n\
         : ping\n\nevent: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\
         \"message\":\"Overloaded\"}}\n\n";
+
+    #[test]
+    fn an_error_is_the_first_only_if_no_content_came_before_it() {
+        let content = "event: content_block_delta\ndata: {}\n\n";
+        let error = "event: error\ndata: {\"error\":{\"type\":\"overloaded_error\"}}\n\n";
+        for (stream, first) in [
+            ([error, content], Some("overloaded_error")),
+            ([content, error], None),
+        ] {
+            let mut scanner = Scanner::default();
+            scanner.scan(stream.concat().as_bytes()); // As it may be read, in one piece.
+            assert_eq!(scanner.first_error(), first);
+            assert_eq!(scanner.error(), Some("overloaded_error"));
+        }
+    }
 
     #[test]
     fn an_error_event_is_found_whatever_ends_its_lines() {

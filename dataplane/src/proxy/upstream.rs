@@ -13,17 +13,17 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{Request, Response};
-use hyper::client::conn::http1;
+use http::Response;
 use qcc_proto::{tls::Trust, v1::OutcomeClass};
 use rustls::ClientConfig;
 
 use super::{
     Settings,
-    connector::{Connector, Past},
+    connector::{Connector, Wire},
+    http1::{self, Broke},
     http2,
     inbound::Inbound,
-    pool,
+    outgoing::Call,
     upload::{Progress, State, Upload},
 };
 use crate::routing::{Endpoint, UpstreamProtocol};
@@ -38,14 +38,14 @@ const DETAIL_BYTES_MAX: usize = 200;
 pub(super) struct Upstreams {
     pools: ArcSwap<HashMap<Arc<str>, Arc<Pool>>>,
     tls: Arc<ClientConfig>,
-    http1: http1::Builder,
+    http1: http1::Limits,
     http2: http2::Limits,
     start: Instant,
 }
 
 /// The connections to one endpoint.
 pub(super) struct Pool {
-    connections: Arc<pool::Pool>,
+    connections: Arc<http1::Pool>,
     /// Connections that requests share, where the policy wants them.
     http2: Option<Arc<http2::Pool>>,
     connect_timeout: Duration,
@@ -70,14 +70,13 @@ pub(super) struct Failed {
 
 impl Upstreams {
     pub(super) fn new(settings: &Settings) -> Self {
-        let mut http1 = http1::Builder::new();
-        http1
-            .max_headers(settings.headers_max)
-            .max_buf_size(settings.head_max_bytes);
         Self {
             pools: ArcSwap::default(),
             tls: tls(&settings.upstream_trust),
-            http1,
+            http1: http1::Limits {
+                fields_max: settings.headers_max,
+                head_bytes_max: settings.head_max_bytes,
+            },
             http2: http2::Limits {
                 ping_interval: settings.upstream_ping_interval,
                 headers_max: settings.headers_max,
@@ -160,7 +159,7 @@ impl Upstreams {
     ) -> Pool {
         let target = &endpoint.base_url;
         let connector = Connector::new(Arc::clone(&self.tls), connect_timeout);
-        let connections = pool::Pool::new(target, connector, self.http1.clone());
+        let connections = http1::Pool::new(target, connector, self.http1);
         Pool {
             connections: Arc::new(connections),
             http2: http2::Pool::new(target, protocol, &self.tls, connect_timeout, self.http2),
@@ -176,27 +175,32 @@ impl Pool {
     /// shares with no other.
     pub(super) async fn send(
         &self,
-        request: Request<Upload>,
+        call: &Call<'_>,
+        upload: Upload,
         progress: &Progress,
         alone: bool,
     ) -> Result<Response<Inbound>, Failed> {
         if let Some(http2) = &self.http2 {
             // In a box: it is much longer than what HTTP/1.1 needs.
-            return Box::pin(self.share(http2, request, progress, alone)).await;
+            return Box::pin(self.share(http2, call, upload, progress, alone)).await;
         }
-        self.connections.send(request, progress).await
+        self.connections.send(call, upload, progress).await
     }
 
     async fn share(
         &self,
         http2: &Arc<http2::Pool>,
-        request: Request<Upload>,
+        call: &Call<'_>,
+        upload: Upload,
         progress: &Progress,
         alone: bool,
     ) -> Result<Response<Inbound>, Failed> {
-        match http2.send(request, progress, alone).await? {
+        match http2.send(call.request(upload), progress, alone).await? {
             http2::Sent::Answered(response) => Ok(response),
-            http2::Sent::Declined(request) => self.connections.send(*request, progress).await,
+            http2::Sent::Declined(request) => {
+                let upload = request.into_body();
+                self.connections.send(call, upload, progress).await
+            }
         }
     }
 }
@@ -212,22 +216,19 @@ impl Failed {
         }
     }
 
-    /// Finds out what a connection's error is evidence of. Only what shows that nobody can
+    /// Finds out what a connection's end is evidence of. Only what shows that nobody can
     /// be reached there is `connect`, which takes the endpoint out at once: one that broke
     /// before anything was sent, or in place of an answer.
-    pub(super) fn of(error: &hyper::Error, past: &Past, upload: State) -> Self {
-        let was_written = past.was_written();
-        let (class, prefix) = if error.is_parse() || error.is_parse_too_large() {
+    pub(super) fn of(broke: &Broke, wire: &Wire, was_used: bool, upload: State) -> Self {
+        let was_written = wire.was_written();
+        let (class, prefix) = if matches!(broke, Broke::Malformed(_)) {
             // Somebody is there, but does not speak HTTP as it should.
-            (OutcomeClass::ServerError, "malformed response: ")
-        } else if past.has_answered() && !was_written {
-            // An idle connection that was closed at the wrong moment, for sure.
-            return Self::of_nobody(format!("reused connection: {}", describe(error)));
-        } else if past.has_answered() {
+            (OutcomeClass::ServerError, "")
+        } else if was_used {
             // Perhaps no more than an idle connection that was closed at the wrong moment:
             // evidence that counts, but does not eject by itself.
             (OutcomeClass::StreamBroken, "reused connection: ")
-        } else if was_written && (past.is_deaf() || !matches!(upload, State::Sent(_))) {
+        } else if was_written && (wire.is_deaf() || !matches!(upload, State::Sent(_))) {
             // Perhaps it is the body that was too much: evidence that counts, as above. It
             // would be the same at every endpoint.
             (
@@ -240,8 +241,8 @@ impl Failed {
         Self {
             class,
             is_kill: was_written && class != OutcomeClass::ServerError,
-            detail: format!("{prefix}{}", describe(error)),
-            was_reused: class == OutcomeClass::StreamBroken && past.has_answered(),
+            detail: format!("{prefix}{broke}"),
+            was_reused: class == OutcomeClass::StreamBroken && was_used,
         }
     }
 }

@@ -15,7 +15,7 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// would show one party's key to another. `api-key` is Azure's name, `x-goog-api-key`
 /// Google's. A cookie is the session of one client, and an endpoint's are not passed on
 /// either.
-fn is_client_credential(name: &HeaderName) -> bool {
+pub fn is_client_credential(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "authorization"
@@ -54,35 +54,31 @@ pub fn target(base_url: &Uri, path_and_query: &str) -> Result<Uri, Error> {
         return Err(Error::TooLong);
     }
     let path_and_query = path_and_query.parse().map_err(|_| Error::Path)?;
-    target_of(base_url, &path_and_query)
+    let mut parts = uri::Parts::default();
+    parts.path_and_query = Some(path_of(base_url, &path_and_query)?);
+    parts.scheme = base_url.scheme().cloned();
+    parts.authority = base_url.authority().cloned();
+    Uri::from_parts(parts).map_err(|_| Error::Path)
 }
 
-/// Does the same for a path that has been read: it is not copied where there is nothing
-/// before it.
-pub fn target_of(base_url: &Uri, path_and_query: &PathAndQuery) -> Result<Uri, Error> {
-    let scheme = base_url.scheme().ok_or(Error::RelativeBase)?;
+/// Returns path and query of such a URL, for a path that has been read: it is not copied
+/// where there is nothing before it.
+pub fn path_of(base_url: &Uri, path_and_query: &PathAndQuery) -> Result<PathAndQuery, Error> {
+    let scheme = base_url.scheme_str().ok_or(Error::RelativeBase)?;
     let authority = base_url.authority().ok_or(Error::RelativeBase)?;
-    if !path_and_query.as_str().starts_with('/') {
+    let path = path_and_query.as_str();
+    if !path.starts_with('/') {
         return Err(Error::Path);
     }
     let base_path = base_url.path().trim_end_matches('/');
-    let length = scheme.as_str().len()
-        + "://".len()
-        + authority.as_str().len()
-        + base_path.len()
-        + path_and_query.as_str().len();
-    if length > URI_BYTES_MAX {
+    let origin = scheme.len() + "://".len() + authority.as_str().len();
+    if origin + base_path.len() + path.len() > URI_BYTES_MAX {
         return Err(Error::TooLong);
     }
-    let joined = match base_path.is_empty() {
-        true => Ok(path_and_query.clone()),
-        false => PathAndQuery::try_from([base_path, path_and_query.as_str()].concat()),
-    };
-    let mut parts = uri::Parts::default();
-    parts.scheme = Some(scheme.clone());
-    parts.authority = Some(authority.clone());
-    parts.path_and_query = Some(joined.map_err(|_| Error::Path)?);
-    Uri::from_parts(parts).map_err(|_| Error::Path)
+    if base_path.is_empty() {
+        return Ok(path_and_query.clone());
+    }
+    PathAndQuery::try_from([base_path, path].concat()).map_err(|_| Error::Path)
 }
 
 /// Returns where the credential goes if the policy does not say.

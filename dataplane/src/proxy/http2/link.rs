@@ -25,7 +25,6 @@ use h2::{
     client::{self, Connection, ResponseFuture, SendRequest},
 };
 use http::{Request, request};
-use hyper_util::rt::TokioIo;
 use qcc_proto::v1::OutcomeClass;
 use tokio::{
     select,
@@ -429,7 +428,7 @@ pub(super) async fn run(link: Arc<Link>, dial: Dial, pool: Weak<Pool>) {
 /// A connection that has answered.
 struct Live {
     sender: SendRequest<Bytes>,
-    connection: Connection<TokioIo<Wire>>,
+    connection: Connection<Wire>,
     pings: PingPong,
 }
 
@@ -469,7 +468,7 @@ async fn open(dial: &Dial) -> Result<Option<Live>, Unopened> {
         .max_header_list_size(head_max_bytes)
         .max_concurrent_reset_streams(ABANDONED_MAX)
         .reset_stream_duration(ABANDONED_FOR)
-        .handshake(TokioIo::new(wire))
+        .handshake(wire)
         .await?;
     let mut pings = connection
         .ping_pong()
@@ -503,7 +502,7 @@ async fn drive(
     link: &Arc<Link>,
     dial: &Dial,
     pool: &Weak<Pool>,
-    mut connection: Connection<TokioIo<Wire>>,
+    mut connection: Connection<Wire>,
     pings: PingPong,
 ) {
     let watching = watch(link, dial.limits.ping_interval, pool, pings);

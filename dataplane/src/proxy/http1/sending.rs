@@ -1,0 +1,153 @@
+//! A request on its way out.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderValue;
+use http_body::Body as _;
+use tokio::io::AsyncWrite;
+
+use super::{Broke, head};
+use crate::proxy::{
+    connector::Wire,
+    outgoing::{Call, Length},
+    upload::Upload,
+};
+
+/// A request, as far as it has not been written.
+pub(super) struct Sending {
+    /// What goes before the piece: the request's head, or a chunk's size.
+    lead: BytesMut,
+    /// A piece of the body.
+    piece: Bytes,
+    /// What goes after it.
+    tail: &'static [u8],
+    upload: Upload,
+    framing: Framing,
+    stage: Stage,
+}
+
+enum Framing {
+    /// So many bytes are still to be taken from the upload.
+    Length(u64),
+    Chunked,
+}
+
+enum Stage {
+    /// There is more of the body.
+    Body,
+    /// There is no more, but not all of it has been written.
+    Rest,
+    Sent,
+}
+
+impl Sending {
+    pub(super) fn new(call: &Call<'_>, host: &HeaderValue, upload: Upload) -> Self {
+        let length = call.length(&upload);
+        Self {
+            lead: head::write(call, host, length),
+            piece: Bytes::new(),
+            tail: b"",
+            upload,
+            framing: match length {
+                Length::Untold => Framing::Length(0),
+                Length::Told(bytes) => Framing::Length(bytes),
+                Length::Unknown => Framing::Chunked,
+            },
+            stage: match length {
+                Length::Untold | Length::Told(0) => Stage::Rest,
+                Length::Told(_) | Length::Unknown => Stage::Body,
+            },
+        }
+    }
+
+    /// Whether the connection has all of it.
+    pub(super) fn is_sent(&self) -> bool {
+        matches!(self.stage, Stage::Sent)
+    }
+
+    /// Writes what there is to be written. Completes with the end of it all.
+    pub(super) fn poll(
+        &mut self,
+        wire: &mut Wire,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Broke>> {
+        let mut wire = Pin::new(wire);
+        loop {
+            if self.piece.is_empty() && self.tail.is_empty() && matches!(self.stage, Stage::Body) {
+                self.take(cx)?;
+            }
+            if !self.has_remaining() {
+                // Nothing is held back while more is waited for, nor at the end.
+                ready!(wire.as_mut().poll_flush(cx)).map_err(Broke::Io)?;
+                return match self.stage {
+                    Stage::Body => Poll::Pending,
+                    Stage::Rest | Stage::Sent => {
+                        self.stage = Stage::Sent;
+                        Poll::Ready(Ok(()))
+                    }
+                };
+            }
+            let slices = [&*self.lead, &*self.piece, self.tail].map(IoSlice::new);
+            let written = ready!(wire.as_mut().poll_write_vectored(cx, &slices));
+            match written.map_err(Broke::Io)? {
+                0 => return Poll::Ready(Err(Broke::Io(io::ErrorKind::WriteZero.into()))),
+                count => self.advance(count),
+            }
+        }
+    }
+
+    /// Takes the next piece of the body, if there is one.
+    fn take(&mut self, cx: &mut Context<'_>) -> Result<(), Broke> {
+        let piece = match Pin::new(&mut self.upload).poll_frame(cx) {
+            Poll::Pending => return Ok(()),
+            Poll::Ready(None) => Bytes::new(),
+            Poll::Ready(Some(Err(_))) => return Err(Broke::Upload), // It says itself why.
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(piece) if piece.is_empty() => return Ok(()),
+                Ok(piece) => piece,
+                Err(_trailers) => return Ok(()),
+            },
+        };
+        let is_end = piece.is_empty();
+        match &mut self.framing {
+            Framing::Length(left) => {
+                *left = match left.checked_sub(piece.len() as u64) {
+                    Some(left) if left == 0 || !is_end => left,
+                    Some(_) | None => return Err(Broke::Upload), // Not as long as was said.
+                };
+                if *left == 0 {
+                    self.stage = Stage::Rest;
+                }
+            }
+            Framing::Chunked => {
+                let size = format!("{:x}\r\n", piece.len());
+                self.lead.extend_from_slice(size.as_bytes());
+                self.tail = b"\r\n"; // Of the chunk, or after no trailers.
+                if is_end {
+                    self.stage = Stage::Rest;
+                }
+            }
+        }
+        self.piece = piece;
+        Ok(())
+    }
+
+    fn has_remaining(&self) -> bool {
+        !(self.lead.is_empty() && self.piece.is_empty() && self.tail.is_empty())
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        let lead = count.min(self.lead.len());
+        self.lead.advance(lead);
+        count -= lead;
+        let piece = count.min(self.piece.len());
+        self.piece.advance(piece);
+        count -= piece;
+        self.tail = &self.tail[count..];
+    }
+}
