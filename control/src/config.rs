@@ -12,7 +12,7 @@ use clap::{Parser, ValueEnum};
 pub(crate) use plan::plan;
 use qcc_proto::{
     plain,
-    reload::{Rejected, place, rule_of},
+    reload::{Misread, Rejected},
     resources,
     tls::{self, Identity, Pair, Roots, Trust},
     v1,
@@ -53,7 +53,8 @@ pub struct Config {
 /// file given with --config; a flag wins over the environment, and that over the file. On
 /// SIGHUP the file is read again, and the files that it names: all of it or, if anything is
 /// wrong, nothing; the log says what needs a restart.
-/// Exit status: 0 stopped, 1 failed, 2 wrong usage, 78 wrong configuration.
+/// Exit status: 0 stopped, 1 failed, or stopped at once by a second signal, 2 wrong usage,
+/// 78 wrong configuration.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "qcc-control", version)]
 pub struct Args {
@@ -175,9 +176,7 @@ pub enum Error {
     /// The configuration file cannot be read.
     Read(PathBuf, io::Error),
     /// The configuration file is not valid.
-    ///
-    /// With the line, from 1, and the key there, as far as they are known.
-    Parse(PathBuf, Option<(usize, String)>, Box<toml::de::Error>),
+    Parse(PathBuf, Misread),
     /// The resources file is not valid.
     Resources(PathBuf, resources::Error),
     /// No data directory was given, and there is no home directory.
@@ -294,8 +293,8 @@ impl File {
         }
         let text = fs::read_to_string(path).map_err(read_error)?;
         toml::from_str(&text).map_err(|error: toml::de::Error| {
-            let place = error.span().and_then(|span| place(&text, span.start));
-            Error::Parse(path.into(), place, Box::new(error))
+            let at = error.span().map(|span| span.start);
+            Error::Parse(path.into(), Misread::new(&text, at, error.message()))
         })
     }
 }
@@ -321,19 +320,7 @@ impl Error {
         let of = |field: &str, rule: String| (PathBuf::new(), field.to_owned(), rule);
         let (file, field, rule) = match self {
             Self::Read(path, error) => (path.clone(), String::new(), error.to_string()),
-            Self::Parse(path, place, error) => {
-                let rule = rule_of(error.message());
-                let message = match place {
-                    Some((line, _)) => format!("line {line}: {rule}"),
-                    None => rule.clone(),
-                };
-                return Rejected {
-                    message,
-                    file: path.display().to_string(),
-                    field: place.clone().unwrap_or_default().1,
-                    rule,
-                };
-            }
+            Self::Parse(path, misread) => return misread.rejected(Some(path)),
             Self::Resources(path, error) => (path.clone(), "apply".to_owned(), error.to_string()),
             Self::NoDataDir => of("data_dir", message.clone()),
             Self::Exposed(_) => of("listen", "must be a loopback address".to_owned()),
@@ -378,8 +365,8 @@ impl fmt::Display for Error {
             Self::Read(path, error) => {
                 write!(f, "read configuration `{}`: {error}", path.display())
             }
-            Self::Parse(path, _, error) => {
-                write!(f, "parse configuration `{}`: {error}", path.display())
+            Self::Parse(path, misread) => {
+                write!(f, "parse configuration `{}`: {misread}", path.display())
             }
             Self::Resources(path, error) => {
                 write!(f, "load resources `{}`: {error}", path.display())

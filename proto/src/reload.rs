@@ -2,7 +2,7 @@
 //!
 //! - [`Plan`]: which settings another configuration changes, and which of them have to wait
 //!   for a restart. It decides; it does nothing.
-//! - [`Rejected`]: why a configuration is not taken.
+//! - [`Rejected`]: why a configuration is not taken; [`Misread`]: that its file cannot be read.
 //! - [`Record`]: how reloads have gone, for log, status and metrics.
 
 use std::{
@@ -150,9 +150,57 @@ impl fmt::Display for Rejected {
 
 impl std::error::Error for Rejected {}
 
+/// What is wrong with the text of a TOML file. Shows nothing of it but the names of
+/// settings: what stands in a wrong place may be a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misread {
+    /// The line, from 1, and the key there, or nothing where there is none; as far as that
+    /// is known.
+    place: Option<(usize, String)>,
+    /// What the place asks for.
+    rule: String,
+}
+
+impl Misread {
+    /// Takes a reader's error: what it says of itself (`message`, which may quote a value), and
+    /// where in the text that is.
+    pub fn new(text: &str, at: Option<usize>, message: &str) -> Self {
+        Self {
+            place: at.and_then(|at| place(text, at)),
+            rule: rule_of(message),
+        }
+    }
+
+    /// Returns it as a reason not to take the configuration.
+    pub fn rejected(&self, file: Option<&Path>) -> Rejected {
+        let rejected = Rejected {
+            message: match &self.place {
+                Some((line, _)) => format!("line {line}: {}", self.rule),
+                None => self.rule.clone(),
+            },
+            field: self.place.clone().unwrap_or_default().1,
+            rule: self.rule.clone(),
+            file: String::new(),
+        };
+        rejected.of_file(file)
+    }
+}
+
+impl fmt::Display for Misread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Some((line, key)) if !key.is_empty() && !self.rule.contains(key) => {
+                write!(f, "line {line}: `{key}`: {}", self.rule)
+            }
+            Some((line, _)) => write!(f, "line {line}: {}", self.rule),
+            None => f.write_str(&self.rule),
+        }
+    }
+}
+
 /// Returns the number of the line at an offset of a TOML file, from 1, and the key that
 /// stands there, or nothing where there is none: what is not a key may be anything.
-pub fn place(text: &str, at: usize) -> Option<(usize, String)> {
+fn place(text: &str, at: usize) -> Option<(usize, String)> {
     let before = text.get(..at)?;
     let start = before.rfind('\n').map_or(0, |newline| newline + 1);
     let key = text[start..].split(['\n', '=']).next()?.trim();
@@ -163,8 +211,8 @@ pub fn place(text: &str, at: usize) -> Option<(usize, String)> {
 
 /// Returns what a TOML reader's error asks for, without the value that it met: what stands in
 /// a wrong place may be a secret.
-pub fn rule_of(message: &str) -> String {
-    let is_about_a_value = ["invalid type: ", "invalid value: "]
+fn rule_of(message: &str) -> String {
+    let is_about_a_value = ["invalid type: ", "invalid value: ", "unknown variant "]
         .iter()
         .any(|start| message.starts_with(start));
     match message.rsplit_once(", expected ") {
@@ -341,9 +389,34 @@ mod tests {
             assert_eq!(rule_of(error.message()), expected, "{}", error.message());
         }
         assert_eq!(
+            rule_of("unknown variant `sk-secret`, expected `human` or `json`"),
+            "must be `human` or `json`"
+        );
+        assert_eq!(
             rule_of("unknown field `x`, expected `y`"),
             "unknown field `x`, expected `y`"
         );
+    }
+
+    #[test]
+    fn a_misread_file_is_told_of_by_line_key_and_rule() {
+        let text = "log = \"info\"\nrequests_max = \"sk-secret\"\n";
+        let error = toml::from_str::<std::collections::BTreeMap<String, usize>>(
+            &text.replace("\"info\"", "1 # {}"),
+        );
+        let error = error.unwrap_err();
+        let at = text.find("\"sk-");
+        let misread = Misread::new(text, at, error.message());
+        let told = "line 2: `requests_max`: must be a whole number";
+        assert_eq!(misread.to_string(), told);
+        let rejected = misread.rejected(Some(Path::new("/etc/a.toml")));
+        assert_eq!(
+            rejected.to_string(),
+            "line 2: must be a whole number (requests_max), in `/etc/a.toml`"
+        );
+        let nowhere = Misread::new(text, None, "duplicate key");
+        assert_eq!(nowhere.to_string(), "duplicate key");
+        assert!(!format!("{misread:?}{rejected:?}").contains("sk-secret"));
     }
 
     #[test]

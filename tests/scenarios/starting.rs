@@ -42,19 +42,29 @@ async fn unknown_flags_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_configuration_is_refused_with_key_and_rule() {
+async fn a_wrong_configuration_is_refused_with_key_and_rule_but_without_the_value() {
     let testbed = Testbed::start().unchecked().await;
     let file = testbed.dir().join("wrong.toml");
     let path = file.to_str().expect("a plain path");
     for name in DAEMONS {
         for (text, named) in [
-            ("lisden = \"127.0.0.1:0\"\n", "lisden"),
-            ("listen = 7\n", "listen"),
+            (
+                "lisden = \"127.0.0.1:0\"\n",
+                "line 1: unknown field `lisden`",
+            ),
+            ("\nlisten = 7\n", "line 2: `listen`: must be "),
+            (
+                "insecure_listen = \"sk-1\"\n",
+                "line 1: `insecure_listen`: must be a boolean",
+            ),
+            ("insecure_listen = sk-1\n", "line 1: `insecure_listen`: "),
         ] {
             fs::write(&file, text).expect("the file can be written");
             let (code, output) = refused(&testbed, name, &["--config", path]).await;
             assert_eq!(code, Some(78), "{name} {text}: {output}");
             assert!(output.contains(named), "{name} {text}: {output}");
+            // A key that was put into the wrong place is not for a journal.
+            assert!(!output.contains("sk-1"), "{name} {text}: {output}");
         }
         let (code, output) = refused(&testbed, name, &["--config", "/nowhere.toml"]).await;
         assert_eq!(code, Some(78), "{name}: {output}");

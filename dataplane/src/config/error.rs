@@ -4,7 +4,7 @@ use std::{fmt, io, net::SocketAddr, path::PathBuf};
 
 use qcc_proto::{
     client_keys,
-    reload::{Rejected, rule_of},
+    reload::{Misread, Rejected},
     tls,
 };
 
@@ -24,10 +24,8 @@ pub enum Error {
     File {
         /// Where it is, if it came from a path.
         path: Option<PathBuf>,
-        /// The line, from 1, and the key there, as far as they are known.
-        place: Option<(usize, String)>,
         /// What is wrong, and where.
-        source: Box<toml::de::Error>,
+        source: Misread,
     },
     /// A value breaks its rule.
     Value {
@@ -88,24 +86,7 @@ impl Error {
         let message = self.to_string();
         let (file, field, rule) = match self {
             Self::Read { key, path, .. } => (Some(path), *key, String::new()),
-            Self::File {
-                path,
-                place,
-                source,
-            } => {
-                let (line, field) = place.clone().unwrap_or_default();
-                let file = path.as_ref().map(|path| path.display().to_string());
-                let rule = rule_of(source.message());
-                return Rejected {
-                    message: match place {
-                        Some(_) => format!("line {line}: {rule}"),
-                        None => rule.clone(),
-                    },
-                    file: file.unwrap_or_default(),
-                    field,
-                    rule,
-                };
-            }
+            Self::File { path, source } => return source.rejected(path.as_deref()),
             Self::Value { key, rule, .. } => (None, *key, format!("must be {rule}")),
             Self::HalfPair { missing, present } => {
                 let rule = format!("must be given, since {present} is");
@@ -155,11 +136,11 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Read { path, source, .. } => write!(f, "read `{}`: {source}", path.display()),
-            Self::File { path, source, .. } => {
+            Self::File { path, source } => {
                 if let Some(path) = path {
                     write!(f, "parse `{}`: ", path.display())?;
                 }
-                write!(f, "{}", source.to_string().trim_end())
+                source.fmt(f)
             }
             Self::Value { key, value, rule } => {
                 write!(f, "invalid {key} `{value}`: must be {rule}")

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use qcc_proto::reload::place;
+use qcc_proto::reload::Misread;
 use serde::Deserialize;
 
 use super::Error;
@@ -85,9 +85,8 @@ impl File {
             source,
         })?;
         Self::parse(&text).map_err(|error| match error {
-            Error::File { place, source, .. } => Error::File {
+            Error::File { source, .. } => Error::File {
                 path: Some(path.to_owned()),
-                place,
                 source,
             },
             other => other,
@@ -95,10 +94,12 @@ impl File {
     }
 
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
-        toml::from_str(text).map_err(|source: toml::de::Error| Error::File {
-            path: None,
-            place: source.span().and_then(|span| place(text, span.start)),
-            source: Box::new(source),
+        toml::from_str(text).map_err(|error: toml::de::Error| {
+            let at = error.span().map(|span| span.start);
+            Error::File {
+                path: None,
+                source: Misread::new(text, at, error.message()),
+            }
         })
     }
 }
