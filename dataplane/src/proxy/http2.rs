@@ -83,8 +83,12 @@ const ROUNDS_MAX: usize = 4;
 pub(super) struct Pool {
     dial: Dial,
     inner: Mutex<Inner>,
-    /// Somebody has left a connection, or one has ended.
+    /// Somebody has left a connection, or one has ended: for those who share.
     freed: Notify,
+    /// Nobody is on a connection any more, or one has ended: for those who want one alone.
+    /// What frees a place for those who share would be wasted on them, and they woken for
+    /// nothing each time.
+    emptied: Notify,
 }
 
 /// How connections are made.
@@ -156,6 +160,7 @@ impl Pool {
                 http1_until: None,
             }),
             freed: Notify::new(),
+            emptied: Notify::new(),
         }))
     }
 
@@ -231,15 +236,10 @@ impl Pool {
     ) -> Result<Option<Place>, Failed> {
         let give_up = Instant::now() + self.dial.connect_timeout;
         for _ in 0..ROUNDS_MAX {
-            let (place, rank) = loop {
-                let freed = self.freed.notified(); // Made first: misses nothing.
-                if let Some(found) = self.take(alone, not) {
-                    break found;
-                }
-                if timeout_at(give_up.into(), freed).await.is_err() {
-                    let reason = "all streams of its connections are taken";
-                    return Err(Failed::of_nobody(reason.to_owned()));
-                }
+            let found = timeout_at(give_up.into(), self.vacancy(alone, not)).await;
+            let Ok((place, rank)) = found else {
+                let reason = "all streams of its connections are taken";
+                return Err(Failed::of_nobody(reason.to_owned()));
             };
             match place.link().opened().await {
                 State::Open(_) if rank < place.link().limit() => return Ok(Some(place)),
@@ -252,6 +252,37 @@ impl Pool {
         Err(Failed::of_nobody(
             "its connections are full at once".to_owned(),
         ))
+    }
+
+    /// Waits for a place, and says how many had one there before. Whoever has to wait takes
+    /// any: the connection that it would rather not have may be the one that it is woken for.
+    async fn vacancy(self: &Arc<Self>, alone: bool, mut not: Option<&Arc<Link>>) -> (Place, usize) {
+        let freed = if alone { &self.emptied } else { &self.freed };
+        loop {
+            let freed = freed.notified(); // Made first: misses nothing.
+            if let Some(found) = self.take(alone, not.take()) {
+                return found;
+            }
+            freed.await;
+        }
+    }
+
+    /// Takes note that a place was left. `was_alone`: with it all of its connection.
+    fn left(&self, was_alone: bool, is_empty: bool) {
+        if is_empty {
+            self.emptied.notify_one();
+        }
+        if was_alone {
+            self.freed.notify_waiters();
+        } else {
+            self.freed.notify_one();
+        }
+    }
+
+    /// Takes note that a connection takes requests again, or that there may be another.
+    fn renewed(&self) {
+        self.emptied.notify_waiters();
+        self.freed.notify_waiters();
     }
 
     /// Takes a place on a connection that has one, or on a new one; and says how many had
@@ -333,5 +364,95 @@ impl Failed {
             was_reused: true,
             is_kill: false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::{Pin, pin},
+        task::{Context, Poll, Waker},
+    };
+
+    use super::*;
+
+    fn poll<T>(future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// A pool with as many connections as there may be, all of them full.
+    fn full_pool() -> (Arc<Pool>, Vec<Place>) {
+        let limits = Limits {
+            ping_interval: Duration::from_secs(10),
+            headers_max: 1,
+            head_max_bytes: 1,
+        };
+        let tls = crate::proxy::upstream::tls(&qcc_proto::tls::Trust::nobody());
+        let target = Uri::from_static("http://127.0.0.1:1");
+        let patience = Duration::from_secs(5);
+        let pool = Pool::new(&target, UpstreamProtocol::Http2, &tls, patience, limits).unwrap();
+        let links: Vec<_> = (0..CONNECTIONS_MAX)
+            .map(|_| Arc::new(Link::new(STREAMS_MAX)))
+            .collect();
+        pool.inner().links.clone_from(&links);
+        let places = links.iter().flat_map(|link| {
+            let places = (0..STREAMS_MAX).map(|_| Place::take(link, &pool, false).0);
+            places.collect::<Vec<_>>()
+        });
+        let places = places.collect();
+        (pool, places)
+    }
+
+    #[test]
+    fn who_wants_a_connection_alone_is_not_woken_in_place_of_others() {
+        let (pool, mut places) = full_pool();
+        let mut alone = pin!(pool.vacancy(true, None));
+        let mut shared = pin!(pool.vacancy(false, None));
+        assert!(poll(alone.as_mut()).is_pending() && poll(shared.as_mut()).is_pending());
+        let left = places.pop();
+        drop(left);
+        assert!(poll(alone.as_mut()).is_pending());
+        let Poll::Ready(found) = poll(shared.as_mut()) else {
+            panic!("there is a place for one who shares");
+        };
+        drop(found);
+        places.truncate(places.len() - (STREAMS_MAX - 1));
+        assert!(poll(alone.as_mut()).is_ready(), "nobody is on it any more");
+    }
+
+    #[test]
+    fn who_leaves_a_connection_that_it_had_alone_makes_room_for_many() {
+        let (pool, mut places) = full_pool();
+        places.truncate(places.len() - STREAMS_MAX);
+        let Poll::Ready((alone, _)) = poll(pin!(pool.vacancy(true, None))) else {
+            panic!("nobody is on the last connection");
+        };
+        let mut waiting: Vec<_> = (0..3)
+            .map(|_| Box::pin(pool.vacancy(false, None)))
+            .collect();
+        for waiter in &mut waiting {
+            assert!(poll(waiter.as_mut()).is_pending());
+        }
+        drop(alone);
+        let mut found = Vec::new(); // They stay.
+        for waiter in &mut waiting {
+            match poll(waiter.as_mut()) {
+                Poll::Ready(place) => found.push(place),
+                Poll::Pending => panic!("there is a place for each of them"),
+            }
+        }
+    }
+
+    #[test]
+    fn who_has_to_wait_takes_also_the_connection_that_refused_it() {
+        let (pool, mut places) = full_pool();
+        let refused_by = Arc::clone(places[0].link());
+        let mut waiting = pin!(pool.vacancy(false, Some(&refused_by)));
+        assert!(poll(waiting.as_mut()).is_pending());
+        drop(places.swap_remove(0));
+        let Poll::Ready((place, _)) = poll(waiting.as_mut()) else {
+            panic!("there is a place");
+        };
+        assert!(Arc::ptr_eq(place.link(), &refused_by));
     }
 }

@@ -386,12 +386,12 @@ impl Drop for Place {
         if self.alone {
             self.link.alone.store(false, Ordering::Relaxed);
         }
-        self.link.streams.fetch_sub(1, Ordering::Relaxed);
+        let before = self.link.streams.fetch_sub(1, Ordering::Relaxed);
         if !self.answered && self.since.elapsed() >= DOUBTED_AFTER {
             self.link.doubted.store(true, Ordering::Relaxed);
             self.link.doubt.notify_one();
         }
-        self.pool.freed.notify_one();
+        self.pool.left(self.alone, before == 1);
     }
 }
 
@@ -421,7 +421,7 @@ pub(super) async fn run(link: Arc<Link>, dial: Dial, pool: Weak<Pool>) {
         }
     }
     if let Some(pool) = pool.upgrade() {
-        pool.freed.notify_waiters();
+        pool.renewed();
     }
 }
 
@@ -552,7 +552,12 @@ async fn watch(
         }
         if link.streams() > 0 || link.doubted.load(Ordering::Relaxed) {
             match timeout(interval, pings.ping(Ping::opaque())).await {
-                Ok(Ok(_)) => link.doubted.store(false, Ordering::Relaxed),
+                Ok(Ok(_)) => {
+                    let was_doubted = link.doubted.swap(false, Ordering::Relaxed);
+                    if let Some(pool) = pool.upgrade().filter(|_| was_doubted) {
+                        pool.renewed();
+                    }
+                }
                 Ok(Err(_)) => std::future::pending().await, // The connection will end.
                 Err(_) => return Verdict::Dead,
             }
