@@ -44,7 +44,7 @@ use super::{
     connector::Connector,
     inbound::Inbound,
     outgoing::Call,
-    upload::{Progress, Upload},
+    upload::{Progress, State, Upload},
     upstream::{Failed, describe},
 };
 
@@ -53,6 +53,10 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Idle connections that are kept.
 const IDLE_MAX: usize = 1024;
+
+/// How soon after a request was sent its connection's end may have been on the way before it:
+/// there and back, over the slowest of networks. What ends later had heard it.
+const CROSSING_MAX: Duration = Duration::from_secs(1);
 
 /// The connections to one endpoint.
 pub(super) struct Pool {
@@ -151,17 +155,35 @@ impl Pool {
         let mut sending = Sending::new(call, &self.host, upload);
         let is_of_head = call.request.method == Method::HEAD;
         loop {
-            let mut connection = match self.take() {
-                Some(connection) => connection,
-                None => Box::pin(self.connect()).await?,
+            let (mut connection, idle_since) = match self.take() {
+                Some(Idle { connection, since }) => (connection, Some(since)),
+                None => (Box::pin(self.connect()).await?, None),
             };
             let exchange =
                 poll_fn(|cx| connection.poll_exchange(&mut sending, is_of_head, self.limits, cx));
-            match exchange.await {
+            let broke = match exchange.await {
                 Ok(head) => return Ok(self.answer(head, connection, sending)),
+                Err(broke) => broke,
+            };
+            if let Some(since) = idle_since {
+                self.forget(since);
+            }
+            match idle_since {
                 // It had been closed while it was idle: nothing was sent.
-                Err(_) if connection.has_answered && !connection.wire.was_written() => {}
-                Err(broke) => {
+                Some(_) if !connection.wire.was_written() => {}
+                // As good as always it was closed for that as the request was on its way. Where
+                // it was not, the next one is a new connection, and tells.
+                Some(_)
+                    if matches!(broke, Broke::Closed | Broke::Io(_))
+                        && !connection.has_begun()
+                        && has_just_been_sent(progress.state()) =>
+                {
+                    return Err(Failed {
+                        is_kill: true, // It may be the request all the same.
+                        ..Failed::of_nobody(format!("reused connection: {broke}"))
+                    });
+                }
+                Some(_) | None => {
                     let wire = &connection.wire;
                     let has_answered = connection.has_answered;
                     return Err(Failed::of(&broke, wire, has_answered, progress.state()));
@@ -207,8 +229,18 @@ impl Pool {
         response
     }
 
-    fn take(&self) -> Option<Box<Connection>> {
-        self.idle().pop().map(|idle| idle.connection)
+    fn take(&self) -> Option<Idle> {
+        self.idle().pop()
+    }
+
+    /// Drops what has been idle for as long as a connection that had ended, or for longer: it
+    /// will have ended like that one, and each would be found out by a request.
+    fn forget(&self, since: Instant) {
+        let mut idle = self.idle();
+        let ended = idle.partition_point(|idle| idle.since <= since);
+        let ended: Vec<_> = idle.drain(..ended).collect();
+        drop(idle);
+        drop(ended); // Not under the lock: there may be many.
     }
 
     fn put(&self, mut connection: Box<Connection>) {
@@ -224,6 +256,14 @@ impl Pool {
 
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the end of a request's connection may be older than the request.
+fn has_just_been_sent(upload: State) -> bool {
+    match upload {
+        State::Sending(since) | State::Sent(since) => since.elapsed() < CROSSING_MAX,
+        State::Queued | State::Waiting(_) | State::Failed(_) => false,
     }
 }
 

@@ -225,8 +225,8 @@ impl Failed {
             // Somebody is there, but does not speak HTTP as it should.
             (OutcomeClass::ServerError, "")
         } else if was_used {
-            // Perhaps no more than an idle connection that was closed at the wrong moment:
-            // evidence that counts, but does not eject by itself.
+            // Not just for being idle, but whether the request or the endpoint has ended it is
+            // not known: evidence that counts, but does not eject by itself.
             (OutcomeClass::StreamBroken, "reused connection: ")
         } else if was_written && (wire.is_deaf() || !matches!(upload, State::Sent(_))) {
             // Perhaps it is the body that was too much: evidence that counts, as above. It

@@ -99,6 +99,11 @@ impl Connection {
         }
     }
 
+    /// Whether an answer has begun to come.
+    pub(super) fn has_begun(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
     /// Makes it ready for another request. `false`: it is not.
     pub(super) fn rest(&mut self) -> bool {
         let is_clean = self.buffer.is_empty() && !self.wire.is_deaf();

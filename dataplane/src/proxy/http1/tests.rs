@@ -160,6 +160,22 @@ async fn a_reset_of_an_idle_connection_is_nobodys_failure() {
 }
 
 #[tokio::test]
+async fn where_one_has_ended_those_that_were_idle_for_longer_are_not_tried() {
+    let (listener, pool) = endpoint().await;
+    let ask = async {
+        let (one, other) = tokio::join!(exchange(&pool), exchange(&pool));
+        one.and(other).unwrap();
+    };
+    let serve = async { (serve_one(&listener).await, serve_one(&listener).await) };
+    let (_peers, ()) = tokio::join!(serve, ask);
+    let [older, newer] = [0, 1].map(|at| pool.idle()[at].since);
+    pool.forget(older);
+    assert_eq!(pool.idle().len(), 1, "one that was used later is left");
+    pool.forget(newer);
+    assert!(pool.idle().is_empty());
+}
+
+#[tokio::test]
 async fn idle_connections_are_swept_when_they_are_old_or_closed() {
     let (listener, pool) = endpoint().await;
     let (peer, asked) = tokio::join!(serve_one(&listener), exchange(&pool));

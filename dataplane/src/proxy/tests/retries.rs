@@ -287,22 +287,48 @@ async fn a_reset_before_the_answer_is_tried_elsewhere_and_bystanders_do_not_noti
 }
 
 #[tokio::test]
-async fn a_reused_connection_that_dies_does_not_eject_its_endpoint() {
-    let upstream = Upstream::start(|number| match number {
-        1 => vec![Step::Reset],
+async fn a_reused_connection_that_ends_as_a_request_is_on_its_way_is_nobodys_failure() {
+    for ending in [Step::Reset, Step::Close] {
+        let upstream = Upstream::start(move |number| match number {
+            1 | 3 | 5 => vec![ending.clone()],
+            _ => answer(200, "", "ok"),
+        })
+        .await;
+        let proxy = Proxy::start(&[&upstream]).await;
+        for _ in 0..4 {
+            let got = proxy.post().await;
+            assert_eq!((got.status(), got.text()), (200, "ok"));
+        }
+        assert_eq!(upstream.requests().len(), 7);
+        eventually(|| proxy.router.outcomes(Class::Success) == 4).await;
+        let reports = proxy.reports();
+        assert!(
+            reports.iter().all(|(_, class)| *class == Class::Success),
+            "{reports:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_reused_connection_that_ends_long_after_a_request_was_sent_is_a_failure() {
+    let gate = Gate::new();
+    let late = vec![Step::Gate(gate.clone()), Step::Reset];
+    let upstream = Upstream::start(move |number| match number {
+        1 => late.clone(),
         _ => answer(200, "", "ok"),
     })
     .await;
     let proxy = Proxy::start(&[&upstream]).await;
-    for _ in 0..3 {
-        let got = proxy.post().await;
-        assert_eq!((got.status(), got.text()), (200, "ok"));
-    }
-    let reports = proxy.reported(1).await;
-    assert!(
-        reports.contains(&("e0".into(), Class::StreamBroken)),
-        "{reports:?}"
-    );
+    assert_eq!(proxy.post().await.status(), 200);
+    let mut client = proxy.connect().await;
+    client.write(POST).await;
+    eventually(|| upstream.requests().len() == 2).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await; // Longer than any way to it and back.
+    gate.open();
+    assert_eq!(client.answer().await.status(), 200);
+    let reports = proxy.reported(2).await;
+    let broken = ("e0".to_owned(), Class::StreamBroken);
+    assert!(reports.contains(&broken), "{reports:?}");
 }
 
 #[tokio::test]
