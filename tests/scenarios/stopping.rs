@@ -1,9 +1,9 @@
-//! How a proxy stops: nothing that was begun is lost, unless its time is over.
+//! How programs stop: nothing that was begun is lost, unless its time is over.
 
 use hyper::Method;
-use qcc_proto::v1::{DrainProxyRequest, HealthState};
-use qcc_tests::{Answer, Gate, Piece, Proxy, Testbed, client::Call, eventually};
-use rustix::process::Signal;
+use qcc_proto::v1::{DrainProxyRequest, HealthState, VerifyEndpointRequest};
+use qcc_tests::{Answer, Checks, Gate, Piece, Proxy, Testbed, client::Call, eventually};
+use rustix::process::{Signal, kill_process};
 
 const START: &str = "event: message_start\ndata: {\"type\":\"message_start\"}\n\n";
 const DELTA: &str = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\"}\n\n";
@@ -107,6 +107,42 @@ async fn a_stream_that_the_drain_cuts_off_says_so() {
     assert!(rest.contains("the proxy is stopping"), "{rest}");
     assert!(proxy.ended().await.success());
     never.open();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_control_plane_at_once_and_takes_nothing_back() {
+    let testbed = Testbed::start().patient_checks().endpoints(["a"]).await;
+    let (control, gate) = (testbed.control(), Gate::new());
+    let before = control.endpoint("a").await;
+    testbed
+        .upstream("a")
+        .answer_checks(Checks::EchoBehind(gate.clone()));
+    let mut client = control.endpoints();
+    let verdict = tokio::spawn(async move {
+        let request = VerifyEndpointRequest { name: "a".into() };
+        client.verify_endpoint(request).await
+    });
+    gate.reached_by(1).await; // A stop waits for this answer.
+    let signal = || kill_process(control.id(), Signal::TERM).expect("it runs");
+    signal();
+    eventually("it stops", async || {
+        match testbed.logs().find("control plane stopping").len() {
+            0 => Err("not yet"),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    signal();
+    let status = control.ended().await;
+    assert_eq!(status.code(), Some(1), "{status}");
+    let unanswered = verdict.await.expect("no panic");
+    unanswered.expect_err("nobody is there to answer");
+
+    control.start().await;
+    let after = control.endpoint("a").await;
+    assert_eq!(after.generation, before.generation);
+    assert_eq!(control.state("a").await, HealthState::Healthy);
+    gate.open();
 }
 
 #[tokio::test(flavor = "multi_thread")]
