@@ -28,6 +28,10 @@ use crate::{
     error::Exit,
 };
 
+/// For `up`, which is a proxy as well: its allocator is a part of what a request costs.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::read();

@@ -459,5 +459,15 @@ async fn up_runs_everything_in_one_process() {
         .ctl(&["--control", &control, "endpoints", "get", "a"])
         .await
         .expect_code(0);
+    // It has no file to read again, and says so, and who has.
+    let admin = format!("http://{}", at(&ready, &["admin"]));
+    for reload in [
+        &["--control", &control, "reload"][..],
+        &["proxy", "reload", "--proxy", &admin],
+    ] {
+        let refused = testbed.ctl(reload).await.expect_code(4);
+        let said = "`qcc-control` and `qcc-proxy` can do it; `qcc-ctl up` cannot";
+        assert!(refused.stderr.contains(said), "{}", refused.stderr);
+    }
     assert!(up.stop().await.success());
 }
