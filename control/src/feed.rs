@@ -123,7 +123,7 @@ impl Feed {
     }
 
     /// Publishes a snapshot. Without a `publication` it differs from the one before
-    /// only in what nobody acts on (counts). Readers are told with [`Feed::announce`].
+    /// only in what no view tells (counts, when checks are due). Readers are told with [`Feed::announce`].
     pub fn publish(&self, snapshot: Snapshot, publication: Option<Publication>) {
         let view = snapshot.view;
         // What has changed first, the snapshot second: whoever sees a snapshot can ask

@@ -1,9 +1,11 @@
 //! An endpoint comes back on evidence, and on nothing else.
 
+use std::time::Duration;
+
 use qcc_proto::v1::{
-    Cause, Check, DisableEndpointRequest, EjectEndpointRequest, HealthState, HttpCheck, NoCheck,
-    OutcomeClass, RemoveFailureRequest, RestoreEndpointRequest, VerifyEndpointRequest,
-    VerifyEndpointResponse, check,
+    Cause, Check, DisableEndpointRequest, EjectEndpointRequest, ExplainProxyEndpointRequest,
+    HealthState, HttpCheck, NoCheck, OutcomeClass, RemoveFailureRequest, RestoreEndpointRequest,
+    VerificationSchedule, VerifyEndpointRequest, VerifyEndpointResponse, check,
 };
 use qcc_tests::{Answer, Checks, FakeProxy, Gate, Testbed, outcome};
 use tonic::{Code, Status};
@@ -86,6 +88,62 @@ async fn only_the_right_code_brings_an_endpoint_back() {
             .await;
         assert_eq!(proxy.message().await.expect_status(200).served_by(), "a");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_told_when_the_next_check_may_bring_an_endpoint_back() {
+    let testbed = Testbed::start()
+        .policy(|policy| {
+            let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+            policy.verification = Some(VerificationSchedule {
+                first: seconds(60),
+                max: seconds(300),
+                auth_max: seconds(300),
+                per_hour_max: Some(60),
+            });
+        })
+        .endpoints(["a"])
+        .proxies(1)
+        .await;
+    let (control, proxy, upstream) = (testbed.control(), testbed.proxy(0), testbed.upstream("a"));
+    upstream.respond(401);
+    proxy.message().await.expect_status(502);
+    control.eventually_is("a", HealthState::Unhealthy).await;
+    testbed.settled().await;
+    let told = async || {
+        let refused = proxy.message().await.expect_status(503);
+        let seconds = refused.header("retry-after").and_then(|it| it.parse().ok());
+        seconds.unwrap_or_else(|| panic!("no seconds in {refused:?}"))
+    };
+    let first: u64 = told().await;
+    assert!(
+        (30..=62).contains(&first),
+        "in 60 s, or a little less: {first}"
+    );
+
+    // A check that fails makes no view, but moves the next one: twice as far off.
+    let view = control.view().await;
+    let verdict = verify(&testbed, "a").await.expect("a verdict");
+    assert!(!verdict.passed, "{verdict:?}");
+    let later = async {
+        while told().await < 80 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let told_in_time = tokio::time::timeout(Duration::from_secs(30), later).await;
+    told_in_time.expect("the proxy is told with the next bookmark");
+    assert_eq!(control.view().await, view);
+    let request = ExplainProxyEndpointRequest { name: "a".into() };
+    let why = proxy.admin().explain_proxy_endpoint(request).await;
+    let why = why.expect("the proxy answers").into_inner();
+    let next_in = why.next_in.expect("the next check is planned").seconds;
+    assert!((60..=120).contains(&next_in), "{next_in}");
+    assert!(
+        why.summary.contains("unhealthy: auth, next check in "),
+        "{}",
+        why.summary
+    );
+    assert_eq!(upstream.client_requests(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -151,6 +151,7 @@ async fn an_older_control_plane_is_followed_by_the_defaults() {
         view: Some(View::default()),
         clock_ms: 0,
         update: Some(Update::Snapshot(chunk)),
+        planned_checks: Vec::new(),
     }));
     let proxy = testbed.add_proxy_of(&[&control.url()]).await;
     for _ in 0..5 {
@@ -333,6 +334,7 @@ impl State {
             view: Some(self.view()),
             clock_ms: 1,
             update: None,
+            planned_checks: Vec::new(),
         };
         let update = field(number, &with_unknown(update.to_vec()));
         with_unknown([head.encode_to_vec(), update].concat()).into()

@@ -191,6 +191,21 @@ pub(super) fn routed_endpoint(endpoint: &Endpoint, policy: &Policy) -> v1::Route
     }
 }
 
+/// Tells when an endpoint that is out for failing is checked next. Nothing if it is not,
+/// or if no check can bring it back to requests.
+pub(super) fn planned_check(endpoint: &Endpoint) -> Option<v1::PlannedCheck> {
+    endpoint.health.incident()?;
+    if endpoint.spec.admin_state != AdminState::Enabled {
+        return None;
+    }
+    let running = endpoint.checks.running.map(|running| running.started);
+    let due = running.or(endpoint.checks.due)?;
+    Some(v1::PlannedCheck {
+        endpoint: endpoint.spec.name.to_string(),
+        due_clock_ms: due.0,
+    })
+}
+
 /// Converts a cluster.
 pub(super) fn cluster(name: &ClusterName, cluster: &Cluster, snapshot: &Snapshot) -> v1::Cluster {
     let members = snapshot

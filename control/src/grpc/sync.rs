@@ -16,7 +16,7 @@ use super::{
     error::{invalid, status, stopping},
     following::Following,
     reports,
-    updates::{Follower, Updates, members, policy, routed},
+    updates::{Follower, Updates, members, planned_checks, policy, routed},
     validate,
 };
 use crate::{
@@ -76,6 +76,7 @@ impl HealthSyncService for Sync {
             endpoints: members(&snapshot, &cluster)
                 .map(|endpoint| routed(endpoint, &snapshot))
                 .collect(),
+            planned_checks: planned_checks(members(&snapshot, &cluster)),
         }))
     }
 

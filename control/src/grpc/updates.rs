@@ -31,6 +31,9 @@ use crate::{
 /// Endpoints in one message: about 300 KiB, well below the 4 MiB that clients take.
 const ENDPOINTS_PER_CHUNK: usize = 1000;
 
+/// Checks that are told of in one message, the soonest: some 30 KiB.
+const CHECKS_MAX: usize = 1000;
+
 /// How long encoded bytes are handed out again, at most: their clock is the age of every
 /// pause in them.
 const REUSE: Duration = Duration::from_millis(500);
@@ -51,6 +54,7 @@ pub(super) struct Updates {
     snapshots: Mutex<BTreeMap<ClusterName, EncodedSnapshot>>,
     /// The newest last.
     deltas: Mutex<VecDeque<EncodedDelta>>,
+    bookmarks: Mutex<BTreeMap<ClusterName, EncodedBookmark>>,
     places: Arc<Semaphore>,
 }
 
@@ -66,6 +70,9 @@ struct EncodedDelta {
 
 /// The chunks of a cluster's snapshot, of which view, and made when.
 type EncodedSnapshot = (View, Clock, Vec<Bytes>);
+
+/// A cluster's bookmark, of which view, and made when.
+type EncodedBookmark = (View, Clock, Bytes);
 
 /// Where one stream of updates stands.
 #[derive(Debug)]
@@ -146,6 +153,7 @@ impl Updates {
             feed,
             snapshots: Mutex::default(),
             deltas: Mutex::default(),
+            bookmarks: Mutex::default(),
             places: Arc::new(Semaphore::new(PLACES)),
         }
     }
@@ -161,7 +169,7 @@ impl Updates {
             return self.snapshot(snapshot, cluster);
         };
         if from == snapshot.view {
-            return vec![self.bookmark(snapshot)];
+            return vec![self.bookmark(snapshot, cluster)];
         }
         match self.delta(from, snapshot, cluster) {
             Some(delta) => vec![delta],
@@ -225,13 +233,27 @@ impl Updates {
         Some(bytes)
     }
 
-    fn bookmark(&self, snapshot: &Snapshot) -> Bytes {
-        let bookmark = v1::SnapshotBookmark {};
-        message(
+    /// Shared as well: to find the planned checks means to look at each endpoint.
+    fn bookmark(&self, snapshot: &Snapshot, cluster: &ClusterName) -> Bytes {
+        let mut cache = self
+            .bookmarks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let now = self.now();
+        cache.retain(|_, (_, made, _)| now.since(*made) < REUSE);
+        if let Some((view, _, bytes)) = cache.get(cluster)
+            && *view == snapshot.view
+        {
+            return bytes.clone();
+        }
+        let bytes = message(
             snapshot,
-            self.now(),
-            v1::watch_snapshots_response::Update::Bookmark(bookmark),
-        )
+            now,
+            v1::watch_snapshots_response::Update::Bookmark(v1::SnapshotBookmark {}),
+            planned_checks(members(snapshot, cluster)),
+        );
+        cache.insert(cluster.clone(), (snapshot.view, now, bytes.clone()));
+        bytes
     }
 
     fn now(&self) -> Clock {
@@ -267,6 +289,11 @@ fn encode_snapshot(snapshot: &Snapshot, cluster: &ClusterName, now: Clock) -> Ve
                         String::new()
                     },
                 }),
+                if at + 1 == chunks {
+                    planned_checks(endpoints.iter().copied())
+                } else {
+                    Vec::new()
+                },
             )
         })
         .collect()
@@ -282,7 +309,8 @@ fn encode_delta(
     let present = changed
         .endpoints
         .iter()
-        .filter_map(|name| snapshot.endpoints.get(name));
+        .filter_map(|name| snapshot.endpoints.get(name))
+        .filter(|endpoint| endpoint.spec.cluster == *cluster);
     let policy = if changed.clusters.contains(cluster) && !seeded(Bug::PolicyUntold) {
         policy(snapshot, cluster)
     } else {
@@ -295,20 +323,39 @@ fn encode_delta(
             from_view: Some(convert::view(from)),
             policy,
             endpoints: present
-                .filter(|endpoint| endpoint.spec.cluster == *cluster)
+                .clone()
                 .map(|endpoint| routed(endpoint, snapshot))
                 .collect(),
             removed_endpoints: gone(changed, snapshot, Some(cluster)),
         }),
+        planned_checks(present),
     )
 }
 
-fn message(snapshot: &Snapshot, now: Clock, update: v1::watch_snapshots_response::Update) -> Bytes {
+fn message(
+    snapshot: &Snapshot,
+    now: Clock,
+    update: v1::watch_snapshots_response::Update,
+    planned_checks: Vec<v1::PlannedCheck>,
+) -> Bytes {
     encode(&v1::WatchSnapshotsResponse {
         view: Some(convert::view(snapshot.view)),
         clock_ms: now.0,
         update: Some(update),
+        planned_checks,
     })
+}
+
+/// Tells when endpoints are checked next, the soonest first.
+pub(super) fn planned_checks<'a>(
+    endpoints: impl Iterator<Item = &'a Arc<Endpoint>>,
+) -> Vec<v1::PlannedCheck> {
+    let mut planned: Vec<_> = endpoints
+        .filter_map(|endpoint| convert::planned_check(endpoint))
+        .collect();
+    planned.sort_by_key(|check| check.due_clock_ms);
+    planned.truncate(CHECKS_MAX);
+    planned
 }
 
 pub(super) fn members<'a>(

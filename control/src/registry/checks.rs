@@ -57,7 +57,8 @@ pub struct Checks {
 pub struct RunningCheck {
     /// Its id.
     pub id: CheckId,
-    pub(super) started: Clock,
+    /// When it began.
+    pub started: Clock,
     /// A proxy doubted the endpoint when it began.
     pub(super) doubted: bool,
     /// A failure arrived meanwhile: it wins over a success of this check.

@@ -44,9 +44,7 @@ impl Explanation<'_> {
         ExplainProxyEndpointResponse {
             summary: self.summary(refusal, &leniency, witness.as_deref()),
             next: self.next(refusal),
-            next_in: refusal
-                .and_then(|it| it.remaining())
-                .map(duration::to_proto),
+            next_in: refusal.and_then(|it| it.next_in()).map(duration::to_proto),
             view_summary: routed.summary.as_deref().unwrap_or_default().to_owned(),
             view_since: routed.since.map(|at| duration::to_proto(since(at))),
             view_remaining: remaining.map(duration::to_proto),
@@ -115,10 +113,10 @@ impl Explanation<'_> {
         let text = match refusal {
             None => "it stays so until it fails or the control plane says otherwise",
             Some(Reason::Disabled | Reason::Draining) => "an operator has to enable it",
-            Some(Reason::Unhealthy(_)) if is_away => {
+            Some(Reason::Unhealthy { .. }) if is_away => {
                 "a check at the control plane has to pass, and this proxy to hear of it: it is not connected"
             }
-            Some(Reason::Unhealthy(_)) => "a check at the control plane has to pass",
+            Some(Reason::Unhealthy { .. }) => "a check at the control plane has to pass",
             Some(Reason::Degraded { .. }) => {
                 "the pause ends by itself, then it takes requests again"
             }
@@ -152,7 +150,7 @@ impl Explanation<'_> {
 }
 
 fn is_of_the_view(reason: Reason) -> bool {
-    matches!(reason, Reason::Unhealthy(_) | Reason::Degraded { .. })
+    matches!(reason, Reason::Unhealthy { .. } | Reason::Degraded { .. })
 }
 
 /// Says in words what an attempt came to.

@@ -329,7 +329,7 @@ fn label(refusal: Option<Reason>) -> &'static str {
         None => "selectable",
         Some(Reason::Disabled) => "disabled",
         Some(Reason::Draining) => "draining",
-        Some(Reason::Unhealthy(_)) => "unhealthy",
+        Some(Reason::Unhealthy { .. }) => "unhealthy",
         Some(Reason::Degraded { .. }) => "degraded",
         Some(Reason::Rejected) => "rejected",
         Some(Reason::Paused { .. }) => "paused",

@@ -54,7 +54,13 @@ impl Entry {
 
     /// Decides whether the view lets the endpoint through.
     pub(super) fn standing(&self, now: Instant) -> Result<(), Reason> {
-        standing(&self.routed, now)
+        standing(&self.routed, now).map_err(|reason| match reason {
+            Reason::Unhealthy { cause, .. } => Reason::Unhealthy {
+                cause,
+                check_in: self.live.check_in(now),
+            },
+            other => other,
+        })
     }
 
     /// Decides whether the mark and the limits let one more attempt through.
@@ -141,7 +147,10 @@ fn standing(routed: &Routed, now: Instant) -> Result<(), Reason> {
             Some(remaining) => Err(Reason::Degraded { cause, remaining }),
             None => Ok(()),
         },
-        Health::Unhealthy { cause } => Err(Reason::Unhealthy(cause)),
+        Health::Unhealthy { cause } => Err(Reason::Unhealthy {
+            cause,
+            check_in: None,
+        }),
     }
 }
 

@@ -296,7 +296,7 @@ impl Leniency {
 fn severity(reason: Reason) -> Option<Severity> {
     let cause = match reason {
         Reason::Degraded { .. } | Reason::Paused { .. } => return Some(Severity::Paused),
-        Reason::Unhealthy(cause) | Reason::Suspended { cause, .. } => cause,
+        Reason::Unhealthy { cause, .. } | Reason::Suspended { cause, .. } => cause,
         Reason::Disabled
         | Reason::Draining
         | Reason::Rejected

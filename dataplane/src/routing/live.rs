@@ -2,9 +2,12 @@
 //! It stands beside the tables, so that what one request learns acts at once on all
 //! others, whichever table they have pinned.
 
-use std::sync::{
-    Arc, LazyLock,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, LazyLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
@@ -15,6 +18,10 @@ use crate::seeded::{Bug, seeded};
 /// The mark that every endpoint begins with. Most never get another, so there is one for
 /// all of them.
 static CLEAR: LazyLock<Arc<Mark>> = LazyLock::new(|| Arc::new(Mark::CLEAR));
+
+/// How long a check that was due is taken to be under way: as long as the control plane may
+/// be silent before it counts as gone.
+const CHECK_HEARD_WITHIN: Duration = Duration::from_secs(15);
 
 /// Shared by all tables that hold the endpoint in the same generation.
 #[derive(Debug)]
@@ -30,6 +37,8 @@ pub(crate) struct Live {
     pace: Pace,
     /// Read without a lock, replaced as a whole.
     mark: ArcSwap<Mark>,
+    /// When it is checked next, as far as the control plane has said.
+    check: ArcSwapOption<Instant>,
     /// The newest evidence against it, for people: nothing is decided by it.
     witness: ArcSwapOption<Witness>,
     /// Counts that outlive the generation.
@@ -66,6 +75,7 @@ impl Live {
             proven: AtomicBool::new(false),
             pace: Pace::default(),
             mark: ArcSwap::new(Arc::clone(&CLEAR)),
+            check: ArcSwapOption::empty(),
             witness: ArcSwapOption::empty(),
             totals,
         }
@@ -84,6 +94,19 @@ impl Live {
     /// Returns the newest evidence against the endpoint, whatever has come of it.
     pub(crate) fn witness(&self) -> Option<Arc<Witness>> {
         self.witness.load_full()
+    }
+
+    /// Notes when the endpoint is checked next.
+    pub(super) fn expect_check(&self, due: Instant) {
+        self.check.store(Some(Arc::new(due)));
+    }
+
+    /// Returns the time left until the next check, zero while one is under way. Nothing if
+    /// it is not known, or if nothing was heard of one that was due.
+    pub(super) fn check_in(&self, now: Instant) -> Option<Duration> {
+        let due = **self.check.load().as_ref()?;
+        let overdue = now.saturating_duration_since(due);
+        (overdue <= CHECK_HEARD_WITHIN).then(|| due.saturating_duration_since(now))
     }
 
     /// Keeps the evidence of an attempt.

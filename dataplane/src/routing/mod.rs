@@ -67,7 +67,7 @@ pub(crate) use last_resort::Leniency;
 pub(crate) use mark::Block;
 pub(crate) use policy::{
     ATTEMPTS_MAX, Affinity, CoolDowns, Policy, RetryBudget, ReturnPolicy, Strategy, Timeouts,
-    UpstreamProtocol,
+    UpstreamProtocol, Verification,
 };
 pub(crate) use reason::{Reason, Unavailable};
 pub(crate) use router::{Changes, Router, Update};

@@ -21,6 +21,8 @@ pub(crate) struct Policy {
     pub timeouts: Timeouts,
     /// Pauses after back-pressure.
     pub cool_downs: CoolDowns,
+    /// Longest waits between two checks of an endpoint that is out for failing.
+    pub verification: Verification,
     /// How long a request waits while all endpoints are busy.
     pub queue_timeout: Duration,
     /// How one of several endpoints is chosen.
@@ -126,6 +128,15 @@ pub(crate) struct CoolDowns {
     pub max: Duration,
 }
 
+/// Longest waits between two checks, as the control plane makes them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Verification {
+    /// Of an endpoint that is out for failing.
+    pub max: Duration,
+    /// Of one whose credential is rejected.
+    pub auth_max: Duration,
+}
+
 impl Default for Policy {
     /// Returns the defaults that the contract gives, for a cluster that does not
     /// exist yet.
@@ -143,6 +154,10 @@ impl Default for Policy {
                 overloaded: Duration::from_secs(10),
                 rate_limited: Duration::from_secs(600),
                 max: Duration::from_secs(600),
+            },
+            verification: Verification {
+                max: Duration::from_secs(60),
+                auth_max: Duration::from_secs(300),
             },
             queue_timeout: Duration::from_secs(2),
             strategy: Strategy::Priority,

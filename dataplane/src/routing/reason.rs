@@ -4,9 +4,13 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use qcc_proto::v1::Cause;
 
-/// When to come back if nothing but a verification can help: its first check is
-/// due after 5 s.
+use super::Policy;
+
+/// When to come back if nothing but a verification can help and it is not known when the
+/// next one is: the first check is due after 5 s.
 const RETRY_UNHEALTHY: Duration = Duration::from_secs(5);
+/// What a check takes until its verdict is known here: a model says a few words.
+const CHECK_TAKES: Duration = Duration::from_secs(2);
 /// When to come back if an operator has to act. Chosen by feel.
 const RETRY_OPERATOR: Duration = Duration::from_secs(30);
 /// When to come back if an attempt has to finish, and the least that is ever said:
@@ -25,7 +29,13 @@ pub(crate) enum Reason {
     /// An operator drains it.
     Draining,
     /// The view says that it failed.
-    Unhealthy(Cause),
+    Unhealthy {
+        /// Why.
+        cause: Cause,
+        /// Time left until its next check, zero while one is under way; `None` if that is
+        /// not known.
+        check_in: Option<Duration>,
+    },
     /// The view says that it asked for a pause.
     Degraded {
         /// Why.
@@ -68,7 +78,7 @@ impl Reason {
             | Self::Suspended { remaining, .. } => Some(remaining),
             Self::Disabled
             | Self::Draining
-            | Self::Unhealthy(_)
+            | Self::Unhealthy { .. } // A check may fail.
             | Self::Rejected
             | Self::Unproven
             | Self::Trial
@@ -90,18 +100,41 @@ impl Reason {
             Self::Disabled
                 | Self::Draining
                 | Self::Rejected
-                | Self::Unhealthy(Cause::Auth | Cause::Forbidden)
+                | Self::Unhealthy {
+                    cause: Cause::Auth | Cause::Forbidden,
+                    ..
+                }
         )
     }
 
-    /// Returns when a client had best come back.
-    fn retry_after(&self) -> Duration {
+    /// Returns when it is looked at next, by a request or a check, if that is known.
+    pub(crate) fn next_in(&self) -> Option<Duration> {
+        match *self {
+            Self::Unhealthy { check_in, .. } => check_in,
+            _ => self.remaining(),
+        }
+    }
+
+    /// Returns when a client had best come back. A check may be further off than policy
+    /// has it (its budget is spent, an operator holds it), but who waits for somebody to
+    /// change that need not wait longer.
+    fn retry_after(&self, policy: &Policy) -> Duration {
         match *self {
             Self::Degraded { remaining, .. }
             | Self::Paused { remaining, .. }
             | Self::Suspended { remaining, .. } => remaining,
             Self::Unproven | Self::Trial | Self::Held | Self::Superseded => RETRY_MIN,
-            Self::Unhealthy(_) | Self::Rejected => RETRY_UNHEALTHY,
+            Self::Unhealthy {
+                cause,
+                check_in: Some(check_in),
+            } => {
+                let longest = match cause {
+                    Cause::Auth => policy.verification.auth_max,
+                    _ => policy.verification.max,
+                };
+                check_in.saturating_add(CHECK_TAKES).min(longest)
+            }
+            Self::Unhealthy { check_in: None, .. } | Self::Rejected => RETRY_UNHEALTHY,
             Self::Disabled | Self::Draining => RETRY_OPERATOR,
         }
     }
@@ -112,7 +145,14 @@ impl fmt::Display for Reason {
         match *self {
             Self::Disabled => f.write_str("disabled"),
             Self::Draining => f.write_str("draining"),
-            Self::Unhealthy(cause) => write!(f, "unhealthy: {}", words(cause)),
+            Self::Unhealthy { cause, check_in } => {
+                write!(f, "unhealthy: {}", words(cause))?;
+                match check_in {
+                    Some(Duration::ZERO) => f.write_str(", checked now"),
+                    Some(left) => write!(f, ", next check in {}", seconds(left)),
+                    None => Ok(()),
+                }
+            }
             Self::Degraded { cause, remaining } => {
                 write!(f, "{} for {}", words(cause), seconds(remaining))
             }
@@ -148,12 +188,15 @@ pub(crate) struct Unavailable {
 
 impl Unavailable {
     /// Goes through the reasons of all endpoints.
-    pub(crate) fn new<'a>(all: impl IntoIterator<Item = (&'a Arc<str>, Reason)>) -> Self {
+    pub(crate) fn new<'a>(
+        all: impl IntoIterator<Item = (&'a Arc<str>, Reason)>,
+        policy: &Policy,
+    ) -> Self {
         let mut reasons = Vec::new();
         let (mut others, mut is_for_people) = (0, true);
         let mut earliest: Option<Duration> = None;
         for (name, reason) in all {
-            let wait = reason.retry_after();
+            let wait = reason.retry_after(policy);
             earliest = Some(earliest.map_or(wait, |other| other.min(wait)));
             is_for_people &= reason.is_for_people();
             if reasons.len() < REASONS_MAX {

@@ -1,8 +1,11 @@
 //! The newest table, and who waits for a change.
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
 };
 
 use arc_swap::{ArcSwapOption, Guard};
@@ -165,6 +168,18 @@ impl Router {
         let table = table.of_registry(registry_id, update.has_left_out);
         self.shared.table.store(Some(Arc::new(table)));
         self.wake();
+    }
+
+    /// Notes when endpoints of the newest table are checked next. Nothing is decided by it
+    /// but when clients had best come back.
+    pub(crate) fn expect_checks<'a>(&self, planned: impl IntoIterator<Item = (&'a str, Instant)>) {
+        let newest = self.newest();
+        let Some(table) = newest.as_ref() else { return };
+        for (name, due) in planned {
+            if let Some(entry) = table.find(name) {
+                entry.live.expect_check(due);
+            }
+        }
     }
 
     /// Returns the newest table.

@@ -165,10 +165,11 @@ impl Routing {
 
     /// Returns why endpoints are not selectable, those left out that are.
     pub(crate) fn unavailable(&self, now: Instant) -> Unavailable {
-        Unavailable::new(self.table.by_name().filter_map(|entry| {
+        let all = self.table.by_name().filter_map(|entry| {
             let reason = self.admit_entry(entry, now).err()?;
             Some((&entry.routed.endpoint.name, reason))
-        }))
+        });
+        Unavailable::new(all, self.policy())
     }
 
     pub(super) fn may_try(&self) -> bool {

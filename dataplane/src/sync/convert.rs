@@ -16,7 +16,7 @@ use qcc_proto::{
 
 use crate::routing::{
     ATTEMPTS_MAX, Affinity, CoolDowns, Endpoint, Health, Policy, RetryBudget, ReturnPolicy, Routed,
-    Strategy, Timeouts, UpstreamProtocol,
+    Strategy, Timeouts, UpstreamProtocol, Verification,
 };
 
 /// No wait is longer: the largest value that the contract allows anywhere.
@@ -72,7 +72,7 @@ pub(crate) struct Clocks {
 
 impl Clocks {
     /// Returns a deadline of the control plane on our clock.
-    fn deadline(self, until_clock_ms: u64) -> Instant {
+    pub(super) fn deadline(self, until_clock_ms: u64) -> Instant {
         let left = Duration::from_millis(until_clock_ms.saturating_sub(self.clock_ms));
         self.received + left.min(DURATION_MAX)
     }
@@ -130,6 +130,7 @@ pub(crate) fn policy(policy: &v1::ClusterPolicy) -> Policy {
     let defaults = Policy::default();
     let timeouts = policy.timeouts.unwrap_or_default();
     let cool_downs = policy.cool_downs.unwrap_or_default();
+    let verification = policy.verification.unwrap_or_default();
     let budget = policy.retry_budget.unwrap_or_default();
     let attempts_max = policy.attempts_max.unwrap_or(defaults.attempts_max);
     let unproven = policy.unproven_concurrency;
@@ -149,6 +150,10 @@ pub(crate) fn policy(policy: &v1::ClusterPolicy) -> Policy {
             overloaded: wait(&cool_downs.overloaded, defaults.cool_downs.overloaded),
             rate_limited: wait(&cool_downs.rate_limited, defaults.cool_downs.rate_limited),
             max: wait(&cool_downs.max, defaults.cool_downs.max),
+        },
+        verification: Verification {
+            max: wait(&verification.max, defaults.verification.max),
+            auth_max: wait(&verification.auth_max, defaults.verification.auth_max),
         },
         queue_timeout: wait(&policy.queue_timeout, defaults.queue_timeout),
         strategy: strategy(policy.strategy()),

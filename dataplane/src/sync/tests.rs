@@ -309,6 +309,7 @@ fn message(term: u64, revision: u64, update: Update) -> WatchSnapshotsResponse {
         view: Some(view(term, revision)),
         clock_ms: 0,
         update: Some(update),
+        planned_checks: Vec::new(),
     }
 }
 

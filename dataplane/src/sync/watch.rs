@@ -13,9 +13,13 @@ use tracing::{debug, info, warn};
 
 use super::{
     Address, Client, Error,
+    convert::Clocks,
     link::SILENCE_MAX,
     replica::{Applied, Replica},
 };
+
+/// The contract's bound for `WatchSnapshotsResponse.planned_checks`.
+const PLANNED_MAX: usize = 1000;
 
 /// One stream of views.
 pub(crate) struct Watch<'a> {
@@ -78,9 +82,14 @@ impl<'a> Watch<'a> {
     /// Applies a message that came at `now`.
     pub(crate) fn apply(
         &mut self,
-        message: WatchSnapshotsResponse,
+        mut message: WatchSnapshotsResponse,
         now: Instant,
     ) -> Result<(), Error> {
+        let clocks = Clocks {
+            clock_ms: message.clock_ms,
+            received: now,
+        };
+        let planned = std::mem::take(&mut message.planned_checks);
         let mut left_out = Vec::new();
         let applied = self.replica.apply(message, now, &mut left_out);
         for endpoint in left_out {
@@ -99,6 +108,9 @@ impl<'a> Watch<'a> {
                 Some(view)
             }
         };
+        let planned = planned.iter().take(PLANNED_MAX);
+        let planned = planned.map(|it| (&*it.endpoint, clocks.deadline(it.due_clock_ms)));
+        self.client.router.expect_checks(planned);
         self.client.link.confirmed(self.url, view, now);
         if self.up_since.is_none() {
             self.up_since = Some(now);

@@ -82,6 +82,7 @@ impl Contents {
                 policy: Some(policy(table.policy())),
                 endpoints: endpoints.collect(),
                 registry_id: table.registry_id().to_string(),
+                planned_checks: Vec::new(),
             },
             marks: Marks {
                 rejected: table.rejected().map(Rejected::from).collect(),
@@ -203,6 +204,11 @@ fn policy(policy: &Policy) -> ClusterPolicy {
             overloaded: wait(policy.cool_downs.overloaded),
             rate_limited: wait(policy.cool_downs.rate_limited),
             max: wait(policy.cool_downs.max),
+        }),
+        verification: Some(v1::VerificationSchedule {
+            max: wait(policy.verification.max),
+            auth_max: wait(policy.verification.auth_max),
+            ..Default::default()
         }),
         queue_timeout: wait(policy.queue_timeout),
         strategy: strategy(policy.strategy).into(),

@@ -10,7 +10,7 @@ use crate::{
     reports::Outbox,
     routing::{
         Affinity, Health, Next, Outcome, Reason, RetryBudget, ReturnPolicy, Router, Strategy,
-        Update, UpstreamProtocol,
+        Update, UpstreamProtocol, Verification,
     },
     sync::{Clocks, Link, Replica, convert},
 };
@@ -110,6 +110,10 @@ fn update(registry_id: &str) -> Update {
         registry_id: registry_id.into(),
         policy: Arc::new(Policy {
             attempts_max: 5,
+            verification: Verification {
+                max: Duration::from_secs(30),
+                auth_max: Duration::from_secs(90),
+            },
             queue_timeout: Duration::from_millis(1234),
             strategy: Strategy::PeakEwma,
             affinity: Affinity {

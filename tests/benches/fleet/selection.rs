@@ -144,6 +144,7 @@ fn proxy(endpoints: u32, strategy: Strategy) -> Proxy {
         }),
         clock_ms: 0,
         update: Some(Update::Snapshot(chunk)),
+        planned_checks: Vec::new(),
     };
     let applied = proxy.apply(message, Instant::now());
     applied.expect("a snapshot is applied");

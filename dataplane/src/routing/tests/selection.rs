@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use OutcomeClass::{Auth, ServerError, StreamBroken, Timeout};
+use qcc_proto::v1::Cause;
 
 use super::*;
 
@@ -10,7 +11,7 @@ use super::*;
 fn priority_comes_before_health_and_health_before_weight() {
     let degraded = |name| Routed {
         health: Health::Degraded {
-            cause: qcc_proto::v1::Cause::Overloaded,
+            cause: Cause::Overloaded,
             until: Instant::now(),
         },
         ..endpoint(name)
@@ -199,6 +200,53 @@ fn the_earliest_chance_is_never_less_than_a_second() {
 }
 
 #[test]
+fn the_next_check_is_a_chance_as_far_as_it_is_known() {
+    let unhealthy = |name, cause| Routed {
+        health: Health::Unhealthy { cause },
+        ..endpoint(name)
+    };
+    let mut testbed = Testbed::new([unhealthy("a", Cause::Connect), unhealthy("b", Cause::Auth)]);
+    let told = |testbed: &Testbed| {
+        let unavailable = testbed.begin().unavailable(testbed.now);
+        let first = unavailable.reasons[0].1.to_string();
+        (unavailable.retry_after.as_secs(), first)
+    };
+    let expect = |testbed: &Testbed, name: &'static str, seconds| {
+        let due = testbed.now + Duration::from_secs(seconds);
+        testbed.router.expect_checks([(name, due)]);
+    };
+    assert_eq!(told(&testbed), (5, "unhealthy: no connection".to_owned()));
+    expect(&testbed, "a", 31);
+    expect(&testbed, "b", 200);
+    let next = "unhealthy: no connection, next check in 31s";
+    assert_eq!(
+        told(&testbed),
+        (33, next.to_owned()),
+        "a check takes a while"
+    );
+    assert!(
+        matches!(testbed.next(), Next::Unavailable(_)),
+        "nobody waits for it"
+    );
+
+    testbed.pass(31.0);
+    let now = "unhealthy: no connection, checked now";
+    assert_eq!(told(&testbed), (2, now.to_owned()));
+    testbed.pass(15.5); // The control plane is gone, or busy with others.
+    assert_eq!(told(&testbed), (5, "unhealthy: no connection".to_owned()));
+
+    // Not longer than the policy lets anybody wait: somebody may help sooner.
+    expect(&testbed, "b", 10_000);
+    expect(&testbed, "a", 10_000);
+    assert_eq!(told(&testbed).0, 60);
+    testbed.change("a", |a| a.admin = AdminState::Disabled);
+    assert_eq!(told(&testbed).0, 30, "an operator has to act");
+    testbed.policy.verification.auth_max = Duration::from_secs(20);
+    testbed.publish();
+    assert_eq!(told(&testbed).0, 20);
+}
+
+#[test]
 fn a_pause_within_reach_is_waited_for_but_not_by_who_caused_it() {
     let mut testbed = Testbed::new([endpoint("a")]);
     let mut causer = testbed.begin();
@@ -235,7 +283,7 @@ fn of_thousands_that_are_out_a_few_are_named_and_the_others_counted() {
     testbed.change("e09999", |last| {
         last.admin = AdminState::Enabled;
         last.health = Health::Unhealthy {
-            cause: qcc_proto::v1::Cause::Connect,
+            cause: Cause::Connect,
         };
     });
     let unavailable = self::unavailable(testbed.next());

@@ -76,6 +76,7 @@ impl Follower {
             view: Some(view),
             clock_ms: 0,
             update: Some(update),
+            planned_checks: Vec::new(),
         };
         match self.0.apply(message, Instant::now(), &mut Vec::new())? {
             Applied::View(update) => Ok(update),
@@ -89,6 +90,7 @@ impl Follower {
             view: Some(view),
             clock_ms: 0,
             update: Some(update),
+            planned_checks: Vec::new(),
         };
         match self.0.apply(message, Instant::now(), &mut Vec::new())? {
             Applied::Partial | Applied::Current => Ok(None),
@@ -210,6 +212,7 @@ fn a_fresh_start_accepts_what_the_control_plane_has_even_if_it_is_less() {
         view: Some(view(1, 2)),
         clock_ms: 0,
         update: Some(snapshot(&["n"])),
+        planned_checks: Vec::new(),
     };
     let applied = follower
         .0
@@ -299,6 +302,7 @@ fn an_endpoint_that_cannot_be_used_stays_in_the_table_but_shut() {
             endpoints: vec![broken],
             ..Default::default()
         })),
+        planned_checks: Vec::new(),
     };
     let mut left_out = Vec::new();
     let applied = follower
@@ -341,6 +345,7 @@ fn what_cannot_be_used_is_told_once_until_it_changes() {
             view: Some(view(1, revision)),
             clock_ms: 0,
             update: Some(Message::Delta(delta)),
+            planned_checks: Vec::new(),
         };
         let applied = follower.0.apply(message, Instant::now(), &mut told);
         let Ok(Applied::View(update)) = applied else {
