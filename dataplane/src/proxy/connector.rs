@@ -10,7 +10,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
     vec,
 };
@@ -200,6 +200,17 @@ impl Wire {
                 self.written |= result.as_ref().is_ok_and(|count| *count > 0);
                 result
             }
+        }
+    }
+}
+
+impl Drop for Wire {
+    /// Says good-bye where there is TLS, so that the peer knows an end from an accident.
+    /// Once, and only what the kernel takes at once: nobody waits for somebody who leaves.
+    fn drop(&mut self) {
+        if let MaybeHttpsStream::Https(_) = self.io.inner() {
+            let mut cx = Context::from_waker(Waker::noop());
+            let _ = Pin::new(&mut self.io).poll_shutdown(&mut cx);
         }
     }
 }
