@@ -35,7 +35,9 @@ use super::{
     upload::{Fault, Progress, State, Upload},
     upstream::Failed,
 };
-use crate::routing::{Attempt, Endpoint, Judged, Next, Outcome, Routing, Suspicion, Symptom};
+use crate::routing::{
+    Attempt, Endpoint, Hearing, Judged, Next, Outcome, Routing, Suspicion, Symptom,
+};
 
 /// One request on its way through the endpoints.
 pub(super) struct Exchange<'a> {
@@ -53,6 +55,10 @@ pub(super) struct Exchange<'a> {
     answer: Option<(Failure, Arc<Endpoint>)>,
     /// An endpoint has said that trying again is of no use.
     is_final: bool,
+    /// The next verdict decides whether the request is to blame.
+    is_suspect: bool,
+    /// The next try is made for that alone, beyond the retry budget.
+    hearing: Option<Hearing>,
     in_flight: InFlight,
 }
 
@@ -117,6 +123,8 @@ impl<'a> Exchange<'a> {
             tries: Vec::new(),
             answer: None,
             is_final: false,
+            is_suspect: false,
+            hearing: None,
             in_flight,
         }
     }
@@ -180,7 +188,7 @@ impl<'a> Exchange<'a> {
         count(&counters.attempts);
         if self.routing.attempts() > 1 {
             count(&counters.retries);
-            if !self.is_free() {
+            if !self.is_free() && self.hearing.is_none() {
                 self.routing.spend_retry(now);
             }
         }
@@ -203,7 +211,10 @@ impl<'a> Exchange<'a> {
         }
         let now = Instant::now();
         if !self.is_free() && !self.routing.may_retry(now) {
-            return Err(End::NoRetry);
+            self.hearing = (self.is_suspect.then(|| self.routing.hear())).flatten();
+            if self.hearing.is_none() {
+                return Err(End::NoRetry);
+            }
         }
         match self.routing.next(now) {
             Next::Attempt(attempt) => Ok(attempt),
@@ -483,6 +494,7 @@ impl<'a> Exchange<'a> {
 
     /// Weighs a failure against the one before.
     fn suspect(&mut self, judged: Judged, symptom: Option<Symptom>, suspicion: &mut Suspicion) {
+        self.hearing = None;
         if symptom.is_some() {
             self.routing.pursue();
         }
@@ -503,6 +515,7 @@ impl<'a> Exchange<'a> {
                 "suspect request: it failed alike at two endpoints; no endpoint is blamed"
             );
         }
+        self.is_suspect = suspicion.is_open();
     }
 
     /// Answers without a further try.

@@ -1,21 +1,30 @@
 //! How many tries may follow a first one, so that retries never multiply an outage: a part
 //! of the client requests of the last [`SECONDS`], and a floor for quiet times.
 //!
+//! A few are made beyond it: by requests that may themselves be to blame for how they failed.
+//! Whether a healthy endpoint is taken from all others for one bad request must not depend
+//! on how many others are retried. An outage does not grow by them: a handful at a time,
+//! one for each request, and the third different request in a row that fares alike shows
+//! that no request is at fault.
+//!
 //! Counted in slots of a second, each one number that is replaced as a whole: no lock. At
 //! the edge as many retries too many may pass as there are threads.
 
 use std::{
     sync::{
         OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Instant,
 };
 
-use super::RetryBudget;
+use super::{RetryBudget, Router};
 
 /// The window. Long enough to smooth bursts, short enough to forget an outage.
 pub(crate) const SECONDS: u64 = 10;
+
+/// Retries at a time beyond the budget. Few requests are bad, and those that are repeat.
+const HEARINGS_MAX: u32 = 4;
 
 /// Bits of each count in a slot: 262,143 a second, at which it stays. Seconds have the rest,
 /// eight years.
@@ -29,6 +38,29 @@ pub(crate) struct Budget {
     origin: OnceLock<Instant>,
     /// A second, and its requests and retries.
     slots: [AtomicU64; SECONDS as usize],
+    /// Retries under way that are made beyond it.
+    hearings: AtomicU32,
+}
+
+/// A retry beyond the budget, of a request whose fault it may be that it failed.
+#[derive(Debug)]
+pub(crate) struct Hearing(Router);
+
+impl Hearing {
+    /// Takes one of the few places, if one is free.
+    pub(super) fn begin(router: &Router) -> Option<Self> {
+        let places = &router.budget().hearings;
+        let taken = places.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+            (taken < HEARINGS_MAX).then_some(taken + 1)
+        });
+        taken.is_ok().then(|| Self(router.clone()))
+    }
+}
+
+impl Drop for Hearing {
+    fn drop(&mut self) {
+        self.0.budget().hearings.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Clone, Copy)]

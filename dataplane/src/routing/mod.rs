@@ -62,6 +62,7 @@ mod tests;
 
 pub(crate) use affinity::Session;
 pub(crate) use attempt::{Attempt, Judged, Outcome, Witness};
+pub(crate) use budget::Hearing;
 pub(crate) use endpoint::{Endpoint, Health, Routed};
 pub(crate) use last_resort::Leniency;
 pub(crate) use mark::Block;

@@ -15,8 +15,8 @@ use http::HeaderValue;
 use qcc_proto::v1::View;
 
 use super::{
-    ATTEMPTS_MAX, Attempt, Entry, Policy, Reason, ReturnPolicy, Router, Session, Strategy, Table,
-    Unavailable,
+    ATTEMPTS_MAX, Attempt, Entry, Hearing, Policy, Reason, ReturnPolicy, Router, Session, Strategy,
+    Table, Unavailable,
     admission::{self, Admission, Party},
     affinity, pace,
     table::Tier,
@@ -46,6 +46,8 @@ pub(crate) struct Routing {
     pub(super) party: Party,
     /// It is among the requests that the retry budget is a part of.
     is_counted: bool,
+    /// It has had its retry beyond the budget.
+    is_heard: bool,
     session: Option<Session>,
 }
 
@@ -79,6 +81,7 @@ impl Routing {
             spared: None,
             party: Party::Bystander,
             is_counted: false,
+            is_heard: false,
             session: None,
         }
     }
@@ -127,6 +130,18 @@ impl Routing {
     /// Returns whether the cluster's budget has room for one more retry.
     pub(crate) fn may_retry(&self, now: Instant) -> bool {
         (self.router.budget()).allows(self.policy().retry_budget, now)
+    }
+
+    /// Begins a retry beyond the budget, where the next verdict decides whether this request is
+    /// to blame: one for each request, and a few at a time. It lasts as long as what is
+    /// returned.
+    pub(crate) fn hear(&mut self) -> Option<Hearing> {
+        if self.is_heard {
+            return None;
+        }
+        let hearing = Hearing::begin(&self.router);
+        self.is_heard = hearing.is_some();
+        hearing
     }
 
     /// Takes a retry off the cluster's budget.

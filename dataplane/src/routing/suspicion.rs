@@ -111,6 +111,11 @@ impl Suspicion {
         self.held.take().is_some()
     }
 
+    /// Returns whether the next verdict decides what evidence is worth.
+    pub(crate) fn is_open(&self) -> bool {
+        self.held.is_some()
+    }
+
     /// Returns until when evidence is held; `None` if none is. What kills a request's
     /// connection after so long will take about as long at the next endpoint.
     pub(crate) fn held_until(&self) -> Option<Instant> {

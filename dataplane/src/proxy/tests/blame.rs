@@ -66,6 +66,38 @@ async fn a_connection_that_breaks_under_a_short_body_ejects() {
     assert_eq!(reports[0], ("e0".into(), Class::Connect));
 }
 
+fn no_retries(options: &mut Options) {
+    options.policy.retry_budget.percent = 0;
+    options.policy.retry_budget.min_per_second = 0;
+}
+
+#[tokio::test]
+async fn a_request_that_breaks_connections_is_found_out_without_a_retry_budget() {
+    let one = Upstream::always(vec![Step::Reset]).await;
+    let two = Upstream::always(vec![Step::Reset]).await;
+    let proxy = Proxy::with(&[&one, &two], no_retries).await;
+    for round in 1..=5 {
+        let got = proxy.post().await;
+        assert_eq!(
+            (got.status(), got.header("x-qcc-attempts")),
+            (502, Some("2"))
+        );
+        assert_eq!((one.requests().len(), two.requests().len()), (round, round));
+    }
+    assert_eq!(proxy.reports(), []);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_breaks_connections_is_found_out_without_a_retry_budget() {
+    let one = Upstream::always(vec![Step::Reset]).await;
+    let two = Upstream::always(answer(200, "", "ok")).await;
+    let proxy = Proxy::with(&[&one, &two], no_retries).await;
+    let got = proxy.post().await;
+    assert_eq!((got.status(), got.text()), (200, "ok"));
+    let reports = proxy.reported(2).await;
+    assert_eq!(reports[0], ("e0".into(), Class::Connect));
+}
+
 #[tokio::test]
 async fn the_total_time_ends_a_running_answer_without_blame() {
     let first = vec![send(EVENTS), send(chunk("data: 1\n\n"))];

@@ -60,6 +60,19 @@ fn classes(testbed: &Testbed) -> Vec<(String, OutcomeClass)> {
 }
 
 #[test]
+fn few_requests_are_heard_at_a_time_and_each_once() {
+    let testbed = Testbed::new([endpoint("a")]);
+    let mut requests: Vec<_> = (0..5).map(|_| testbed.begin()).collect();
+    let mut hearings: Vec<_> = requests.iter_mut().map(Routing::hear).collect();
+    let is_heard: Vec<_> = hearings.iter().map(Option::is_some).collect();
+    assert_eq!(is_heard, [true, true, true, true, false]);
+    assert!(requests[0].hear().is_none());
+    hearings.clear();
+    assert!(requests[0].hear().is_none(), "it has been heard");
+    assert!(requests[4].hear().is_some());
+}
+
+#[test]
 fn a_request_that_is_killed_everywhere_blames_nobody() {
     let testbed = Testbed::new([endpoint("a"), spare("b")]);
     for _ in 0..20 {
