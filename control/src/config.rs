@@ -49,7 +49,7 @@ pub struct Config {
 
 /// The control plane of qcc: owns endpoint health and the failure queue.
 ///
-/// Every flag can be set by its environment variable or, without the dashes, in the
+/// Every flag can be set by its environment variable or, with underscores, in the
 /// file given with --config; a flag wins over the environment, and that over the file. On
 /// SIGHUP the file is read again, and the files that it names: all of it or, if anything is
 /// wrong, nothing; the log says what needs a restart.

@@ -101,7 +101,7 @@ pub(super) async fn export(context: &Context) -> Result<Answer, Error> {
 }
 
 /// Reads a resources file; `-` is standard input.
-fn read(path: &Path) -> Result<v1::ApplyResourcesRequest, Error> {
+pub(super) fn read(path: &Path) -> Result<v1::ApplyResourcesRequest, Error> {
     let request = if path == Path::new("-") {
         let mut text = String::new();
         std::io::stdin()

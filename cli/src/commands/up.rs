@@ -9,7 +9,6 @@ use std::{
 };
 
 use qcc_proto::{
-    resources,
     tls::{Pair, Roots},
     v1,
 };
@@ -21,7 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, Context};
+use super::{Answer, Context, apply};
 use crate::{
     args::{Format, whole::Up},
     demo::Demo,
@@ -41,15 +40,13 @@ pub(super) async fn run(args: Up, context: &Context) -> Result<Answer, Error> {
     } else {
         None
     };
-    let apply = match (&demo, &args.apply) {
+    let declared = match (&demo, &args.apply) {
         (Some(demo), _) => Some(demo.resources()),
-        (None, Some(path)) => {
-            Some(resources::load(path).map_err(|error| Error::usage(error.to_string()))?)
-        }
+        (None, Some(path)) => Some(apply::read(path)?),
         (None, None) => None,
     };
     let data = DataDir::choose(&args)?;
-    let mut system = System::start(&args, data.path(), apply, &stop).await?;
+    let mut system = System::start(&args, data.path(), declared, &stop).await?;
     let addresses = system.addresses;
     if let Some(path) = &args.ready_file {
         write_ready_file(path, addresses).map_err(|error| {

@@ -15,6 +15,8 @@ use crate::drain::DRAIN_MAX;
 /// with underscores, in the configuration file; a flag wins over the environment,
 /// which wins over the file. On SIGHUP the file is read again, and the files that it
 /// names: all of it or, if anything is wrong, nothing; the log says what needs a restart.
+/// Exit status: 0 stopped, 1 failed, or stopped at once by a second signal, 2 wrong usage,
+/// 78 wrong configuration.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "qcc-proxy", version)]
 pub struct Args {
