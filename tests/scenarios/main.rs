@@ -2,6 +2,7 @@
 //! test tells one story; each module is one theme.
 
 mod blame;
+mod broken_streams;
 mod clients;
 mod command_line;
 mod contract;
@@ -16,6 +17,7 @@ mod listeners;
 mod metrics;
 mod outage;
 mod passing;
+mod pauses;
 mod reloading;
 mod reports;
 mod secrets;
@@ -23,6 +25,7 @@ mod shared_connections;
 mod starting;
 mod stopping;
 mod streams;
+mod suspects;
 mod verification;
 mod versions;
 mod watching;
