@@ -90,6 +90,7 @@ impl Protocols {
         // The time for a head is `Presence`'s to watch: hyper has one for heads and silence.
         http1
             .header_read_timeout(None)
+            .writev(false) // Copying what is mostly small costs less than a list of buffers.
             .max_headers(settings.headers_max * LEEWAY)
             .max_buf_size(settings.head_max_bytes * LEEWAY);
         let mut http2 = http2::Builder::new(TokioExecutor::new());

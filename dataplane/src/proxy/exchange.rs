@@ -134,13 +134,12 @@ impl<'a> Exchange<'a> {
         let mut suspicion = Suspicion::default();
         loop {
             let next = hold(&mut suspicion, pin!(self.next())).await;
-            let attempt = match next {
-                Ok(attempt) => attempt,
+            let (attempt, now) = match next {
+                Ok(chosen) => chosen,
                 // With nobody left to fail alike, the endpoint is to blame.
                 Err(_) if suspicion.stand() => continue,
                 Err(end) => return Err(end),
             };
-            let now = Instant::now();
             let Some((upload, progress)) = self.payload.upload(now) else {
                 return Err(End::Exhausted);
             };
@@ -201,8 +200,8 @@ impl<'a> Exchange<'a> {
         last.is_none_or(|last| last.class == OutcomeClass::Auth)
     }
 
-    /// Chooses an endpoint, waiting for one if that may help.
-    async fn next(&mut self) -> Result<Attempt, End> {
+    /// Chooses an endpoint, waiting for one if that may help, and says when that was.
+    async fn next(&mut self) -> Result<(Attempt, Instant), End> {
         if self.payload.is_spent() {
             return Err(End::Exhausted);
         }
@@ -217,14 +216,14 @@ impl<'a> Exchange<'a> {
             }
         }
         match self.routing.next(now) {
-            Next::Attempt(attempt) => Ok(attempt),
+            Next::Attempt(attempt) => Ok((attempt, now)),
             Next::Exhausted => Err(End::Exhausted),
             Next::Unavailable(unavailable) => Err(End::Unavailable(unavailable)),
             Next::Wait { .. } => Box::pin(self.wait()).await,
         }
     }
 
-    async fn wait(&mut self) -> Result<Attempt, End> {
+    async fn wait(&mut self) -> Result<(Attempt, Instant), End> {
         let Some(_place) = self.service.place_to_wait() else {
             self.service.counters.hit(Limit::Waiting);
             return Err(End::Busy("too many requests wait for an endpoint"));
@@ -236,7 +235,7 @@ impl<'a> Exchange<'a> {
             let changed = self.service.router.changed(); // Made first: misses nothing.
             let now = Instant::now();
             match self.routing.next(now) {
-                Next::Attempt(attempt) => return Ok(attempt),
+                Next::Attempt(attempt) => return Ok((attempt, now)),
                 Next::Exhausted => return Err(End::Exhausted),
                 Next::Unavailable(unavailable) => return Err(End::Unavailable(unavailable)),
                 Next::Wait { .. } if now >= give_up => {

@@ -6,7 +6,10 @@
 //! endpoint. A body over a limit is not kept: it streams through, with one try.
 
 use std::{
+    future::{Future, poll_fn},
+    pin::pin,
     sync::{Arc, atomic::Ordering},
+    task::Poll,
     time::Duration,
 };
 
@@ -190,7 +193,13 @@ async fn next(body: &mut Inbound, idle: Duration) -> Result<Option<Bytes>, Fault
     if body.is_end() {
         return Ok(None);
     }
-    match timeout(idle, body.data()).await {
+    let mut data = pin!(body.data());
+    // Mostly it is there: a timer is made only if it is not.
+    let piece = match poll_fn(|cx| Poll::Ready(data.as_mut().poll(cx))).await {
+        Poll::Ready(piece) => Ok(piece),
+        Poll::Pending => timeout(idle, data).await,
+    };
+    match piece {
         Ok(piece) => piece.transpose().map_err(|_| Fault::Broken),
         Err(_) => Err(Fault::Stalled),
     }

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Counters, Curfew, Limit, Live, count,
+    Counters, Curfew, Limit, Live, Settings, count,
     ending::End,
     exchange::Exchange,
     headers,
@@ -27,7 +27,7 @@ use super::{
     presence::{Crowd, Turn},
     prompt,
     relay::Body,
-    replay::{self, Limits},
+    replay,
     reply::{self, Kind, Refusal, Shape},
     rules::{self, Route},
     stats::{self, Start},
@@ -54,6 +54,27 @@ pub(super) struct Service {
     stop: CancellationToken,
     pub(super) curfew: Curfew,
     start: Start,
+}
+
+/// What bounds one request.
+#[derive(Clone, Copy)]
+struct Limits {
+    requests_max: u64,
+    body: replay::Limits,
+}
+
+impl Limits {
+    fn of(settings: &Settings) -> Self {
+        Self {
+            requests_max: settings.requests_max,
+            body: replay::Limits {
+                replay_max: settings.replay_max_bytes,
+                replay_total_max: settings.replay_total_bytes,
+                body_max: settings.body_max_bytes,
+                idle: settings.body_idle_timeout,
+            },
+        }
+    }
 }
 
 /// A place among the requests that wait for an endpoint, given up on drop.
@@ -93,12 +114,16 @@ impl Service {
     pub(super) async fn call(&self, request: Request<Incoming>, turn: Turn) -> Response<Body> {
         let is_http1 = is_http1(request.version());
         let (head, body) = request.into_parts();
-        let route = match turn.doubt() {
-            Some(why) => Err(why.into()),
-            None => self.route(&head),
+        let (route, limits) = {
+            let settings = self.settings.load();
+            let route = match turn.doubt() {
+                Some(why) => Err(why.into()),
+                None => self.route(&head, &settings),
+            };
+            (route, Limits::of(&settings))
         };
         let mut response = match route {
-            Ok(Route::Forward) => self.forward(head, body, turn).await,
+            Ok(Route::Forward) => self.forward(head, body, turn, limits).await,
             Ok(Route::Hello | Route::Health) => reply::empty(StatusCode::OK),
             Ok(Route::Ready) => reply::empty(match self.is_ready() {
                 true => StatusCode::OK,
@@ -121,9 +146,8 @@ impl Service {
     }
 
     /// Decides what is to be done with a request, and whether this client may ask for it.
-    fn route(&self, head: &Parts) -> Result<Route, Refusal> {
-        let settings = self.settings.load();
-        rules::fits(head, &settings)?;
+    fn route(&self, head: &Parts, settings: &Settings) -> Result<Route, Refusal> {
+        rules::fits(head, settings)?;
         let route = rules::route(head)?;
         // Whether somebody is there, and ready, may be asked by whoever balances load.
         let is_open = matches!(route, Route::Hello | Route::Health | Route::Ready);
@@ -172,29 +196,26 @@ impl Service {
         table.map_or(NO_VIEW_TIMEOUT, |table| table.policy().timeouts.total)
     }
 
-    async fn forward(&self, mut head: Parts, body: Incoming, turn: Turn) -> Response<Body> {
+    async fn forward(
+        &self,
+        mut head: Parts,
+        body: Incoming,
+        turn: Turn,
+        limits: Limits,
+    ) -> Response<Body> {
         let in_flight = InFlight::new(&self.counters, turn);
         let started = Instant::now();
         if self.stop.is_cancelled() {
             return self.refuse(&head, Refusal::stopping(), in_flight);
         }
-        let (requests_max, limits) = {
-            let settings = self.settings.load();
-            let limits = Limits {
-                replay_max: settings.replay_max_bytes,
-                replay_total_max: settings.replay_total_bytes,
-                body_max: settings.body_max_bytes,
-                idle: settings.body_idle_timeout,
-            };
-            (settings.requests_max, limits)
-        };
         // This one is among them.
-        if self.counters.active.load(Ordering::Relaxed) > requests_max {
+        if self.counters.active.load(Ordering::Relaxed) > limits.requests_max {
             self.counters.hit(Limit::Requests);
             let refusal = Refusal::new(Kind::Overloaded, "the proxy serves too many requests");
             return self.refuse(&head, refusal, in_flight);
         }
-        let collecting = replay::collect(Inbound::new(body, head.version), limits, &self.counters);
+        let body = Inbound::new(body, head.version);
+        let collecting = replay::collect(body, limits.body, &self.counters);
         // A body that comes drop by drop is never idle, but the total time is for it as well.
         let collected = tokio::select! {
             biased;
@@ -221,7 +242,7 @@ impl Service {
             && prompt::may_name_a_model(&head.headers)
             && !payload.rename_model(policy)
         {
-            return self.refuse(&head, not_kept(&payload, limits.replay_max), in_flight);
+            return self.refuse(&head, not_kept(&payload, limits.body.replay_max), in_flight);
         }
         let framing = [CONTENT_LENGTH, TRANSFER_ENCODING];
         let has_length = framing.iter().any(|name| head.headers.contains_key(name));

@@ -32,11 +32,12 @@ pub(super) struct Head {
     pub(super) keeps_alive: bool,
 }
 
-/// Writes a request's head, in the order in which the client has sent its fields.
-pub(super) fn write(call: &Call<'_>, host: &HeaderValue, length: Length) -> BytesMut {
+/// Writes a request's head, in the order in which the client has sent its fields, and leaves
+/// room for so many bytes of a body.
+pub(super) fn write(call: &Call<'_>, host: &HeaderValue, length: Length, room: usize) -> BytesMut {
     let path = call.path.as_str();
     let fields = call.request.headers.len() + 4;
-    let mut out = BytesMut::with_capacity(path.len() + fields * FIELD_BYTES);
+    let mut out = BytesMut::with_capacity(path.len() + fields * FIELD_BYTES + room);
     for part in [
         call.request.method.as_str(),
         " ",
