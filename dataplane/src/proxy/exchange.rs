@@ -21,14 +21,16 @@ use tokio::time::{self, timeout_at};
 use tracing::{debug, warn};
 
 use super::{
-    Limit, count,
+    Limit,
+    clock::Clock,
+    count,
     ending::{End, Try, blames_credential},
     failure::{Failure, request_id, text_of},
     headers::{self, X_QCC_ATTEMPTS, X_QCC_ENDPOINT, X_QCC_REVISION},
     inbound::Inbound,
     opening::{self, Opening},
     outgoing::{Outgoing, Payload},
-    relay::{Body, Clock, Events, Pending},
+    relay::{Body, Events, Pending},
     reply::{Kind, Refusal},
     service::{InFlight, Service},
     sse::Scanner,

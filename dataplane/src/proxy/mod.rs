@@ -68,6 +68,7 @@
 //! requests themselves.
 
 mod bell;
+mod clock;
 mod connection;
 mod connector;
 mod curfew;

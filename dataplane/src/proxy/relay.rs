@@ -19,7 +19,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -27,14 +27,11 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http_body::{Frame, SizeHint};
 use qcc_proto::{upstream::class_of_error_type, v1::OutcomeClass};
-use tokio::{
-    sync::futures::OwnedNotified,
-    time::{Instant, Sleep, sleep, sleep_until},
-};
+use tokio::time::{Instant, Sleep, sleep};
 use tracing::debug;
 
 use super::{
-    curfew::Curfew,
+    clock::{Break, Clock},
     failure::{Rest, text_of},
     inbound::{Cut, Inbound},
     reply::Shape,
@@ -47,10 +44,6 @@ use crate::routing::{Attempt, Outcome};
 /// Time for what came last to leave before the connection is broken: an error discards
 /// what has not been written yet, be it the head.
 const FAREWELL: Duration = Duration::from_millis(20);
-
-/// Time for which a client may let us wait before an answer's break says nothing about
-/// its endpoint, which may have lost patience with the client.
-const HELD_UP: Duration = Duration::from_secs(1);
 
 /// A response body: one of ours, or an endpoint's.
 pub(super) enum Body {
@@ -92,53 +85,6 @@ pub(super) struct Pending {
 pub(super) struct Events {
     pub(super) scanner: Scanner,
     pub(super) shape: Shape,
-}
-
-/// How long may pass between two frames, and until the end.
-pub(super) struct Clock {
-    idle: Duration,
-    deadline: Instant,
-    curfew: Curfew,
-    /// When the last frame came or the next was asked for, whichever is later.
-    last: Instant,
-    /// A frame came, and the next has not been asked for.
-    moved: bool,
-    /// The next was asked for, and was not there.
-    waiting: bool,
-    /// The client has let us wait.
-    held_up: bool,
-    alarm: Option<Alarm>,
-}
-
-/// What wakes an answer that waits for its endpoint.
-struct Alarm {
-    timer: Pin<Box<Sleep>>,
-    curfew: Pin<Box<OwnedNotified>>,
-    /// Who is woken.
-    waker: Waker,
-}
-
-/// Why an answer breaks off.
-enum Break {
-    /// Its connection did.
-    Cut(String),
-    /// The endpoint fell silent.
-    Silent,
-    /// The time for the whole request is up. That is our own limit: nobody is to blame.
-    OutOfTime,
-    /// The proxy stops, and could not wait any longer.
-    Stopping,
-}
-
-impl fmt::Display for Break {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cut(reason) => f.write_str(reason),
-            Self::Silent => f.write_str("it was silent for too long"),
-            Self::OutOfTime => f.write_str("the total time is up"),
-            Self::Stopping => f.write_str("the proxy is stopping"),
-        }
-    }
 }
 
 /// The end of a body that has broken.
@@ -282,7 +228,7 @@ impl Relay {
         };
         if let Some(pending) = self.attempt.take() {
             let by_client = pending.upload.fault().is_some() // Its own body broke off.
-                || (self.clock.held_up && matches!(reason, Break::Cut(_)));
+                || (self.clock.is_held_up() && matches!(reason, Break::Cut(_)));
             let by_us = matches!(reason, Break::OutOfTime | Break::Stopping);
             match error_type {
                 _ if by_client || by_us => drop(pending), // Nobody is blamed.
@@ -325,81 +271,6 @@ impl Pending {
             upstream_request_id: request_id,
         };
         self.attempt.finish(outcome, Instant::now().into());
-    }
-}
-
-impl Clock {
-    /// `last`: when the last piece came.
-    pub(super) fn new(idle: Duration, deadline: Instant, curfew: Curfew, last: Instant) -> Self {
-        Self {
-            idle,
-            deadline,
-            curfew,
-            last,
-            moved: false,
-            waiting: false,
-            held_up: false,
-            alarm: None,
-        }
-    }
-
-    /// Takes note of a frame. One that was there when it was asked for came at that time.
-    fn advance(&mut self) {
-        if std::mem::take(&mut self.waiting) {
-            self.last = Instant::now();
-        }
-        self.moved = true;
-    }
-
-    /// Takes note that the next frame is asked for, and says whether it is too late for
-    /// it. What passes until then is the client's time: the endpoint was not listened to.
-    fn is_over(&mut self) -> Option<Break> {
-        if std::mem::take(&mut self.moved) {
-            let now = Instant::now();
-            self.held_up |= now.saturating_duration_since(self.last) >= HELD_UP;
-            self.last = now;
-        }
-        if self.curfew.is_called() {
-            return Some(Break::Stopping);
-        }
-        (self.last >= self.deadline).then_some(Break::OutOfTime)
-    }
-
-    /// Completes with the limit that was reached. Called while there is no frame: nothing
-    /// is set anew for each.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Break> {
-        self.waiting = true;
-        let limit = self.deadline.min(self.last + self.idle);
-        let alarm = self.alarm.get_or_insert_with(|| Alarm {
-            timer: Box::pin(sleep_until(limit)),
-            curfew: Box::pin(self.curfew.called()),
-            waker: Waker::noop().clone(),
-        });
-        if alarm.is_set(cx.waker()) {
-            return Poll::Pending;
-        }
-        alarm.waker.clone_from(cx.waker());
-        if alarm.curfew.as_mut().poll(cx).is_ready() || self.curfew.is_called() {
-            return Poll::Ready(Break::Stopping);
-        }
-        loop {
-            ready!(alarm.timer.as_mut().poll(cx));
-            let now = Instant::now();
-            if now >= self.deadline {
-                return Poll::Ready(Break::OutOfTime);
-            }
-            if now >= limit {
-                return Poll::Ready(Break::Silent);
-            }
-            alarm.timer.as_mut().reset(limit);
-        }
-    }
-}
-
-impl Alarm {
-    /// Whether it will wake this one, at the latest when it has to be set anew.
-    fn is_set(&self, waker: &Waker) -> bool {
-        self.waker.will_wake(waker) && !self.timer.is_elapsed()
     }
 }
 
