@@ -53,7 +53,13 @@ impl Entry {
     }
 
     /// Decides whether the view lets the endpoint through.
+    #[inline(always)]
     pub(super) fn standing(&self, now: Instant) -> Result<(), Reason> {
+        if let (AdminState::Enabled, Health::Unknown | Health::Healthy) =
+            (self.routed.admin, self.routed.health)
+        {
+            return Ok(());
+        }
         standing(&self.routed, now).map_err(|reason| match reason {
             Reason::Unhealthy { cause, .. } => Reason::Unhealthy {
                 cause,
@@ -64,48 +70,70 @@ impl Entry {
     }
 
     /// Decides whether the mark and the limits let one more attempt through.
+    #[inline(always)]
     pub(super) fn admit(
         &self,
         policy: &Policy,
         now: Instant,
         party: Party,
     ) -> Result<Admission, Reason> {
-        let mark = self.live.mark();
         let is_proven = self.live.proven() || seeded(Bug::UnprovenUnlimited);
-        let cap = (!is_proven).then_some(policy.unproven_concurrency);
+        let usual = match is_proven {
+            true => Limit::NONE,
+            false => Limit::unproven(policy.unproven_concurrency),
+        };
+        if let Some(number) = self.live.unmarked() {
+            return self.within(usual, number);
+        }
+        self.admit_marked(usual, now, party)
+    }
+
+    fn admit_marked(&self, usual: Limit, now: Instant, party: Party) -> Result<Admission, Reason> {
+        let mark = self.live.mark();
         let ignored = seeded(Bug::OwnPauseIgnored);
         let limit = match mark.block {
-            Block::Clear => cap.map_or(Limit::None, Limit::Unproven),
-            Block::Paused { until, .. } if left(until, now).is_none() || ignored => {
-                cap.map_or(Limit::None, Limit::Unproven)
-            }
+            Block::Clear => usual,
+            Block::Paused { until, .. } if left(until, now).is_none() || ignored => usual,
             Block::Paused {
                 cause,
                 until,
                 trial,
             } => match left(until.min(trial), now) {
                 Some(remaining) => return Err(Reason::Paused { cause, remaining }),
-                None => Limit::Trial(cap),
+                None => usual.trial(),
             },
             Block::Suspended { cause, until, .. } => match left(until, now) {
                 Some(remaining) => return Err(Reason::Suspended { cause, remaining }),
-                None => Limit::Trial(cap),
+                None => usual.trial(),
             },
             Block::Rejected => return Err(Reason::Rejected),
         };
         if self.is_withheld(&mark, party) {
             return Err(Reason::Held);
         }
+        self.within(limit, mark.number)
+    }
+
+    #[inline(always)]
+    fn within(&self, limit: Limit, number: u64) -> Result<Admission, Reason> {
         if self.live.has_room(limit) {
-            return Ok(Admission {
-                number: mark.number,
-                limit,
-            });
+            return Ok(Admission { number, limit });
         }
-        Err(match limit {
-            Limit::Trial(_) => Reason::Trial,
-            Limit::Unproven(_) | Limit::None => Reason::Unproven,
+        Err(match limit.is_trial() {
+            true => Reason::Trial,
+            false => Reason::Unproven,
         })
+    }
+
+    /// Returns whether nothing bad has been seen since the mark had that number, and nothing
+    /// is held that keeps a request away.
+    #[inline(always)]
+    pub(super) fn is_unmarked(&self, number: u64, party: Party) -> bool {
+        if self.live.unmarked() == Some(number) {
+            return true;
+        }
+        let mark = self.live.mark();
+        mark.number == number && !self.is_withheld(&mark, party)
     }
 
     /// Returns whether held evidence keeps a request away.
@@ -118,20 +146,16 @@ impl Entry {
 /// Decides what the newest table says of an endpoint that a request has from the
 /// table it pinned.
 pub(super) fn still_standing(
-    newest: Option<&Table>,
+    newest: &Table,
     pinned: &Table,
     entry: &Entry,
     now: Instant,
 ) -> Result<(), Reason> {
-    match newest {
-        Some(_) if seeded(Bug::PinnedTableRules) => Ok(()),
-        Some(newest) if std::ptr::eq(newest, pinned) => Ok(()),
-        Some(newest) => newest
-            .counterpart(pinned, entry)
-            .ok_or(Reason::Superseded)?
-            .standing(now),
-        None => Err(Reason::Superseded),
+    if std::ptr::eq(newest, pinned) || seeded(Bug::PinnedTableRules) {
+        return Ok(());
     }
+    let counterpart = newest.counterpart(pinned, entry);
+    counterpart.ok_or(Reason::Superseded)?.standing(now)
 }
 
 fn standing(routed: &Routed, now: Instant) -> Result<(), Reason> {

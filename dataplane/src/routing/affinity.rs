@@ -10,8 +10,8 @@
 //! Rings and lookup tables are cheaper to ask, but a ring needs hundreds of points for
 //! each endpoint to come near to its weight, and a table moves sessions of others. So
 //! points are computed for all endpoints of the tier, about 2 ns each, and where a tier is
-//! large the table remembers where the sessions asked for last belong ([`Places`]): of
-//! those, a request costs one look.
+//! large the table remembers where the sessions asked for last belong
+//! ([`Places`](super::places::Places)): of those, a request costs one look.
 //!
 //! The definition is part of what proxies of different versions must agree on:
 //!
@@ -20,12 +20,6 @@
 //! - the endpoint with the smallest `-log2(x / 2^64) / weight` serves, of equal weights the
 //!   one with the greatest `x`; the logarithm is [`cost`], in whole numbers, so that it
 //!   is the same on all machines.
-
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Sessions whose place is remembered: 64 KiB. More than are active at once at most
-/// proxies; beyond it places are computed again.
-const PLACES: usize = 8192;
 
 /// Intervals in which the logarithm is taken for a straight line.
 const STEPS: usize = 256;
@@ -38,21 +32,21 @@ const RETURNING: u64 = 0x5265_7475_726e_6564;
 pub(crate) struct Session(u64);
 
 /// What an endpoint has to offer to a session.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Bid {
     points: u64,
     weight: u32,
 }
 
-/// Remembers of sessions what a few bits can say. Two that fall to the same place forget
-/// each other.
-#[derive(Debug)]
-pub(super) struct Places(Box<[AtomicU64]>);
-
 impl Session {
     /// Returns the session of a name.
     pub(crate) fn of(name: &[u8]) -> Self {
         Self(hash(name))
+    }
+
+    /// Returns what stands for its name.
+    pub(super) fn hash(self) -> u64 {
+        self.0
     }
 
     /// Returns what an endpoint has to offer.
@@ -61,6 +55,18 @@ impl Session {
             points: mix(self.0 ^ endpoint),
             weight,
         }
+    }
+
+    /// Returns the best that endpoints of the same weight have to offer, and whose it is.
+    pub(super) fn best(self, endpoints: &[u64], weight: u32) -> (Bid, usize) {
+        let (mut points, mut best) = (0, 0);
+        for (number, endpoint) in endpoints.iter().enumerate() {
+            let offered = mix(self.0 ^ endpoint);
+            if offered > points {
+                (points, best) = (offered, number);
+            }
+        }
+        (Bid { points, weight }, best)
     }
 
     /// Returns whether the session is among those that a part of an endpoint's share is
@@ -82,32 +88,6 @@ impl Bid {
         }
         let cost = |bid: Bid, weight: u32| u128::from(cost(bid.points)) * u128::from(weight);
         cost(self, other.weight) < cost(other, self.weight)
-    }
-}
-
-impl Places {
-    pub(super) fn new() -> Self {
-        Self((0..PLACES).map(|_| AtomicU64::new(0)).collect())
-    }
-
-    /// Returns what was noted of a session.
-    pub(super) fn get(&self, session: Session) -> Option<u32> {
-        let (place, tag) = self.place(session);
-        let noted = place.load(Ordering::Relaxed);
-        (noted >> 32 == tag && noted != 0).then_some(noted as u32)
-    }
-
-    /// Notes something of a session.
-    pub(super) fn put(&self, session: Session, value: u32) {
-        let (place, tag) = self.place(session);
-        let next = tag << 32 | u64::from(value);
-        if place.load(Ordering::Relaxed) != next {
-            place.store(next, Ordering::Relaxed);
-        }
-    }
-
-    fn place(&self, Session(hash): Session) -> (&AtomicU64, u64) {
-        (&self.0[hash as usize % PLACES], hash >> 32 | 1 << 31)
     }
 }
 
@@ -217,15 +197,5 @@ mod tests {
             assert!(session.is_within(endpoint, 1 << 16));
         }
         assert!((200..300).contains(&within), "{within}");
-    }
-
-    #[test]
-    fn places_tell_sessions_apart() {
-        let places = Places::new();
-        let (one, other) = (Session::of(b"one"), Session::of(b"other"));
-        assert_eq!(places.get(one), None);
-        places.put(one, 0);
-        places.put(other, 7);
-        assert_eq!((places.get(one), places.get(other)), (Some(0), Some(7)));
     }
 }

@@ -15,6 +15,8 @@ use super::{
     admission::Admission,
     live::Limit,
     mark::{Block, Known, Seen},
+    router::Pinned,
+    table::Place,
 };
 use crate::{
     reports::Report,
@@ -25,18 +27,27 @@ use crate::{
 /// client went away: nobody is blamed.
 #[derive(Debug)]
 pub(crate) struct Attempt {
-    router: Router,
-    table: Arc<Table>,
-    index: usize,
-    admission: Admission,
+    pinned: Arc<Pinned>,
+    taken: Taken,
     /// When it was chosen.
     since: Instant,
-    /// Which of this process's attempts at the endpoint it is, from 1.
-    ordinal: u64,
     /// The trial has been answered, and its place given back already.
     trial_over: AtomicBool,
     /// Its place has been given back already.
     has_left: bool,
+}
+
+/// A place that has been taken, for an attempt that gives it back.
+///
+/// An attempt is made of it last of all: it is larger, and each function that it comes
+/// through moves it.
+#[derive(Debug, Clone, Copy)]
+#[must_use]
+pub(super) struct Taken {
+    place: Place,
+    admission: Admission,
+    /// Which of this process's attempts at the endpoint it is, from 1.
+    ordinal: u64,
 }
 
 /// An attempt whose outcome has left its mark here. It is reported as this is dropped,
@@ -104,31 +115,43 @@ impl Outcome {
     }
 }
 
-impl Attempt {
-    pub(super) fn new(
-        router: Router,
-        table: Arc<Table>,
-        index: usize,
+impl Taken {
+    /// Takes a place of an endpoint within the limit of its admission, if there is one, and
+    /// keeps it if `is_right` says so of the endpoint once it has been taken.
+    #[inline(always)]
+    pub(super) fn within(
+        pinned: &Pinned,
+        place: Place,
         admission: Admission,
-        since: Instant,
-    ) -> Self {
-        Self {
-            router,
-            table,
-            index,
+        is_right: impl FnOnce(&Entry) -> bool,
+    ) -> Option<Self> {
+        let entry = pinned.table.entry(place);
+        if !entry.live.enter(admission.limit) {
+            return None;
+        }
+        if !is_right(entry) {
+            give_back(&pinned.router, entry, admission.limit, false);
+            return None;
+        }
+        let attempts = &entry.live.totals().attempts;
+        Some(Self {
+            place,
             admission,
+            ordinal: attempts.fetch_add(1, Ordering::Relaxed) + 1,
+        })
+    }
+}
+
+impl Attempt {
+    #[inline(always)]
+    pub(super) fn new(pinned: Arc<Pinned>, taken: Taken, since: Instant) -> Self {
+        Self {
+            pinned,
+            taken,
             since,
-            ordinal: 0,
             trial_over: AtomicBool::new(false),
             has_left: false,
         }
-    }
-
-    /// Counts the attempt.
-    pub(super) fn counted(mut self) -> Self {
-        let totals = self.entry().live.totals();
-        self.ordinal = totals.attempts.fetch_add(1, Ordering::Relaxed) + 1;
-        self
     }
 
     /// Returns the endpoint to try.
@@ -141,13 +164,13 @@ impl Attempt {
     pub(crate) fn answered(&self) {
         let live = &self.entry().live;
         let proven = self.prove();
-        let changed = live.change(|mark| mark.answered(self.admission.number));
+        let changed = live.change(|mark| mark.answered(self.taken.admission.number));
         let cleared = changed && live.mark().block == Block::Clear;
         if cleared && self.is_trial() && !self.trial_over.swap(true, Ordering::AcqRel) {
             live.end_trial();
         }
         if proven || cleared {
-            self.router.wake();
+            self.router().wake();
         }
     }
 
@@ -200,7 +223,7 @@ impl Attempt {
     /// Marks the endpoint, in the attempt's own generation: a newer one has a state of
     /// its own.
     fn learn(&self, outcome: &Outcome, now: Instant) {
-        self.router.count(outcome.class);
+        self.router().count(outcome.class);
         let live = &self.entry().live;
         match outcome.class {
             OutcomeClass::Success => {
@@ -224,22 +247,22 @@ impl Attempt {
         let seen = Seen {
             class: outcome.class,
             retry_after: outcome.retry_after,
-            chosen_at: self.admission.number,
+            chosen_at: self.taken.admission.number,
         };
         let changed = self.with_newest(|newest| {
             let view = &newest.unwrap_or(self.entry()).routed;
             let known = Known {
                 failures: view.failures,
                 failures_max: view.failures_max,
-                cool_downs: &self.table.policy().cool_downs,
+                cool_downs: &self.table().policy().cool_downs,
             };
             live.change(|mark| mark.finished(seen, known, now))
         });
         if changed && outcome.class == OutcomeClass::Auth {
-            self.router.rejected();
+            self.router().rejected();
         }
         if changed {
-            self.router.wake();
+            self.router().wake();
         }
     }
 
@@ -257,8 +280,8 @@ impl Attempt {
         self.entry().live.bear(Witness {
             outcome: outcome.clone(),
             at,
-            attempt: self.ordinal,
-            view: self.table.view(),
+            attempt: self.taken.ordinal,
+            view: self.table().view(),
         });
     }
 
@@ -285,57 +308,67 @@ impl Attempt {
         if seeded(Bug::ReportBlursClass) && outcome.class == OutcomeClass::Forbidden {
             outcome.class = OutcomeClass::ServerError;
         }
-        let newest = self.router.newest();
-        let view = match newest.as_deref() {
-            Some(newest) if seeded(Bug::ReportNamesNewest) => newest.view(),
-            _ => self.table.view(),
+        let view = match seeded(Bug::ReportNamesNewest) {
+            true => self.pinned.with_newest(Table::view),
+            false => self.table().view(),
         };
         let endpoint = self.endpoint();
         let report = Report {
             endpoint: Arc::clone(&endpoint.name),
             generation: endpoint.generation,
-            life: self.table.life(),
+            life: self.table().life(),
             view,
             count: 1,
             at: now,
             outcome,
         };
-        self.router.outbox().push(report, urgent);
+        self.router().outbox().push(report, urgent);
     }
 
     /// Looks at what the newest table has of this endpoint in this generation.
     fn with_newest<T>(&self, look: impl FnOnce(Option<&Entry>) -> T) -> T {
-        let newest = self.router.newest();
-        let pinned = &*self.table;
-        look(match newest.as_deref() {
-            Some(newest) if std::ptr::eq(newest, pinned) => Some(self.entry()),
-            Some(newest) => newest.counterpart(pinned, self.entry()),
-            None => None,
+        let (pinned, entry) = (self.table(), self.entry());
+        (self.pinned).with_newest(|newest| match std::ptr::eq(newest, pinned) {
+            true => look(Some(entry)),
+            false => look(newest.counterpart(pinned, entry)),
         })
     }
 
-    fn entry(&self) -> &Entry {
-        self.table.entry(self.index)
+    pub(super) fn entry(&self) -> &Entry {
+        self.table().entry(self.taken.place)
+    }
+
+    fn router(&self) -> &Router {
+        &self.pinned.router
+    }
+
+    fn table(&self) -> &Table {
+        &self.pinned.table
     }
 
     /// Gives its place back.
     fn leave(&mut self) {
-        if std::mem::replace(&mut self.has_left, true) {
-            return;
-        }
-        let limit = match self.admission.limit {
-            Limit::Trial(_) if *self.trial_over.get_mut() => Limit::None,
-            limit => limit,
-        };
-        self.entry().live.leave(limit);
-        // Nobody waits for a place where places are not limited.
-        if self.admission.limit != Limit::None {
-            self.router.wake();
+        if !std::mem::replace(&mut self.has_left, true) {
+            let is_trial_over = *self.trial_over.get_mut();
+            let limit = self.taken.admission.limit;
+            give_back(self.router(), self.entry(), limit, is_trial_over);
         }
     }
 
     fn is_trial(&self) -> bool {
-        matches!(self.admission.limit, Limit::Trial(_))
+        self.taken.admission.limit.is_trial()
+    }
+}
+
+/// Gives a place back that was taken within a limit.
+fn give_back(router: &Router, entry: &Entry, limit: Limit, is_trial_over: bool) {
+    entry.live.leave(match is_trial_over {
+        true => Limit::NONE,
+        false => limit,
+    });
+    // Nobody waits for a place where places are not limited.
+    if limit != Limit::NONE {
+        router.wake();
     }
 }
 
@@ -368,7 +401,7 @@ impl Judged {
         if self.stance == Stance::Held && live.change(|mark| mark.excused(class, request)) {
             self.stance = Stance::Excused;
             self.attempt.leave(); // The request goes on; its place here is free.
-            self.attempt.router.wake();
+            self.attempt.router().wake();
         }
         self.stance == Stance::Excused
     }
@@ -382,7 +415,7 @@ impl Judged {
         if self.stance != Stance::Stands {
             self.stance = Stance::Stands;
             self.attempt.learn(&self.outcome, self.at);
-            self.attempt.router.wake();
+            self.attempt.router().wake();
         }
     }
 

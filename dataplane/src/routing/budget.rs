@@ -7,8 +7,9 @@
 //! one for each request, and the third different request in a row that fares alike shows
 //! that no request is at fault.
 //!
-//! Counted in slots of a second, each one number that is replaced as a whole: no lock. At
-//! the edge as many retries too many may pass as there are threads.
+//! Requests are counted once and for all, and of each second it is noted how many there were
+//! when it began; retries are counted by the second. Each note is one number that is replaced
+//! as a whole: no lock. At the edge as many retries too many may pass as there are threads.
 
 use std::{
     sync::{
@@ -26,18 +27,17 @@ pub(crate) const SECONDS: u64 = 10;
 /// Retries at a time beyond the budget. Few requests are bad, and those that are repeat.
 const HEARINGS_MAX: u32 = 4;
 
-/// Bits of each count in a slot: 262,143 a second, at which it stays. Seconds have the rest,
-/// eight years.
-const COUNT_BITS: u32 = 18;
-const COUNT_MAX: u64 = (1 << COUNT_BITS) - 1;
-
 /// Client requests and retries of the last seconds.
 #[derive(Debug, Default)]
 pub(crate) struct Budget {
     /// What seconds are counted from: the first moment seen.
     origin: OnceLock<Instant>,
-    /// A second, and its requests and retries.
-    slots: [AtomicU64; SECONDS as usize],
+    /// Client requests since the process started.
+    requests: AtomicU64,
+    /// How many client requests there had been when a second began.
+    starts: Seconds,
+    /// Retries in a second.
+    retries: Seconds,
     /// Retries under way that are made beyond it.
     hearings: AtomicU32,
 }
@@ -63,79 +63,81 @@ impl Drop for Hearing {
     }
 }
 
-#[derive(Clone, Copy)]
-struct Slot {
-    second: u64,
-    requests: u64,
-    retries: u64,
-}
+/// A number of each of the last seconds: the second, and as much of the number as fits
+/// beside it. Counts that are compared are less than 2^32 apart.
+#[derive(Debug, Default)]
+struct Seconds([AtomicU64; SECONDS as usize]);
 
 impl Budget {
-    /// Counts a client request.
-    pub(crate) fn request(&self, now: Instant) {
-        self.count(now, |slot| slot.requests += 1);
+    /// Counts a client request, and returns how many there were before.
+    pub(crate) fn request(&self, now: Instant) -> u64 {
+        let before = self.requests.fetch_add(1, Ordering::Relaxed);
+        let second = self.second(now);
+        self.starts.change(second, |known| match known {
+            None => Some(before as u32),
+            Some(_) => None,
+        });
+        before
     }
 
     /// Counts a retry.
     pub(crate) fn spend(&self, now: Instant) {
-        self.count(now, |slot| slot.retries += 1);
+        let second = self.second(now);
+        self.retries.change(second, |known| {
+            let known = known.unwrap_or_default();
+            Some(known.saturating_add(1))
+        });
     }
 
     /// Returns whether one more retry is within the budget.
     pub(crate) fn allows(&self, policy: RetryBudget, now: Instant) -> bool {
         let second = self.second(now);
-        let (mut requests, mut retries) = (0, 0);
-        for slot in &self.slots {
-            let slot = Slot::unpack(slot.load(Ordering::Relaxed));
-            if slot.second + SECONDS > second && slot.second <= second {
-                requests += slot.requests;
-                retries += slot.retries;
-            }
-        }
-        let share = requests * u64::from(policy.percent) / 100;
+        let requests = self.requests.load(Ordering::Relaxed) as u32;
+        let start = self.starts.since(second).min_by_key(|(second, _)| *second);
+        let requests = start.map_or(0, |(_, start)| requests.wrapping_sub(start));
+        let retries = self
+            .retries
+            .since(second)
+            .map(|(_, count)| u64::from(count));
+        let share = u64::from(requests) * u64::from(policy.percent) / 100;
         let floor = u64::from(policy.min_per_second) * SECONDS;
-        retries < share.max(floor)
+        retries.sum::<u64>() < share.max(floor)
     }
 
-    fn count(&self, now: Instant, change: impl Fn(&mut Slot)) {
-        let second = self.second(now);
-        let place = &self.slots[(second % SECONDS) as usize];
-        // A slot of a later second belongs to a thread that is ahead: too late to count.
-        let _ = place.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |packed| {
-            let mut slot = Slot::unpack(packed);
-            if slot.second < second {
-                slot = Slot {
-                    second,
-                    requests: 0,
-                    retries: 0,
-                };
-            }
-            let is_ours = slot.second == second;
-            change(&mut slot);
-            is_ours.then(|| slot.pack())
-        });
-    }
-
-    fn second(&self, now: Instant) -> u64 {
+    fn second(&self, now: Instant) -> u32 {
         let origin = *self.origin.get_or_init(|| now);
-        now.saturating_duration_since(origin).as_secs()
+        now.saturating_duration_since(origin).as_secs() as u32
     }
 }
 
-impl Slot {
-    fn unpack(packed: u64) -> Self {
-        Self {
-            second: packed >> (2 * COUNT_BITS),
-            requests: packed >> COUNT_BITS & COUNT_MAX,
-            retries: packed & COUNT_MAX,
-        }
+impl Seconds {
+    /// Replaces the number of a second, if `change` has another.
+    fn change(&self, second: u32, change: impl Fn(Option<u32>) -> Option<u32>) {
+        let place = &self.0[second as usize % self.0.len()];
+        let _ = place.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |packed| {
+            let (noted, number) = unpack(packed);
+            // One of a later second belongs to a thread that is ahead: too late to count.
+            let known = (noted == second).then_some(number);
+            let next = if noted > second { None } else { change(known) };
+            next.map(|number| u64::from(second) << 32 | u64::from(number))
+        });
     }
 
-    fn pack(self) -> u64 {
-        self.second << (2 * COUNT_BITS)
-            | self.requests.min(COUNT_MAX) << COUNT_BITS
-            | self.retries.min(COUNT_MAX)
+    /// Returns the numbers of the window that ends with a second. None are of the first
+    /// second, and it has nothing, before it is noted.
+    fn since(&self, last: u32) -> impl Iterator<Item = (u32, u32)> {
+        let all = self
+            .0
+            .iter()
+            .map(|place| unpack(place.load(Ordering::Relaxed)));
+        all.filter(move |(second, _)| {
+            u64::from(*second) + SECONDS > u64::from(last) && *second <= last
+        })
     }
+}
+
+fn unpack(packed: u64) -> (u32, u32) {
+    ((packed >> 32) as u32, packed as u32)
 }
 
 #[cfg(test)]

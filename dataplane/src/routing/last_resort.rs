@@ -28,10 +28,11 @@ use std::{
 use qcc_proto::v1::{AdminState, Cause};
 
 use super::{
-    Entry, Next, Reason, Routing, Table,
+    Attempt, Entry, Next, Reason, Routing, Table,
     admission::{self, Admission, Party},
-    affinity,
+    chance::Lot,
     live::Limit,
+    table::Place,
 };
 
 /// How bad it is that an endpoint is out: the least is the best.
@@ -59,8 +60,8 @@ enum Severity {
 /// An enabled endpoint that is out, for a cause that may be overlooked.
 #[derive(Debug, Clone, Copy)]
 struct Out {
-    /// Its position in the table.
-    index: usize,
+    /// Its place in the table.
+    place: Place,
     plight: Plight,
     /// It is out for failing, whatever else.
     has_failed: bool,
@@ -72,7 +73,7 @@ struct Out {
 #[derive(Clone, Copy)]
 struct Moment<'a> {
     pinned: &'a Table,
-    newest: Option<&'a Table>,
+    newest: &'a Table,
     party: Party,
     now: Instant,
 }
@@ -91,19 +92,18 @@ impl Routing {
         if !self.is_lenient() {
             return Some(answer);
         }
-        let newest = self.router.newest();
-        let kept = self.moment(newest.as_deref(), now).kept();
-        drop(newest);
-        let is_open = |out: &Out| self.may_try() && !self.has_tried(out.index);
+        let kept = self.with_moment(now, |moment| moment.kept());
+        let is_open = |out: &Out| self.may_try() && !self.has_tried(out.place);
         let open: Vec<Out> = kept.iter().copied().filter(is_open).collect();
-        let usable: Vec<usize> = (open.iter())
-            .map(|out| out.index)
-            .filter(|&index| self.has_room(index, self.usual(index)))
-            .collect();
-        if !usable.is_empty() {
-            let random = self.random();
-            let index = self.table.draw_among(&usable, random)?;
-            return self.seize_out(index, self.usual(index), now);
+        let (mut dice, mut lot) = (self.dice, Lot::new());
+        for place in open.iter().map(|out| out.place) {
+            if self.has_room(place, self.usual(place)) {
+                lot.put(place, self.table().entry(place).routed.weight, &mut dice);
+            }
+        }
+        self.dice = dice;
+        if let Some(place) = lot.drawn() {
+            return self.seize_out(place, self.usual(place), now);
         }
         match answer {
             Next::Exhausted | Next::Unavailable(_) if !open.is_empty() => {
@@ -111,9 +111,9 @@ impl Routing {
             }
             Next::Unavailable(_) if !kept.is_empty() => Some(Next::Exhausted),
             Next::Unavailable(_) if self.policy().last_resort => {
-                let limit = Limit::Unproven(self.policy().unproven_concurrency);
+                let limit = Limit::unproven(self.policy().unproven_concurrency);
                 match self.least_bad(limit, now) {
-                    Some(index) => self.seize_out(index, limit, now),
+                    Some(place) => self.seize_out(place, limit, now),
                     None => Some(answer),
                 }
             }
@@ -128,75 +128,74 @@ impl Routing {
 
     /// Draws by weight among the least bad that have room. However many are out, each is
     /// looked at once, and nothing is kept of it.
-    fn least_bad(&mut self, limit: Limit, now: Instant) -> Option<usize> {
-        let mut random = self.random();
-        let newest = self.router.newest();
-        let moment = self.moment(newest.as_deref(), now);
-        let (mut best, mut total): (Option<Out>, u64) = (None, 0);
+    fn least_bad(&mut self, limit: Limit, now: Instant) -> Option<Place> {
         if !self.may_try() {
             return None;
         }
-        for out in (0..self.table.len()).filter_map(|index| moment.look(index)) {
-            let order = best.map_or(Ordering::Less, |best| out.plight.cmp(&best.plight));
-            if order.is_gt() || self.has_tried(out.index) || !self.has_room(out.index, limit) {
-                continue;
+        let mut dice = self.dice;
+        let drawn = self.with_moment(now, |moment| {
+            let (mut least, mut lot) = (None, Lot::new());
+            for out in moment.outs() {
+                let order = least.map_or(Ordering::Less, |least| out.plight.cmp(&least));
+                if order.is_gt() || self.has_tried(out.place) || !self.has_room(out.place, limit) {
+                    continue;
+                }
+                if order.is_lt() {
+                    (least, lot) = (Some(out.plight), Lot::new());
+                }
+                let weight = self.table().entry(out.place).routed.weight;
+                lot.put(out.place, weight, &mut dice);
             }
-            if order.is_lt() {
-                total = 0;
-            }
-            let weight = u64::from(self.table.entry(out.index).routed.weight);
-            total += weight;
-            // The first is certain, and each later one as likely as its weight says.
-            random = affinity::mix(random.wrapping_add(1));
-            if random % total < weight {
-                best = Some(out);
-            }
-        }
-        best.map(|best| best.index)
+            lot.drawn()
+        });
+        self.dice = dice;
+        drawn
     }
 
-    fn seize_out(&mut self, index: usize, limit: Limit, now: Instant) -> Option<Next> {
+    fn seize_out(&mut self, place: Place, limit: Limit, now: Instant) -> Option<Next> {
         let admission = Admission {
-            number: self.table.entry(index).live.mark().number,
+            number: self.table().entry(place).live.mark().number,
             limit,
         };
-        let attempt = self.seize_if(index, admission, now, |routing| {
-            let newest = routing.router.newest();
-            let moment = routing.moment(newest.as_deref(), now);
-            moment.look(index).is_some()
+        let taken = self.seize_if(place, admission, |routing, _| {
+            routing.with_moment(now, |moment| moment.look(place).is_some())
         })?;
-        self.router.resorted();
+        self.router().resorted();
+        let attempt = Attempt::new(Arc::clone(&self.pinned), taken, now);
         Some(Next::Attempt(attempt))
     }
 
     /// Returns the limit that an endpoint has when nothing is held against it.
-    fn usual(&self, index: usize) -> Limit {
-        if self.table.entry(index).live.proven() {
-            Limit::None
+    fn usual(&self, place: Place) -> Limit {
+        if self.table().entry(place).live.proven() {
+            Limit::NONE
         } else {
-            Limit::Unproven(self.policy().unproven_concurrency)
+            Limit::unproven(self.policy().unproven_concurrency)
         }
     }
 
-    fn has_room(&self, index: usize, limit: Limit) -> bool {
-        let entry = self.table.entry(index);
+    fn has_room(&self, place: Place, limit: Limit) -> bool {
+        let entry = self.table().entry(place);
         entry.live.has_room(limit) && !entry.is_withheld(&entry.live.mark(), self.party)
     }
 
-    fn moment<'a>(&'a self, newest: Option<&'a Table>, now: Instant) -> Moment<'a> {
-        Moment {
-            pinned: &self.table,
-            newest,
-            party: self.party,
-            now,
-        }
+    fn with_moment<T>(&self, now: Instant, look: impl FnOnce(Moment<'_>) -> T) -> T {
+        let (pinned, party) = (self.table(), self.party);
+        self.pinned.with_newest(|newest| {
+            look(Moment {
+                pinned,
+                newest,
+                party,
+                now,
+            })
+        })
     }
 }
 
 impl Moment<'_> {
     /// Returns the endpoints that are out for a cause that may be overlooked.
     fn outs(self) -> impl Iterator<Item = Out> {
-        (0..self.pinned.len()).filter_map(move |index| self.look(index))
+        (self.pinned.places()).filter_map(move |place| self.look(place))
     }
 
     /// Returns those that may not be left alone, for too many are.
@@ -214,7 +213,7 @@ impl Moment<'_> {
         let beyond = failed.len().saturating_sub(enabled * percent / 100);
         let mut failed: Vec<Out> = failed.into_iter().filter(|out| !out.is_paused).collect();
         if (1..failed.len()).contains(&beyond) {
-            let name = |out: &Out| &*self.pinned.entry(out.index).routed.endpoint.name;
+            let name = |out: &Out| &*self.pinned.entry(out.place).routed.endpoint.name;
             failed.select_nth_unstable_by(beyond - 1, |a, b| {
                 (a.plight, name(a)).cmp(&(b.plight, name(b)))
             });
@@ -224,14 +223,14 @@ impl Moment<'_> {
     }
 
     /// Returns what is wrong with an endpoint, if something is and may be overlooked.
-    fn look(self, index: usize) -> Option<Out> {
+    fn look(self, place: Place) -> Option<Out> {
         let Self {
             pinned,
             newest,
             party,
             now,
         } = self;
-        let entry: &Entry = pinned.entry(index);
+        let entry: &Entry = pinned.entry(place);
         let words = [
             entry.standing(now),
             admission::still_standing(newest, pinned, entry, now),
@@ -250,7 +249,7 @@ impl Moment<'_> {
         }
         let severity = worst?;
         Some(Out {
-            index,
+            place,
             plight: Plight {
                 severity,
                 pause: pause.unwrap_or_default(),
@@ -271,11 +270,11 @@ impl Leniency {
         }
         let moment = Moment {
             pinned: table,
-            newest: Some(table),
+            newest: table,
             party: Party::Bystander,
             now,
         };
-        let name = |out: &Out| Arc::clone(&table.entry(out.index).routed.endpoint.name);
+        let name = |out: &Out| Arc::clone(&table.entry(out.place).routed.endpoint.name);
         let last = moment.outs().filter(|_| policy.last_resort);
         Self {
             kept: moment.kept().iter().map(name).collect(),

@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
-use super::{attempt::Witness, mark::Mark, pace::Pace};
+use super::{attempt::Witness, gate::Gate, mark::Mark, pace::Pace};
 use crate::seeded::{Bug, seeded};
 
 /// The mark that every endpoint begins with. Most never get another, so there is one for
@@ -28,6 +28,8 @@ const CHECK_HEARD_WITHIN: Duration = Duration::from_secs(15);
 pub(crate) struct Live {
     /// Attempts in flight.
     in_flight: AtomicU32,
+    /// Whether the mark keeps anybody away.
+    gate: Gate,
     /// Whether the one trial of a suspended endpoint is in flight.
     trial: AtomicBool,
     /// Whether the endpoint has answered well in this generation, here or (by the
@@ -56,14 +58,37 @@ pub(crate) struct Totals {
 
 /// How many attempts may be in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Limit {
+pub(crate) struct Limit {
+    /// So many at most.
+    cap: u32,
+    /// And one trial, because the endpoint is coming back from a suspension.
+    is_trial: bool,
+}
+
+impl Limit {
     /// Any number.
-    None,
-    /// So many, because the endpoint has not yet proven itself.
-    Unproven(u32),
-    /// One trial, because it is coming back from a suspension; and the unproven cap,
-    /// if that applies too.
-    Trial(Option<u32>),
+    pub(super) const NONE: Self = Self {
+        cap: u32::MAX,
+        is_trial: false,
+    };
+
+    /// Returns the limit of an endpoint that has not yet proven itself.
+    pub(super) fn unproven(cap: u32) -> Self {
+        Self { cap, ..Self::NONE }
+    }
+
+    /// Returns the limit with one trial in it.
+    pub(super) fn trial(self) -> Self {
+        Self {
+            is_trial: true,
+            ..self
+        }
+    }
+
+    /// Returns whether it lets a trial in.
+    pub(super) fn is_trial(self) -> bool {
+        self.is_trial
+    }
 }
 
 impl Live {
@@ -71,6 +96,7 @@ impl Live {
     pub(crate) fn new(totals: Arc<Totals>) -> Self {
         Self {
             in_flight: AtomicU32::new(0),
+            gate: Gate::default(),
             trial: AtomicBool::new(false),
             proven: AtomicBool::new(false),
             pace: Pace::default(),
@@ -121,12 +147,24 @@ impl Live {
             let Some(next) = change(&current) else {
                 return false;
             };
-            let previous = self.mark.compare_and_swap(&current, Arc::new(next));
+            let next = Arc::new(Mark {
+                changes: current.changes + 1,
+                ..next
+            });
+            self.gate.precede(&next);
+            let previous = self.mark.compare_and_swap(&current, Arc::clone(&next));
             if Arc::ptr_eq(&previous, &current) {
+                self.gate.follow(&next);
                 return true;
             }
             current = previous;
         }
+    }
+
+    /// Returns the number of the mark, if that keeps nobody away.
+    #[inline(always)]
+    pub(super) fn unmarked(&self) -> Option<u64> {
+        self.gate.open()
     }
 
     /// Returns how the endpoint fares.
@@ -159,39 +197,35 @@ impl Live {
     }
 
     /// Returns whether a new attempt would be within `limit`.
+    #[inline(always)]
     pub(crate) fn has_room(&self, limit: Limit) -> bool {
-        match limit {
-            Limit::None => true,
-            Limit::Unproven(cap) => self.in_flight() < cap,
-            Limit::Trial(cap) => {
-                !self.trial.load(Ordering::Acquire) && cap.is_none_or(|cap| self.in_flight() < cap)
-            }
-        }
+        (limit.cap == u32::MAX || self.in_flight() < limit.cap)
+            && !(limit.is_trial && self.trial.load(Ordering::Acquire))
     }
 
     /// Takes a place within `limit`; `false` if there is none.
     ///
     /// The compare-exchange is what makes the cap hold under races. It reads what
-    /// [`Live::leave`] wrote, so whoever takes a place that was left also sees the
+    /// [`Live::leave`] wrote (and so does the addition where there is no cap), so whoever takes a place that was left also sees the
     /// mark that was made before it was left.
+    #[inline(always)]
     pub(crate) fn enter(&self, limit: Limit) -> bool {
-        match limit {
-            Limit::None => {
-                self.in_flight.fetch_add(1, Ordering::AcqRel);
-                true
-            }
-            Limit::Unproven(cap) => self.enter_below(cap),
-            Limit::Trial(cap) => {
-                let free = (self.trial)
-                    .compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire)
-                    .is_ok();
-                if free && !self.enter_below(cap.unwrap_or(u32::MAX)) {
-                    self.trial.store(false, Ordering::Release);
-                    return false;
-                }
-                free
-            }
+        if limit == Limit::NONE {
+            self.in_flight.fetch_add(1, Ordering::AcqRel);
+            return true;
         }
+        if limit.is_trial && self.trial.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        let has_entered = (self.in_flight)
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+                (count < limit.cap).then_some(count + 1)
+            })
+            .is_ok();
+        if limit.is_trial && !has_entered {
+            self.end_trial();
+        }
+        has_entered
     }
 
     /// Gives the place back.
@@ -199,7 +233,7 @@ impl Live {
         if !seeded(Bug::PlaceKept) {
             self.in_flight.fetch_sub(1, Ordering::AcqRel);
         }
-        if matches!(limit, Limit::Trial(_)) {
+        if limit.is_trial {
             self.end_trial();
         }
     }
@@ -207,13 +241,5 @@ impl Live {
     /// Lets the next trial begin, while the attempt itself goes on.
     pub(crate) fn end_trial(&self) {
         self.trial.store(false, Ordering::Release);
-    }
-
-    fn enter_below(&self, cap: u32) -> bool {
-        self.in_flight
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
-                (count < cap).then_some(count + 1)
-            })
-            .is_ok()
     }
 }

@@ -36,7 +36,10 @@ use std::time::{Duration, Instant};
 
 use qcc_proto::v1::{Cause, OutcomeClass};
 
-use super::CoolDowns;
+use super::{
+    CoolDowns,
+    held::{Held, Suspects},
+};
 use crate::seeded::{Bug, seeded};
 
 /// First suspension. Long enough for the control plane's own check (first due
@@ -50,15 +53,11 @@ const SUSPENSION_MAX: Duration = Duration::from_secs(60);
 /// its beginning was on the way here, and nobody else will tell.
 const TRIAL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Different requests in a row that may be blamed in the endpoint's place. Two clients
-/// with bad requests at the same time are thinkable; a third, with nobody served in
-/// between, is an outage: without this bound, endpoints that all accept connections and
-/// break them would be tried first for ever.
-const SUSPECTS_MAX: usize = 2;
-
 /// What this process knows of one endpoint in one generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mark {
+    /// Counts changes of any kind.
+    pub changes: u64,
     /// Counts pieces of bad evidence.
     pub number: u64,
     /// Failures in a row, those of the view included.
@@ -76,20 +75,6 @@ pub(crate) struct Mark {
     /// Requests that were blamed in the endpoint's place since it last answered well.
     pub suspects: Suspects,
 }
-
-/// Counts pieces of evidence that may turn out to be their request's own fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Held {
-    /// Those that suspend by themselves.
-    pub suspending: u32,
-    /// Those that count towards `max_failures`.
-    pub counted: u32,
-}
-
-/// Fingerprints of requests that were blamed in the endpoint's place, as many as may be
-/// in a row; 0 is a free place. When yet another request fails, it is no request's fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Suspects([u64; SUSPECTS_MAX]);
 
 /// Whether and how an endpoint is kept out of selection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,17 +129,20 @@ pub(crate) struct Known<'a> {
 impl Mark {
     /// Nothing seen yet.
     pub(crate) const CLEAR: Self = Self {
+        changes: 0,
         number: 0,
         failures: 0,
         forgiven: 0,
         counted_at: 0,
         block: Block::Clear,
-        held: Held {
-            suspending: 0,
-            counted: 0,
-        },
-        suspects: Suspects([0; SUSPECTS_MAX]),
+        held: Held::NONE,
+        suspects: Suspects::NONE,
     };
+
+    /// Returns whether it keeps nobody away, whatever a view says.
+    pub(super) fn is_open(&self) -> bool {
+        self.block == Block::Clear && self.held == Held::NONE
+    }
 
     /// Returns the mark after the credential was rejected.
     pub(crate) fn rejected(&self) -> Self {
@@ -214,7 +202,7 @@ impl Mark {
         };
         let next = Self {
             block,
-            suspects: Self::CLEAR.suspects,
+            suspects: Suspects::NONE,
             ..*self
         };
         (next != *self).then_some(next)
@@ -222,12 +210,18 @@ impl Mark {
 
     /// Returns the mark with one more piece of evidence that is held.
     pub(crate) fn holding(&self, class: OutcomeClass) -> Self {
-        self.with_held(class, |count| count.saturating_add(1))
+        Self {
+            held: self.held.with(class, |count| count.saturating_add(1)),
+            ..*self
+        }
     }
 
     /// Returns the mark with one piece less of evidence that is held.
     pub(crate) fn released(&self, class: OutcomeClass) -> Self {
-        self.with_held(class, |count| count.saturating_sub(1))
+        Self {
+            held: self.held.with(class, |count| count.saturating_sub(1)),
+            ..*self
+        }
     }
 
     /// Returns the mark after a piece of held evidence was put down to its request, or
@@ -249,18 +243,6 @@ impl Mark {
         let known = self.failures.max(self.elsewhere(failures));
         suspending > 0
             || (counted > 0 && (is_trial || known.saturating_add(counted) >= failures_max))
-    }
-
-    fn with_held(&self, class: OutcomeClass, change: impl Fn(u32) -> u32) -> Self {
-        let mut held = self.held;
-        match class {
-            OutcomeClass::Timeout | OutcomeClass::Connect => {
-                held.suspending = change(held.suspending);
-            }
-            OutcomeClass::Unspecified => {} // Somebody else has it counted.
-            _ => held.counted = change(held.counted),
-        }
-        Self { held, ..*self }
     }
 
     /// Returns the failures that the view knows of and no success has answered.
@@ -295,13 +277,12 @@ impl Mark {
         // Of attempts that run side by side, failures must not count more than successes.
         let ends_row = self.block == Block::Clear && chosen_at >= self.counted_at;
         let is_forgiven = self.failures == 0 && self.forgiven == known.failures;
-        let spotless =
-            is_forgiven && self.block == Block::Clear && self.suspects == Self::CLEAR.suspects;
+        let spotless = is_forgiven && self.block == Block::Clear && self.suspects == Suspects::NONE;
         ((newest || ends_row) && !spotless).then_some(Self {
             failures: 0,
             forgiven: known.failures,
             block: Block::Clear,
-            suspects: Self::CLEAR.suspects,
+            suspects: Suspects::NONE,
             ..*self
         })
     }
@@ -398,21 +379,6 @@ impl Mark {
             block,
             ..*self
         }
-    }
-}
-
-impl Suspects {
-    /// Returns them with one more, if there is a place for it.
-    fn with(self, request: u64) -> Option<Self> {
-        let request = request.max(1); // 0 is a free place.
-        let Self(mut places) = self;
-        if seeded(Bug::SuspectsUnlimited) {
-            places = Mark::CLEAR.suspects.0;
-        }
-        let mut fitting = places.iter_mut();
-        let place = fitting.find(|place| **place == request || **place == 0)?;
-        *place = request;
-        Some(Self(places))
     }
 }
 

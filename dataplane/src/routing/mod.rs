@@ -1,20 +1,23 @@
 //! Decides which endpoint gets an attempt, and learns from what it came to.
 //!
 //! - [`endpoint`], [`policy`]: what a view says.
-//! - [`table`]: one view in preference order, immutable.
-//! - [`mark`]: what this process has seen itself; the state machine.
+//! - [`table`], [`block`]: one view in preference order, immutable.
+//! - [`mark`], [`held`]: what this process has seen itself; the state machine.
+//! - [`gate`]: whether a mark keeps anybody away.
 //! - [`live`]: the mark and the in-flight counts, beside the tables.
 //! - [`router`]: the newest table, and who waits for a change.
 //! - [`admission`]: whether an endpoint may be tried now.
 //! - [`selection`]: one client request's way through the endpoints.
+//! - [`draw`]: whom a strategy draws. [`chance`]: what is left to chance.
+//! - [`home`]: where the requests of a session go.
 //! - [`last_resort`]: which endpoints are tried although they are out.
-//! - [`affinity`]: where a session belongs.
+//! - [`affinity`]: where a session belongs. [`places`]: where sessions are, remembered.
 //! - [`pace`]: how an endpoint fares, and how much of its share it gets.
 //! - [`attempt`]: one try at one endpoint, from choice to outcome.
 //! - [`budget`]: how many tries may follow a first one.
 //! - [`suspicion`]: whether a request fails wherever it goes, and is itself to blame.
 //! - [`reason`]: why an endpoint is not selected.
-//! - [`outlook`]: that nothing can be, remembered for a moment.
+//! - [`outlook`]: that nothing can be chosen, remembered for a moment.
 //!
 //! The way of one client request:
 //!
@@ -44,13 +47,20 @@
 mod admission;
 mod affinity;
 mod attempt;
+mod block;
 mod budget;
+mod chance;
+mod draw;
 mod endpoint;
+mod gate;
+mod held;
+mod home;
 mod last_resort;
 mod live;
 mod mark;
 mod outlook;
 mod pace;
+mod places;
 mod policy;
 mod reason;
 mod router;

@@ -1,10 +1,10 @@
-//! That nothing can be selected, remembered for a moment.
+//! That nothing can be chosen, found out and remembered for a moment.
 //!
 //! To find that out, and why, means to look at each endpoint. Where there are thousands and
-//! all are out, a flood of requests would do nothing else. What is remembered holds for
-//! requests that have tried nothing, until something may have become selectable: that is
-//! told ([`Router::changed`](super::Router::changed)), but for the ends of pauses, which
-//! are known.
+//! all are out, or all are busy, a flood of requests would do nothing else. What is
+//! remembered holds for requests that have tried nothing, until something may have become
+//! selectable: that is told ([`Router::changed`](super::Router::changed)), but for the ends
+//! of pauses, which are known.
 
 use std::{
     sync::{
@@ -16,7 +16,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 
-use super::{Table, Unavailable};
+use super::{Next, Routing, Table, Unavailable};
 
 /// Longest time for which it is remembered: what people are told of seconds stays true.
 const HOLDS_MAX: Duration = Duration::from_millis(100);
@@ -35,7 +35,75 @@ struct Known {
     table: Weak<Table>,
     changes: u64,
     until: Instant,
-    unavailable: Arc<Unavailable>,
+    finding: Finding,
+}
+
+/// What there is to say when nothing can be chosen; see [`Next`].
+#[derive(Debug, Clone)]
+pub(super) enum Finding {
+    Wait { until: Option<Instant> },
+    Exhausted,
+    Unavailable(Arc<Unavailable>),
+}
+
+impl From<Finding> for Next {
+    fn from(finding: Finding) -> Self {
+        match finding {
+            Finding::Wait { until } => Self::Wait { until },
+            Finding::Exhausted => Self::Exhausted,
+            Finding::Unavailable(unavailable) => Self::Unavailable(unavailable),
+        }
+    }
+}
+
+impl Routing {
+    /// Finds out why there was nothing to choose. `None`: there is now.
+    pub(super) fn survey(&self, now: Instant) -> Option<Next> {
+        let changes = self.router().outlook().changes(); // First: what comes later counts.
+        let queue_timeout = self.policy().queue_timeout;
+        let (mut selectable, mut busy) = (false, false);
+        let mut until: Option<Instant> = None;
+        let mut holds = HOLDS_MAX;
+        for place in self.table().places() {
+            let is_open = !self.has_tried(place) || self.spared == Some(place);
+            let usable = self.may_try() && is_open;
+            match self.admit(self.table().entry(place), now) {
+                Ok(_) if usable => return None,
+                Ok(_) => selectable = true,
+                Err(reason) if reason.is_busy() => {
+                    selectable = true;
+                    busy |= usable;
+                }
+                Err(reason) => {
+                    let Some(left) = reason.remaining() else {
+                        continue;
+                    };
+                    let is_within_reach = left <= queue_timeout;
+                    if usable && is_within_reach {
+                        until = Some(until.map_or(now + left, |other| other.min(now + left)));
+                    }
+                    // It matters when it comes within reach, and when it ends.
+                    holds = holds.min(match is_within_reach {
+                        true => left,
+                        false => left - queue_timeout,
+                    });
+                }
+            }
+        }
+        let finding = if busy || until.is_some() {
+            Finding::Wait { until }
+        } else if selectable {
+            Finding::Exhausted
+        } else {
+            Finding::Unavailable(Arc::new(self.unavailable(now)))
+        };
+        // Who has tried some is told of the others; and a last resort is another for each.
+        if self.attempts == 0 && !self.is_lenient() {
+            let outlook = self.router().outlook();
+            outlook.put(self.table(), changes, now + holds, finding.clone());
+        }
+        Some(finding.into())
+    }
 }
 
 impl Outlook {
@@ -54,7 +122,7 @@ impl Outlook {
     }
 
     /// Returns what was found of this table, if it still holds.
-    pub(super) fn get(&self, table: &Arc<Table>, now: Instant) -> Option<Arc<Unavailable>> {
+    pub(super) fn get(&self, table: &Arc<Table>, now: Instant) -> Option<Finding> {
         if !self.is_bleak.load(Ordering::Relaxed) {
             return None;
         }
@@ -63,24 +131,16 @@ impl Outlook {
         let holds = known.changes == self.changes()
             && std::ptr::eq(known.table.as_ptr(), Arc::as_ptr(table))
             && now < known.until;
-        holds.then(|| Arc::clone(&known.unavailable))
+        holds.then(|| known.finding.clone())
     }
 
-    /// Remembers what was found at `now`, having asked for `changes` before. `for_long`:
-    /// until the end of a pause matters.
-    pub(super) fn put(
-        &self,
-        table: &Arc<Table>,
-        changes: u64,
-        now: Instant,
-        for_long: Option<Duration>,
-        unavailable: &Arc<Unavailable>,
-    ) {
+    /// Remembers what was found, having asked for `changes` before.
+    fn put(&self, table: &Arc<Table>, changes: u64, until: Instant, finding: Finding) {
         self.known.store(Some(Arc::new(Known {
             table: Arc::downgrade(table),
             changes,
-            until: now + for_long.map_or(HOLDS_MAX, |long| long.min(HOLDS_MAX)),
-            unavailable: Arc::clone(unavailable),
+            until,
+            finding,
         })));
         self.is_bleak.store(true, Ordering::Relaxed);
     }

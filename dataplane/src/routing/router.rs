@@ -1,6 +1,7 @@
 //! The newest table, and who waits for a change.
 
 use std::{
+    cell::RefCell,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -8,14 +9,14 @@ use std::{
     time::Instant,
 };
 
-use arc_swap::{ArcSwapOption, Guard};
+use arc_swap::ArcSwapOption;
 use imbl::OrdMap;
 use qcc_proto::v1::{OutcomeClass, View};
 use tokio::sync::{Notify, futures::Notified, watch};
 
 use super::{
-    Generation, Policy, Routed, Routing, Session, Table, affinity::Places, budget::Budget,
-    outlook::Outlook,
+    Generation, Policy, Routed, Routing, Session, Table, budget::Budget, outlook::Outlook,
+    places::Places,
 };
 use crate::{
     reports::Outbox,
@@ -28,12 +29,28 @@ pub(crate) struct Router {
     shared: Arc<Shared>,
 }
 
+thread_local! {
+    /// What the last request on this thread was begun with.
+    static AT_HAND: RefCell<Option<Arc<Pinned>>> = const { RefCell::new(None) };
+}
+
+/// A table, and where it comes from: what a request and each of its attempts hold on to.
+///
+/// Each thread makes one of a table, for all the requests that it begins: to take it is to
+/// count one more holder, where no other thread counts. The last one stays at hand, so that
+/// a thread that is idle holds on to the table of its last request.
+#[derive(Debug)]
+pub(super) struct Pinned {
+    pub router: Router,
+    pub table: Arc<Table>,
+}
+
 #[derive(Debug)]
 struct Shared {
     table: ArcSwapOption<Table>,
     wake: Notify,
     outlook: Outlook,
-    seeds: AtomicU64,
+    seed: u64,
     budget: Budget,
     /// Whose turn it is, for those who take turns.
     turns: AtomicU64,
@@ -110,7 +127,7 @@ impl Router {
                 table: ArcSwapOption::empty(),
                 wake: Notify::new(),
                 outlook: Outlook::default(),
-                seeds: AtomicU64::new(seed),
+                seed,
                 budget: Budget::default(),
                 turns: AtomicU64::new(0),
                 stays: OnceLock::new(),
@@ -124,9 +141,30 @@ impl Router {
 
     /// Begins to route one client request. `None`: there is no view yet.
     pub(crate) fn begin(&self) -> Option<Routing> {
-        let table = self.table()?;
-        let seed = (self.shared.seeds).fetch_add(1, Ordering::Relaxed);
-        Some(Routing::new(self.clone(), table, seed))
+        self.pin().map(Routing::new)
+    }
+
+    /// Returns the newest table, to hold on to.
+    pub(super) fn pin(&self) -> Option<Arc<Pinned>> {
+        let at_hand = AT_HAND.with_borrow(|at_hand| {
+            let pinned = at_hand.as_ref().filter(|it| it.is_newest_of(self))?;
+            Some(Arc::clone(pinned))
+        });
+        at_hand.or_else(|| {
+            let pinned = Arc::new(Pinned {
+                router: self.clone(),
+                table: self.table()?,
+            });
+            // What was there is freed once nothing is borrowed.
+            drop(AT_HAND.replace(Some(Arc::clone(&pinned))));
+            Some(pinned)
+        })
+    }
+
+    /// Counts a client request, and returns its seed.
+    pub(super) fn count_request(&self, now: Instant) -> u64 {
+        let before = self.shared.budget.request(now);
+        self.shared.seed.wrapping_add(before)
     }
 
     /// Completes when something may have become selectable: a new table, a place at
@@ -166,6 +204,10 @@ impl Router {
             },
         };
         let table = table.of_registry(registry_id, update.has_left_out);
+        // First: who can see the new table finds that the old one is not the newest.
+        if let Some(previous) = &previous {
+            previous.supersede();
+        }
         self.shared.table.store(Some(Arc::new(table)));
         self.wake();
     }
@@ -173,8 +215,7 @@ impl Router {
     /// Notes when endpoints of the newest table are checked next. Nothing is decided by it
     /// but when clients had best come back.
     pub(crate) fn expect_checks<'a>(&self, planned: impl IntoIterator<Item = (&'a str, Instant)>) {
-        let newest = self.newest();
-        let Some(table) = newest.as_ref() else { return };
+        let Some(table) = self.table() else { return };
         for (name, due) in planned {
             if let Some(entry) = table.find(name) {
                 entry.live.expect_check(due);
@@ -221,11 +262,6 @@ impl Router {
         self.shared.rejections.send_modify(|count| *count += 1);
     }
 
-    /// Returns the newest table, for a moment's look.
-    pub(super) fn newest(&self) -> Guard<Option<Arc<Table>>> {
-        self.shared.table.load()
-    }
-
     /// Returns what is known of times when nothing is selectable.
     pub(super) fn outlook(&self) -> &Outlook {
         &self.shared.outlook
@@ -261,5 +297,21 @@ impl Router {
     pub(super) fn wake(&self) {
         self.shared.outlook.change();
         self.shared.wake.notify_waiters();
+    }
+}
+
+impl Pinned {
+    /// Looks at the newest table, which most of the time is this one.
+    #[inline(always)]
+    pub(super) fn with_newest<T>(&self, look: impl FnOnce(&Table) -> T) -> T {
+        if !self.table.is_superseded() {
+            return look(&self.table);
+        }
+        let newest = self.router.shared.table.load();
+        look(newest.as_ref().unwrap_or(&self.table))
+    }
+
+    fn is_newest_of(&self, router: &Router) -> bool {
+        Arc::ptr_eq(&self.router.shared, &router.shared) && !self.table.is_superseded()
     }
 }

@@ -17,7 +17,7 @@
 //! comes back but its end), or it is refused in the same words, 402 or 403 with the same
 //! error type. That both endpoints are at fault, in the same way at the same time, is
 //! possible too. Two things tell it: the request is served by a third endpoint, or other
-//! requests fail in the same way with none served in between (`mark::Suspects`).
+//! requests fail in the same way with none served in between (`held::Suspects`).
 //!
 //! A connection that had been used before may have been closed for being idle. It counts
 //! as killed all the same: if it was not, nobody is to blame either.

@@ -2,38 +2,32 @@
 //!
 //! Preference is priority first (lower is better), then HEALTHY before UNKNOWN
 //! before DEGRADED. Endpoints that are equal in both form a tier and share the load
-//! by the cluster's strategy; that of weights alone does not look at priority. Endpoints that the view shuts out are in the table (people ask why
-//! they are not used) but in no tier.
-//!
-//! The order is kept in blocks of a few dozen endpoints, and a table shares with the
-//! one before every block that holds no changed endpoint: what an update costs hardly
-//! depends on how many endpoints there are.
+//! by the cluster's strategy; that of weights alone does not look at priority. Endpoints
+//! that the view shuts out are in the table (people ask why they are not used) but in no
+//! tier. The order is kept in [blocks](super::block).
 
 use std::{
     collections::BTreeSet,
     ops::Range,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use http::HeaderValue;
 use imbl::OrdMap;
-use qcc_proto::v1::{AdminState, View};
+use qcc_proto::v1::View;
 
 use super::{
-    Policy, Session, Strategy,
-    affinity::{self, Places},
+    Policy,
+    block::{self, BLOCK_MAX, Block, Rank},
     endpoint::{Health, Routed},
     live::{Live, Totals},
     mark::{Block as MarkBlock, Mark},
+    places::Places,
 };
 use crate::seeded::{Bug, seeded};
-
-/// Endpoints in one block. About the square root of what a proxy is sized for: an
-/// update goes over the entries of one block, and over all blocks.
-const BLOCK_MAX: usize = 64;
-
-/// Endpoints of a tier from which on it is worth a look whether a session's place is known.
-const REMEMBERED_FROM: usize = 32;
 
 /// A view and everything that selection needs of it.
 #[derive(Debug)]
@@ -43,45 +37,42 @@ pub(crate) struct Table {
     revision: OnceLock<HeaderValue>,
     /// Which life of the registry it belongs to; see [`super::Router::publish`].
     life: u64,
+    /// Whether there may be a newer one.
+    is_superseded: AtomicBool,
     /// Names the registry it belongs to; empty if that is not known.
     registry_id: Arc<str>,
     /// Whether endpoints are shut or missing that this version cannot use.
     has_left_out: bool,
     policy: Arc<Policy>,
-    /// Endpoints by tier, then name; those in no tier come last. A position counts
-    /// through all blocks. No block is empty.
-    blocks: Vec<Arc<Block>>,
-    /// For each block, the position behind its last endpoint.
+    /// Endpoints by tier, then name; those in no tier come last. No block is empty.
+    pub(super) blocks: Vec<Arc<Block>>,
+    /// For each block, how many endpoints there are from the beginning of its tier to its end.
     ends: Vec<usize>,
     /// For each block, the sum of the weights from the beginning of its tier to its end.
     weights: Vec<u64>,
     tiers: Vec<Tier>,
     /// Where sessions belong in the first tier, those that were asked for last. Shared with
     /// tables in which that tier is the same.
-    homes: Arc<OnceLock<Places>>,
+    pub(super) homes: Arc<OnceLock<Places>>,
     by_name: OrdMap<Arc<str>, Entry>,
 }
 
 /// An endpoint's name and generation.
 pub(crate) type Generation = (Arc<str>, u64);
 
-/// Endpoints of one rank that follow each other.
-#[derive(Debug)]
-struct Block {
-    rank: Rank,
-    entries: Vec<Entry>,
-    /// Running sum of the weights.
-    weights: Vec<u64>,
-    /// Hashes of the names.
-    hashes: Vec<u64>,
-}
-
 /// Endpoints that are equally preferred.
 #[derive(Debug, Clone)]
 pub(crate) struct Tier {
-    positions: Range<usize>,
-    blocks: Range<usize>,
+    pub(super) blocks: Range<usize>,
+    /// How many.
+    len: usize,
+    /// Whether all weigh the same.
+    is_even: bool,
 }
+
+/// Where an endpoint is in a table: its block, and where it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Place(pub(super) u32);
 
 /// One endpoint in a table.
 #[derive(Debug, Clone)]
@@ -134,19 +125,12 @@ impl Table {
         Self::of(view, life, policy, entries.collect())
     }
 
-    fn of(view: View, life: u64, policy: Arc<Policy>, mut entries: Vec<Entry>) -> Self {
+    fn of(view: View, life: u64, policy: Arc<Policy>, entries: Vec<Entry>) -> Self {
         let by_name = entries
             .iter()
             .map(|entry| (Arc::clone(&entry.routed.endpoint.name), entry.clone()))
             .collect();
-        let is_flat = is_flat(&policy);
-        let rank = |entry: &Entry| rank(&entry.routed, is_flat);
-        entries.sort_unstable_by(|a, b| (rank(a), name(a)).cmp(&(rank(b), name(b))));
-        let blocks = entries
-            .chunk_by(|a, b| rank(a) == rank(b))
-            .flat_map(|tier| tier.chunks(BLOCK_MAX).map(move |it| (rank(&it[0]), it)))
-            .map(|(rank, entries)| Arc::new(Block::new(rank, entries.to_vec())))
-            .collect();
+        let blocks = block::arrange(entries, block::is_flat(&policy));
         Self::arrange(view, life, policy, blocks, by_name)
     }
 
@@ -160,17 +144,17 @@ impl Table {
         find: impl Fn(&str) -> Option<Arc<Routed>>,
     ) -> Self {
         let (mut blocks, mut by_name) = (self.blocks.clone(), self.by_name.clone());
-        let is_flat = is_flat(&self.policy);
+        let is_flat = block::is_flat(&self.policy);
         for name in changed {
             if let Some(old) = by_name.remove(name) {
-                take(&mut blocks, &old, is_flat);
+                block::take(&mut blocks, &old, is_flat);
             }
             if let Some(routed) = find(name) {
                 let entry = Entry {
                     live: live(&routed, self.life, Some(self)),
                     routed,
                 };
-                put(&mut blocks, entry.clone(), is_flat);
+                block::put(&mut blocks, entry.clone(), is_flat);
                 by_name.insert(Arc::clone(&entry.routed.endpoint.name), entry);
             }
         }
@@ -183,7 +167,7 @@ impl Table {
 
     /// Returns whether a policy puts endpoints into the same order.
     pub(super) fn is_ordered_by(&self, policy: &Policy) -> bool {
-        is_flat(&self.policy) == is_flat(policy)
+        block::is_flat(&self.policy) == block::is_flat(policy)
     }
 
     fn has_first_tier_of(&self, other: &Table) -> bool {
@@ -191,7 +175,7 @@ impl Table {
         let (Some(ours), Some(theirs)) = (first(self), first(other)) else {
             return false;
         };
-        // The first tier begins where the table does, so that positions are the same.
+        // The first tier begins where the table does, so that places are the same.
         let pairs = self.blocks[ours.clone()]
             .iter()
             .zip(&other.blocks[theirs.clone()]);
@@ -219,20 +203,22 @@ impl Table {
         let (mut ends, mut weights) = (Vec::with_capacity(blocks.len()), Vec::new());
         weights.reserve_exact(blocks.len());
         let mut tiers: Vec<Tier> = Vec::new();
-        let mut end = 0;
         for tier in blocks.chunk_by(|a, b| a.rank == b.rank) {
-            let (start, first) = (end, ends.len());
-            let mut weight = 0;
+            let first = ends.len();
+            let (mut len, mut weight) = (0, 0);
             for block in tier {
-                end += block.entries.len();
+                len += block.entries.len();
                 weight += block.weight();
-                ends.push(end);
+                ends.push(len);
                 weights.push(weight);
             }
             if tier.first().is_some_and(|block| block.rank != Rank::Shut) {
+                let weighs = tier.first().and_then(|block| block.weighs);
+                let is_like = |block: &Arc<Block>| block.weighs == weighs;
                 tiers.push(Tier {
-                    positions: start..end,
                     blocks: first..ends.len(),
+                    len,
+                    is_even: weighs.is_some() && tier.iter().all(is_like),
                 });
             }
         }
@@ -240,6 +226,7 @@ impl Table {
             view,
             revision: OnceLock::new(),
             life,
+            is_superseded: AtomicBool::new(false),
             registry_id: Arc::default(),
             has_left_out: false,
             policy,
@@ -287,23 +274,47 @@ impl Table {
         &self.policy
     }
 
-    /// Returns how many endpoints there are: each position is below.
-    pub(crate) fn len(&self) -> usize {
-        self.ends.last().copied().unwrap_or_default()
+    /// Says that there is a newer one.
+    pub(super) fn supersede(&self) {
+        self.is_superseded.store(true, Ordering::Release);
     }
 
-    /// Returns the endpoint at a position.
+    /// Returns whether there may be a newer one.
+    #[inline(always)]
+    pub(super) fn is_superseded(&self) -> bool {
+        self.is_superseded.load(Ordering::Acquire)
+    }
+
+    /// Returns how many endpoints there are.
+    pub(crate) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Returns the endpoint at a place.
     ///
     /// # Panics
     ///
-    /// If there is none.
-    pub(crate) fn entry(&self, position: usize) -> &Entry {
-        let block = self.block_of(position);
-        &self.blocks[block].entries[position - self.start(block)]
+    /// If the place is none of this table.
+    #[inline(always)]
+    pub(crate) fn entry(&self, place: Place) -> &Entry {
+        &self.blocks[place.block()].entries[place.within()]
     }
 
-    fn block_of(&self, position: usize) -> usize {
-        self.ends.partition_point(|&end| end <= position)
+    /// Goes through all places.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Place> {
+        self.places_in(0..self.blocks.len())
+    }
+
+    /// Goes through the places of a tier.
+    pub(crate) fn places_of(&self, tier: &Tier) -> impl Iterator<Item = Place> + use<'_> {
+        self.places_in(tier.blocks.clone())
+    }
+
+    fn places_in(&self, blocks: Range<usize>) -> impl Iterator<Item = Place> + use<'_> {
+        blocks.flat_map(|block| {
+            let within = 0..self.blocks[block].entries.len();
+            within.map(move |within| Place::new(block, within))
+        })
     }
 
     /// Returns the view as responses name it: `3.17`. Written once for all of them.
@@ -338,197 +349,63 @@ impl Table {
         })
     }
 
-    /// Picks a position in a tier by weight. Any `random` does.
-    pub(crate) fn draw(&self, tier: &Tier, random: u64) -> usize {
+    /// Returns the endpoint of a tier that is so many after its first.
+    #[inline(always)]
+    pub(crate) fn nth(&self, tier: &Tier, number: usize) -> Place {
+        if tier.blocks.len() == 1 {
+            return Place::new(tier.blocks.start, number);
+        }
+        let ends = &self.ends[tier.blocks.clone()];
+        let before = ends.partition_point(|&end| end <= number);
+        let start = before.checked_sub(1).map_or(0, |block| ends[block]);
+        Place::new(tier.blocks.start + before, number - start)
+    }
+
+    /// Picks a place in a tier by weight. `point` is below the tier's weight.
+    #[inline(always)]
+    pub(crate) fn draw(&self, tier: &Tier, point: u64) -> Place {
         let sums = &self.weights[tier.blocks.clone()];
-        let total = sums.last().copied().unwrap_or(1);
-        let point = random % total;
         let before = sums.partition_point(|&sum| sum <= point);
         let point = point - before.checked_sub(1).map_or(0, |block| sums[block]);
         let block = tier.blocks.start + before;
         let sums = &self.blocks[block].weights;
-        self.start(block) + sums.partition_point(|&sum| sum <= point)
+        Place::new(block, sums.partition_point(|&sum| sum <= point))
     }
 
-    /// Picks one of some positions by weight; `None` if there are none.
-    pub(crate) fn draw_among(&self, positions: &[usize], random: u64) -> Option<usize> {
-        let weight = |&index: &usize| u64::from(self.entry(index).routed.weight);
-        let total: u64 = positions.iter().map(weight).sum();
-        let mut point = random.checked_rem(total)?;
-        positions.iter().copied().find(|index| {
-            let found = point < weight(index);
-            point = point.saturating_sub(weight(index));
-            found
-        })
-    }
-
-    /// Returns where a session belongs in a tier, among the endpoints that fit it. Those
-    /// that others are preferred to are not asked whether they do.
-    pub(super) fn home(
-        &self,
-        tier: &Tier,
-        session: Session,
-        fits: impl Fn(usize) -> bool,
-    ) -> Option<usize> {
-        let is_first = tier.positions.start == 0 && tier.positions.len() >= REMEMBERED_FROM;
-        if !is_first {
-            return self.best(tier, session, fits);
-        }
-        let homes = self.homes.get_or_init(Places::new);
-        let known = homes.get(session).map(|home| home as usize);
-        let home = known
-            .filter(|home| tier.positions.contains(home))
-            .or_else(|| {
-                let home = self.best(tier, session, |_| true)?;
-                homes.put(session, u32::try_from(home).ok()?);
-                Some(home)
-            });
-        home.filter(|&home| fits(home))
-            .or_else(|| self.best(tier, session, &fits))
-    }
-
-    fn best(&self, tier: &Tier, session: Session, fits: impl Fn(usize) -> bool) -> Option<usize> {
-        let mut best: Option<(affinity::Bid, usize)> = None;
-        let mut position = tier.positions.start;
-        for block in &self.blocks[tier.blocks.clone()] {
-            let mut before = 0;
-            for (hash, sum) in block.hashes.iter().zip(&block.weights) {
-                let weight = u32::try_from(sum - before).unwrap_or(u32::MAX);
-                before = *sum;
-                let bid = session.bid(*hash, weight);
-                if best.is_none_or(|(best, _)| bid.beats(best)) && fits(position) {
-                    best = Some((bid, position));
-                }
-                position += 1;
-            }
-        }
-        best.map(|(_, position)| position)
-    }
-
-    /// Returns the position of the endpoint with a name of that hash, or the end of it.
-    pub(super) fn find_hashed(&self, low: u32) -> Option<usize> {
-        let hashes = self.blocks.iter().flat_map(|block| &block.hashes);
-        hashes.into_iter().position(|hash| *hash as u32 == low)
-    }
-
-    /// Returns the hash of the name of the endpoint at a position.
-    pub(super) fn hash(&self, position: usize) -> u64 {
-        let block = self.block_of(position);
-        self.blocks[block].hashes[position - self.start(block)]
-    }
-
-    /// Returns the first position of a block.
-    fn start(&self, block: usize) -> usize {
-        block.checked_sub(1).map_or(0, |before| self.ends[before])
+    /// Returns the sum of the weights of a tier.
+    pub(crate) fn weight(&self, tier: &Tier) -> u64 {
+        self.weights[tier.blocks.end - 1]
     }
 }
 
 impl Tier {
-    /// Returns its positions in the table.
-    pub(crate) fn positions(&self) -> Range<usize> {
-        self.positions.clone()
+    /// Returns how many endpoints there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns whether all weigh the same.
+    pub(super) fn is_even(&self) -> bool {
+        self.is_even
     }
 }
 
-impl Block {
-    /// Returns a block of endpoints, at least one, all of one rank, by name.
-    fn new(rank: Rank, entries: Vec<Entry>) -> Self {
-        let hashes = (entries.iter()).map(|entry| affinity::hash(name(entry).as_bytes()));
-        let hashes = hashes.collect();
-        let weights = entries.iter().scan(0, |sum, entry| {
-            *sum += u64::from(entry.routed.weight);
-            Some(*sum)
-        });
-        Self {
-            rank,
-            weights: weights.collect(),
-            hashes,
-            entries,
-        }
+impl Place {
+    const BITS: u32 = BLOCK_MAX.ilog2() + 1;
+
+    pub(super) fn new(block: usize, within: usize) -> Self {
+        Self((block << Self::BITS | within) as u32) // Beyond 2^25 blocks memory has ended.
     }
 
-    fn weight(&self) -> u64 {
-        self.weights.last().copied().unwrap_or_default()
+    #[inline(always)]
+    pub(super) fn block(self) -> usize {
+        (self.0 >> Self::BITS) as usize
     }
 
-    /// Returns where an endpoint is in preference order, as seen from here.
-    fn last_key(&self) -> Option<(Rank, &str)> {
-        self.entries.last().map(|entry| (self.rank, name(entry)))
+    #[inline(always)]
+    pub(super) fn within(self) -> usize {
+        self.0 as usize & ((1 << Self::BITS) - 1)
     }
-}
-
-/// Takes an endpoint out of the blocks that hold it.
-fn take(blocks: &mut Vec<Arc<Block>>, entry: &Entry, is_flat: bool) {
-    let key = (rank(&entry.routed, is_flat), name(entry));
-    let at = blocks.partition_point(|block| block.last_key() < Some(key));
-    let Some(block) = blocks.get(at) else { return };
-    let others = (block.entries.iter()).filter(|other| name(other) != name(entry));
-    let others: Vec<Entry> = others.cloned().collect();
-    if others.is_empty() {
-        blocks.remove(at);
-    } else {
-        blocks[at] = Arc::new(Block::new(block.rank, others));
-    }
-}
-
-/// Puts an endpoint into blocks that do not hold it.
-fn put(blocks: &mut Vec<Arc<Block>>, entry: Entry, is_flat: bool) {
-    let rank = rank(&entry.routed, is_flat);
-    let at = blocks.partition_point(|block| block.last_key() < Some((rank, name(&entry))));
-    // Behind the last of its rank it belongs to the block before, if that has its rank.
-    let fits = |at: usize| blocks.get(at).is_some_and(|block| block.rank == rank);
-    let at = match at.checked_sub(1) {
-        _ if fits(at) => at,
-        Some(before) if fits(before) => before,
-        _ => {
-            blocks.insert(at, Arc::new(Block::new(rank, vec![entry])));
-            return;
-        }
-    };
-    let mut entries = blocks[at].entries.clone();
-    let place = entries.partition_point(|other| name(other) < name(&entry));
-    entries.insert(place, entry);
-    if entries.len() > BLOCK_MAX {
-        let second = entries.split_off(entries.len() / 2);
-        blocks.insert(at + 1, Arc::new(Block::new(rank, second)));
-    }
-    blocks[at] = Arc::new(Block::new(rank, entries));
-}
-
-/// Where an endpoint stands in preference order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    Tier { priority: u32, health: u8 },
-    Shut,
-}
-
-/// Whether priorities do not count.
-fn is_flat(policy: &Policy) -> bool {
-    policy.strategy == Strategy::Weighted
-}
-
-fn rank(routed: &Routed, is_flat: bool) -> Rank {
-    let tier = |health| Rank::Tier {
-        priority: if is_flat {
-            0
-        } else if seeded(Bug::PrioritiesReversed) {
-            u32::MAX - routed.priority
-        } else {
-            routed.priority
-        },
-        health,
-    };
-    match (routed.admin, routed.health) {
-        (AdminState::Enabled, Health::Healthy) => tier(0),
-        (AdminState::Enabled, Health::Unknown) => tier(1),
-        (AdminState::Enabled, Health::Degraded { .. }) => tier(2),
-        (AdminState::Enabled, Health::Unhealthy { .. })
-        | (AdminState::Draining | AdminState::Disabled | AdminState::Unspecified, _) => Rank::Shut,
-    }
-}
-
-fn name(entry: &Entry) -> &str {
-    &entry.routed.endpoint.name
 }
 
 fn live(routed: &Routed, life: u64, previous: Option<&Table>) -> Arc<Live> {

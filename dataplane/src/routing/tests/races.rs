@@ -11,6 +11,7 @@ use std::{
 use OutcomeClass::{Auth, Request, Timeout};
 
 use super::*;
+use crate::routing::table::Place;
 
 const THREADS: usize = 100;
 
@@ -94,9 +95,12 @@ fn a_place_that_a_401_left_behind_is_given_back() {
     let first = testbed.attempt();
     let mut late = testbed.begin();
     // Between these two a thread may be suspended for as long as the system likes.
-    let admission = late.usable(0, testbed.now).unwrap();
+    let admission = late.usable(Place::default(), testbed.now).unwrap();
     testbed.finish(first, Auth);
-    assert!(late.seize(0, admission, testbed.now).is_none());
+    assert!(
+        late.seize(Place::default(), admission, testbed.now)
+            .is_none()
+    );
     assert_eq!(in_flight(&testbed), 0);
 }
 
@@ -104,10 +108,13 @@ fn a_place_that_a_401_left_behind_is_given_back() {
 fn a_place_that_an_ejecting_view_overtook_is_given_back() {
     let mut testbed = Testbed::new([endpoint("a")]);
     let mut late = testbed.begin();
-    let admission = late.usable(0, testbed.now).unwrap();
+    let admission = late.usable(Place::default(), testbed.now).unwrap();
     let cause = qcc_proto::v1::Cause::Auth;
     testbed.change("a", |a| a.health = Health::Unhealthy { cause });
-    assert!(late.seize(0, admission, testbed.now).is_none());
+    assert!(
+        late.seize(Place::default(), admission, testbed.now)
+            .is_none()
+    );
     assert_eq!(in_flight(&testbed), 0);
 }
 
@@ -170,4 +177,35 @@ fn a_request_never_fails_for_want_of_luck() {
             assert_eq!(name(&testbed.attempt()), "e19");
         }
     });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_waits_for_a_place_hears_of_it() {
+    // No time passes: what is remembered is forgotten when somebody tells, or never.
+    let testbed = Arc::new(Testbed::new(["a", "b", "c"].map(unproven)));
+    let clients = (0..THREADS).map(|_| {
+        let testbed = Arc::clone(&testbed);
+        tokio::spawn(async move {
+            for _ in 0..20 {
+                let mut routing = testbed.begin();
+                let attempt = loop {
+                    let changed = testbed.router.changed();
+                    match routing.next(testbed.now) {
+                        Next::Attempt(attempt) => break attempt,
+                        Next::Wait { .. } => changed.await,
+                        other => panic!("neither a place nor a wait but {other:?}"),
+                    }
+                };
+                tokio::task::yield_now().await;
+                testbed.finish(attempt, Request);
+            }
+        })
+    });
+    let all = async {
+        for client in clients.collect::<Vec<_>>() {
+            client.await.unwrap();
+        }
+    };
+    let all = tokio::time::timeout(Duration::from_secs(60), all).await;
+    assert!(all.is_ok(), "somebody waits for ever");
 }

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::routing::Table;
+use crate::routing::{
+    Table,
+    table::{Place, Tier},
+};
 
 /// So many that several blocks of a tier fill up, split and run empty.
 const NAMES: u16 = 400;
@@ -38,31 +41,22 @@ fn routed_as(number: u16, (priority, weight, health): (u32, u32, u8)) -> Arc<Rou
 
 /// All that can be asked of a table.
 fn describe(table: &Table) -> impl PartialEq + std::fmt::Debug + use<> {
-    let at = |position| Arc::clone(&table.entry(position).routed);
-    let order: Vec<_> = (0..table.len()).map(at).collect();
+    let at = |place| Arc::clone(&table.entry(place).routed);
+    let order: Vec<_> = table.places().map(at).collect();
     let by_name: Vec<_> = table.by_name().map(|it| Arc::clone(&it.routed)).collect();
-    let tiers: Vec<_> = (table.tiers().iter())
-        .map(|tier| {
-            let weights: u32 = (tier.positions())
-                .map(|it| table.entry(it).routed.weight)
-                .sum();
-            let drawn = (0..u64::from(weights)).map(|random| table.draw(tier, random));
-            (tier.positions(), drawn.collect::<Vec<_>>())
-        })
+    let tiers: Vec<Vec<_>> = (table.tiers().iter())
+        .map(|tier| table.places_of(tier).map(at).collect())
         .collect();
     (order, by_name, tiers)
 }
 
-/// What a draw must come to: each position as often as its weight says.
-fn draws(table: &Table) -> Vec<Vec<usize>> {
-    let often = |position| {
-        let weight = table.entry(position).routed.weight as usize;
-        std::iter::repeat_n(position, weight)
+/// What a tier's draws must come to: each endpoint as often as its weight says.
+fn draws(table: &Table, tier: &Tier) -> Vec<Place> {
+    let often = |place| {
+        let weight = table.entry(place).routed.weight as usize;
+        std::iter::repeat_n(place, weight)
     };
-    let tiers = table.tiers().iter();
-    tiers
-        .map(|tier| tier.positions().flat_map(often).collect())
-        .collect()
+    table.places_of(tier).flat_map(often).collect()
 }
 
 proptest! {
@@ -91,9 +85,11 @@ proptest! {
             });
             prop_assert_eq!(next.view(), view);
             prop_assert_eq!(describe(&next), describe(&built));
-            for (tier, expected) in next.tiers().iter().zip(draws(&next)) {
-                let drawn = (0..expected.len() as u64).map(|random| next.draw(tier, random));
-                prop_assert_eq!(drawn.collect::<Vec<_>>(), expected);
+            for tier in next.tiers() {
+                let drawn = (0..next.weight(tier)).map(|point| next.draw(tier, point));
+                prop_assert_eq!(drawn.collect::<Vec<_>>(), draws(&next, tier));
+                let counted = (0..tier.len()).map(|number| next.nth(tier, number));
+                prop_assert_eq!(counted.collect::<Vec<_>>(), next.places_of(tier).collect::<Vec<_>>());
             }
             // What is known here stays with the endpoint.
             for entry in next.by_name() {

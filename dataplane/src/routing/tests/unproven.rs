@@ -1,6 +1,6 @@
 //! The cap on attempts at an endpoint that has not yet succeeded.
 
-use OutcomeClass::{Auth, Request, Success};
+use OutcomeClass::{Auth, RateLimited, Request, Success};
 
 use super::*;
 
@@ -26,6 +26,33 @@ fn the_rest_wait_if_there_is_no_other() {
     ));
     drop(attempts.pop());
     assert!(matches!(waiting.next(testbed.now), Next::Attempt(_)));
+}
+
+#[test]
+fn that_all_are_busy_is_found_once_and_forgotten_with_the_first_change() {
+    let mut testbed = Testbed::new([endpoint("a"), unproven("b")]);
+    let is_known = |testbed: &Testbed| {
+        let table = testbed.router.table().unwrap();
+        let outlook = testbed.router.outlook();
+        outlook.get(&table, testbed.now).is_some()
+    };
+    testbed.throttle(testbed.attempt(), RateLimited, 2.05);
+    let mut attempts: Vec<Attempt> = (0..4).map(|_| testbed.attempt()).collect();
+    assert!(!is_known(&testbed));
+    assert!(matches!(testbed.next(), Next::Wait { until: None }));
+    assert!(is_known(&testbed));
+
+    // Nobody tells that a pause has come within reach.
+    testbed.pass(0.04);
+    assert!(matches!(testbed.next(), Next::Wait { until: None }));
+    testbed.pass(0.01);
+    assert!(!is_known(&testbed));
+    assert!(matches!(testbed.next(), Next::Wait { until: Some(_) }));
+    assert!(is_known(&testbed));
+
+    drop(attempts.pop());
+    assert!(!is_known(&testbed));
+    assert_eq!(testbed.choice().as_deref(), Some("b"));
 }
 
 #[test]
