@@ -1,40 +1,37 @@
 //! The tries of one request, and what the client gets in the end. The table of answers
 //! is in the documentation of the [data path](super).
 //!
+//! - [`trying`]: one try, from the request's sending to the verdict on its answer.
+//! - [`answering`]: the end: an endpoint's answer, or one of ours.
+//!
 //! A request's future has room for the deepest of its steps, and is made anew for each
 //! request. What most requests do not need is boxed, so that they do not pay for it.
+
+mod answering;
+mod trying;
 
 use std::{
     future::Future,
     pin::{Pin, pin},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::Instant,
 };
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, response::Parts};
-use qcc_proto::{
-    upstream::{Verdict, class_of_error_type, classify, retry_after},
-    v1::OutcomeClass,
-};
-use tokio::time::{self, timeout_at};
-use tracing::{debug, warn};
+use http::{HeaderMap, response::Parts};
+use qcc_proto::{upstream::Verdict, v1::OutcomeClass};
+use tokio::time::timeout_at;
+use tracing::warn;
 
 use super::{
-    Limit,
-    clock::Clock,
-    count,
+    Limit, count,
     ending::{End, Try, blames_credential},
     failure::{Failure, request_id, text_of},
-    headers::{self, X_QCC_ATTEMPTS, X_QCC_ENDPOINT, X_QCC_REVISION},
+    headers,
     inbound::Inbound,
-    opening::{self, Opening},
+    opening::Opening,
     outgoing::{Outgoing, Payload},
-    relay::{Body, Events, Pending},
-    reply::{Kind, Refusal},
     service::{InFlight, Service},
-    sse::Scanner,
-    upload::{Fault, Progress, State, Upload},
+    upload::{Fault, Progress},
     upstream::Failed,
 };
 use crate::routing::{
@@ -96,12 +93,6 @@ enum Tried {
     Faulty(Fault),
     /// The request's total time is up.
     OutOfTime,
-}
-
-/// Who has not done in time what there is to wait for.
-enum Overdue {
-    Endpoint,
-    Client(Fault),
 }
 
 impl<'a> Exchange<'a> {
@@ -176,14 +167,6 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Answers the client.
-    pub(super) fn finish(&mut self, end: Result<Answered, End>) -> Response<Body> {
-        match end {
-            Ok(answered) => self.relay(answered),
-            Err(end) => self.conclude(end),
-        }
-    }
-
     fn count(&self, now: Instant) {
         let counters = &self.service.counters;
         count(&counters.attempts);
@@ -250,173 +233,6 @@ impl<'a> Exchange<'a> {
                 }
             }
         }
-    }
-
-    /// Sends the request to one endpoint, and waits for the head of the answer; for a
-    /// stream of events also for its first content.
-    async fn attempt(
-        &self,
-        endpoint: &Endpoint,
-        upload: Upload,
-        progress: &Progress,
-        now: Instant,
-    ) -> Tried {
-        let call = match self.request.to(endpoint) {
-            Ok(call) => call,
-            Err(failed) => return Tried::Failed(failed),
-        };
-        let policy = self.routing.policy();
-        let (connect, protocol) = (policy.timeouts.connect, policy.upstream_protocol);
-        let pool = (self.service.upstreams).pool(endpoint, connect, protocol, now);
-        let alone = self.tries.iter().any(|it| it.may_have_broken_it());
-        let mut sending = pin!(pool.send(&call, upload, progress, alone));
-        let first_byte = endpoint.first_byte_timeout;
-        let mut limit = now + first_byte;
-        let sent = loop {
-            match timeout_at(limit.min(self.deadline).into(), &mut sending).await {
-                Ok(sent) => break sent,
-                Err(_) if Instant::now() >= self.deadline => return Tried::OutOfTime,
-                Err(_) => match self.extend(progress, first_byte, limit) {
-                    Ok(later) => limit = later,
-                    Err(Overdue::Client(fault)) => return Tried::Faulty(fault),
-                    Err(Overdue::Endpoint) => {
-                        return Tried::Failed(Failed {
-                            class: OutcomeClass::Timeout,
-                            detail: Self::overdue(progress, first_byte),
-                            was_reused: false,
-                            is_kill: false,
-                        });
-                    }
-                },
-            }
-        };
-        if let Some(fault) = progress.fault() {
-            return Tried::Faulty(fault);
-        }
-        match sent.and_then(|response| check(&response).map(|()| response)) {
-            Ok(response) => self.answer(response).await,
-            Err(failed) => Tried::Failed(failed),
-        }
-    }
-
-    /// Judges an answer. The head of a stream of events is held for that, for as long as
-    /// the policy says.
-    async fn answer(&self, response: Response<Inbound>) -> Tried {
-        let now = SystemTime::now();
-        let (head, body) = response.into_parts();
-        let verdict = classify(head.status, &head.headers, now);
-        let policy = self.routing.policy();
-        let is_held = verdict.class == OutcomeClass::Success
-            && !policy.hold_timeout.is_zero()
-            && is_readable(&head.headers);
-        if !is_held {
-            return Tried::Answered(Answer {
-                head,
-                body: Reading::Unread(body),
-                verdict,
-                error_type: None,
-            });
-        }
-        let limits = opening::Limits {
-            hold: policy.hold_timeout,
-            idle: policy.timeouts.idle,
-            deadline: self.deadline.into(),
-        };
-        match Box::pin(Opening::read(body, limits)).await {
-            Ok(opening) => {
-                let error_type = opening.scanner.first_error().map(str::to_owned);
-                let in_band = error_type
-                    .as_deref()
-                    .map(|it| in_band(it, &head.headers, now));
-                Tried::Answered(Answer {
-                    head,
-                    body: Reading::Begun(Box::new(opening)),
-                    verdict: in_band.unwrap_or(verdict),
-                    error_type,
-                })
-            }
-            Err(opening::Failed::OutOfTime) => Tried::OutOfTime,
-            Err(opening::Failed::Told(reason)) => Tried::Failed(Failed {
-                is_kill: true,
-                ..Failed::of_nobody(reason)
-            }),
-            Err(opening::Failed::Broken(reason)) => Tried::Failed(Failed {
-                class: OutcomeClass::StreamBroken,
-                detail: format!("before the first content of its stream: {reason}"),
-                was_reused: false,
-                is_kill: true, // As without a head: it may be the request that does it.
-            }),
-        }
-    }
-
-    fn overdue(progress: &Progress, first_byte: Duration) -> String {
-        match progress.state() {
-            State::Sent(_) => format!("no response head within {first_byte:?}"),
-            _ => format!("took nothing of the request body for {first_byte:?}"),
-        }
-    }
-
-    /// Decides what it means that a limit has passed without an answer. While the client
-    /// is still sending, an endpoint has nothing to answer to.
-    fn extend(
-        &self,
-        progress: &Progress,
-        first_byte: Duration,
-        limit: Instant,
-    ) -> Result<Instant, Overdue> {
-        let (later, overdue) = match progress.state() {
-            State::Failed(fault) => return Err(Overdue::Client(fault)),
-            State::Queued => return Ok(Instant::now() + first_byte), // Its wait is bounded.
-            State::Waiting(since) => {
-                let idle = self.service.settings.load().body_idle_timeout;
-                (since + idle, Overdue::Client(Fault::Stalled))
-            }
-            State::Sending(since) | State::Sent(since) => (since + first_byte, Overdue::Endpoint),
-        };
-        if later > limit {
-            Ok(later)
-        } else {
-            Err(overdue)
-        }
-    }
-
-    /// Passes an answer on. Its end decides the attempt.
-    fn relay(&mut self, answered: Answered) -> Response<Body> {
-        let Answered {
-            attempt,
-            answer,
-            upload,
-        } = answered;
-        let now = Instant::now();
-        if answer.verdict.class == OutcomeClass::Success {
-            attempt.answered();
-            attempt.timed(now);
-        }
-        let mut head = answer.head;
-        let (start, rest, scanner, last) = match answer.body {
-            Reading::Unread(body) => (Bytes::new(), body, Scanner::default(), now.into()),
-            Reading::Begun(opening) => {
-                let opening = *opening;
-                (opening.start, opening.rest, opening.scanner, opening.last)
-            }
-        };
-        let events = is_readable(&head.headers).then_some(Events {
-            scanner,
-            shape: self.request.shape,
-        });
-        let clock = self.clock(last);
-        let endpoint = Arc::clone(attempt.endpoint());
-        let pending = Pending {
-            attempt,
-            class: answer.verdict.class,
-            http_status: head.status.as_u16(),
-            request_id: request_id(&head.headers).cloned(),
-            upload,
-        };
-        headers::strip_response(&mut head.headers);
-        let in_flight = self.in_flight.take();
-        let body = Body::of_answer(start, rest, pending, events, clock, in_flight);
-        self.answer_with(head, body, &endpoint, now)
     }
 
     /// Finishes an attempt that was answered with an error, and keeps the answer. What it
@@ -518,93 +334,6 @@ impl<'a> Exchange<'a> {
         }
         self.is_suspect = suspicion.is_open();
     }
-
-    /// Answers without a further try.
-    fn conclude(&mut self, end: End) -> Response<Body> {
-        if matches!(end, End::NoRetry) && !self.is_final {
-            count(&self.service.counters.over_budget);
-        }
-        let Some((failure, endpoint)) = self.answer.take_if(|_| end.yields_to_an_answer()) else {
-            let refusal = end.refusal(&self.tries, &self.routing, self.payload.is_spent());
-            return self.refuse(refusal);
-        };
-        let mut head = failure.head;
-        headers::strip_response(&mut head.headers);
-        let now = Instant::now();
-        let clock = self.clock(now.into());
-        let in_flight = self.in_flight.take();
-        let body = Body::of_failure(failure.start, failure.rest, clock, in_flight);
-        self.answer_with(head, body, &endpoint, now)
-    }
-
-    fn refuse(&mut self, refusal: Refusal) -> Response<Body> {
-        self.in_flight.own_error();
-        let kind = refusal.kind;
-        self.service.note(kind);
-        let mut response = refusal.into_response(self.request.shape, self.request.is_http1);
-        self.stamp(response.headers_mut(), None, Instant::now());
-        self.log(response.status(), "-", Some(kind));
-        response
-    }
-
-    fn answer_with(
-        &self,
-        head: Parts,
-        body: Body,
-        endpoint: &Endpoint,
-        now: Instant,
-    ) -> Response<Body> {
-        let mut response = Response::new(body);
-        *response.status_mut() = head.status;
-        *response.headers_mut() = head.headers;
-        self.stamp(response.headers_mut(), Some(endpoint), now);
-        self.log(head.status, &endpoint.name, None);
-        response
-    }
-
-    /// Says where an answer comes from, unless that is not for clients to know.
-    fn stamp(&self, headers: &mut HeaderMap, endpoint: Option<&Endpoint>, now: Instant) {
-        if !self.routing.policy().expose_headers {
-            return;
-        }
-        let name = endpoint.map(|endpoint| HeaderValue::from_str(&endpoint.name));
-        if let Some(Ok(name)) = name {
-            headers.insert(X_QCC_ENDPOINT, name);
-        }
-        let attempts = match self.routing.attempts() {
-            1 => HeaderValue::from_static("1"),
-            several => HeaderValue::from(several),
-        };
-        headers.insert(X_QCC_ATTEMPTS, attempts);
-        let revision = match self.service.link.staleness(now) {
-            None => Ok(self.routing.revision().clone()),
-            Some(age) => {
-                let (view, age) = (self.routing.view(), age.as_secs());
-                HeaderValue::try_from(format!("{view}; age={age}; stale"))
-            }
-        };
-        if let Ok(revision) = revision {
-            headers.insert(X_QCC_REVISION, revision);
-        }
-    }
-
-    fn clock(&self, last: time::Instant) -> Clock {
-        let idle = self.routing.policy().timeouts.idle;
-        let curfew = self.service.curfew.clone();
-        Clock::new(idle, self.deadline.into(), curfew, last)
-    }
-
-    fn log(&self, status: StatusCode, endpoint: &str, refused: Option<Kind>) {
-        debug!(
-            method = %self.request.method,
-            status = status.as_u16(),
-            endpoint,
-            attempts = self.routing.attempts(),
-            elapsed_ms = self.started.elapsed().as_millis() as u64,
-            ?refused,
-            "request answered"
-        );
-    }
 }
 
 /// Takes a step, and lets what is held stand once it has been held for long enough.
@@ -618,37 +347,7 @@ async fn hold<T>(suspicion: &mut Suspicion, mut step: Pin<&mut impl Future<Outpu
     step.await
 }
 
-/// What an error means that a stream begins with: the same as the status it stands for.
-fn in_band(error_type: &str, headers: &HeaderMap, now: SystemTime) -> Verdict {
-    let class = class_of_error_type(error_type);
-    let is_limit = class == OutcomeClass::RateLimited;
-    Verdict {
-        class,
-        retry_after: is_limit.then(|| retry_after(headers, now)).flatten(),
-    }
-}
-
 /// Whether the body is a stream of events that we can look into.
 fn is_readable(headers: &HeaderMap) -> bool {
     headers::is_event_stream(headers) && headers::is_identity(headers)
-}
-
-/// Refuses answers that no HTTP server should give, and no client should get.
-fn check(response: &Response<Inbound>) -> Result<(), Failed> {
-    let malformed = |detail| {
-        Err(Failed {
-            class: OutcomeClass::ServerError,
-            detail,
-            was_reused: false,
-            is_kill: false,
-        })
-    };
-    let status = response.status().as_u16();
-    if !(200..600).contains(&status) {
-        return malformed(format!("malformed response: status {status}"));
-    }
-    if !headers::transfer_coding_is_plain(response.headers()) {
-        return malformed("malformed response: transfer coding".to_owned());
-    }
-    Ok(())
 }
