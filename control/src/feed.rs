@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
 use crate::{
@@ -86,6 +86,11 @@ impl Feed {
         self.snapshot.load_full()
     }
 
+    /// Lends the newest snapshot, to look at it and let it go: cheaper than to share it.
+    pub(crate) fn newest(&self) -> Guard<Arc<Snapshot>> {
+        self.snapshot.load()
+    }
+
     /// Returns the newest view.
     pub fn view(&self) -> View {
         self.snapshot.load().view
@@ -115,6 +120,11 @@ impl Feed {
     /// costs the stream less than a receiver.
     pub(crate) fn subscription(&self) -> Subscription {
         self.subscribers.subscribe()
+    }
+
+    /// Returns how many streams are woken at each new view.
+    pub(crate) fn subscribers(&self) -> usize {
+        self.subscribers.count()
     }
 
     /// Returns a receiver that learns of each new view.

@@ -243,7 +243,7 @@ impl Watcher {
     /// Returns the messages that lead to the present state; a bookmark if the data
     /// plane has been told of it.
     pub fn messages(&mut self) -> Vec<Bytes> {
-        self.follower.next()
+        self.follower.next().collect()
     }
 
     /// Whether there is more to say than a bookmark.

@@ -39,6 +39,11 @@ impl Subscribers {
         }
     }
 
+    /// Returns how many they are.
+    pub(crate) fn count(&self) -> usize {
+        self.wakers().len()
+    }
+
     fn wakers(&self) -> MutexGuard<'_, Slab<Waker>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -62,13 +67,18 @@ impl Subscription {
         }
         false
     }
+
+    /// Is woken by nothing until it listens again.
+    pub(crate) fn leave(&mut self) {
+        if let Some((place, _)) = self.place.take() {
+            self.subscribers.wakers().remove(place);
+        }
+    }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if let Some((place, _)) = self.place.take() {
-            self.subscribers.wakers().remove(place);
-        }
+        self.leave();
     }
 }
 
@@ -112,7 +122,21 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_left_is_forgotten() {
+    fn whoever_has_left_is_not_woken_until_it_listens_again() {
+        let subscribers = Subscribers::default();
+        let (count, waker) = counted();
+        let mut subscription = subscribers.subscribe();
+        subscription.listen(&waker);
+        subscription.leave();
+        subscribers.wake();
+        assert_eq!(count.0.load(Ordering::Relaxed), 0);
+        assert!(!subscription.listen(&waker), "it did not before");
+        subscribers.wake();
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn whoever_is_gone_is_forgotten() {
         let subscribers = Subscribers::default();
         let ((gone, waker), (stays, other)) = (counted(), counted());
         let mut leaver = subscribers.subscribe();

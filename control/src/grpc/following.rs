@@ -13,14 +13,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::{
+    task::yield_now,
+    time::{Instant, Sleep, sleep},
+};
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use super::{
     error::stopping,
-    updates::{Follower, Place},
+    updates::{Follower, Messages, Place},
 };
 use crate::subscribers::Subscription;
 
@@ -30,7 +33,7 @@ const BOOKMARK: Duration = Duration::from_secs(5);
 /// The stream. `registration` is dropped with it.
 pub(super) struct Following<R> {
     /// What is still to be sent of the last step.
-    messages: std::vec::IntoIter<Bytes>,
+    messages: Messages,
     follower: Follower,
     /// When something was last said; nothing for a stream that is to begin.
     said: Option<Instant>,
@@ -52,9 +55,12 @@ enum Turn {
     /// It has nothing to send that takes one.
     None,
     Waiting(Pin<Box<dyn Future<Output = Place> + Send>>),
-    /// It sends a snapshot.
+    /// It sends a snapshot, a chunk at a time. Between two of them sockets and timers are
+    /// looked at: to write so much takes long, and where all who hold a place are busy with
+    /// it nobody else would be heard for some 60 chunks.
     Held {
         _place: Place,
+        pause: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     },
 }
 
@@ -66,7 +72,7 @@ impl<R> Following<R> {
         registration: R,
     ) -> Self {
         Self {
-            messages: Vec::new().into_iter(),
+            messages: Messages::default(),
             follower,
             said: None,
             turn: Turn::None,
@@ -116,6 +122,8 @@ impl<R> Following<R> {
             if !self.follower.needs_chunks() {
                 return Poll::Ready(Ok(()));
             }
+            // What it sends when its turn has come is the news of then.
+            self.news.leave();
             self.turn = Turn::Waiting(Box::pin(self.follower.place()));
         }
         if let Turn::Waiting(place) = &mut self.turn {
@@ -123,14 +131,26 @@ impl<R> Following<R> {
                 return Poll::Ready(Err(stopping()));
             }
             let place = ready!(place.as_mut().poll(context));
-            self.turn = Turn::Held { _place: place };
+            self.turn = Turn::Held {
+                _place: place,
+                pause: None,
+            };
         }
         Poll::Ready(Ok(()))
     }
 
     fn poll_message(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Status>> {
         loop {
+            if let Turn::Held { pause, .. } = &mut self.turn
+                && let Some(pausing) = pause
+            {
+                ready!(pausing.as_mut().poll(context));
+                *pause = None;
+            }
             if let Some(message) = self.messages.next() {
+                if let Turn::Held { pause, .. } = &mut self.turn {
+                    *pause = Some(Box::pin(yield_now()));
+                }
                 return Poll::Ready(Ok(message));
             }
             if let Turn::Held { .. } = self.turn {
@@ -140,7 +160,7 @@ impl<R> Following<R> {
                 ready!(self.poll_due(context))?;
             }
             ready!(self.poll_turn(context))?;
-            self.messages = self.follower.next().into_iter();
+            self.messages = self.follower.next();
             self.said = Some(Instant::now());
             self.has_just_said = true;
         }

@@ -21,6 +21,7 @@ mod proxies;
 mod queue;
 mod reports;
 mod resources;
+mod snapshots;
 mod status;
 mod sync;
 mod updates;

@@ -21,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{convert, reports};
+use super::{convert, reports, snapshots::EncodedSnapshot};
 use crate::{
     feed::{Feed, Since},
     registry::{Clock, ClusterName, Endpoint, EndpointName, Publication, Snapshot, View},
@@ -29,14 +29,14 @@ use crate::{
 };
 
 /// Endpoints in one message: about 300 KiB, well below the 4 MiB that clients take.
-const ENDPOINTS_PER_CHUNK: usize = 1000;
+pub(super) const ENDPOINTS_PER_CHUNK: usize = 1000;
 
 /// Checks that are told of in one message, the soonest: some 30 KiB.
 const CHECKS_MAX: usize = 1000;
 
 /// How long encoded bytes are handed out again, at most: their clock is the age of every
 /// pause in them.
-const REUSE: Duration = Duration::from_millis(500);
+pub(super) const REUSE: Duration = Duration::from_millis(500);
 
 /// Deltas that are kept for other streams: those of one burst.
 const DELTAS_MAX: usize = 32;
@@ -68,9 +68,6 @@ struct EncodedDelta {
     bytes: Bytes,
 }
 
-/// The chunks of a cluster's snapshot, of which view, and made when.
-type EncodedSnapshot = (View, Clock, Vec<Bytes>);
-
 /// A cluster's bookmark, of which view, and made when.
 type EncodedBookmark = (View, Clock, Bytes);
 
@@ -80,6 +77,13 @@ pub(crate) struct Follower {
     updates: Arc<Updates>,
     cluster: ClusterName,
     position: Option<View>,
+}
+
+/// Messages to send one after the other. Mostly it is one, and then there is no list.
+#[derive(Debug, Default)]
+pub(crate) struct Messages {
+    first: Option<Bytes>,
+    others: std::vec::IntoIter<Bytes>,
 }
 
 /// A place among those to whom snapshots go out; whoever drops it leaves it.
@@ -110,8 +114,8 @@ impl Follower {
 
     /// Returns the messages that lead to the present state; a bookmark if it is known
     /// already.
-    pub(crate) fn next(&mut self) -> Vec<Bytes> {
-        let snapshot = self.updates.feed.snapshot();
+    pub(crate) fn next(&mut self) -> Messages {
+        let snapshot = self.updates.feed.newest();
         let messages = self.updates.lead(&snapshot, &self.cluster, self.position);
         self.position = Some(snapshot.view);
         messages
@@ -119,7 +123,7 @@ impl Follower {
 
     /// Whether what comes next may be a snapshot of several chunks.
     pub(super) fn needs_chunks(&self) -> bool {
-        let snapshot = self.updates.feed.snapshot();
+        let snapshot = self.updates.feed.newest();
         let is_far_behind = |from| {
             from != snapshot.view && self.updates.delta(from, &snapshot, &self.cluster).is_none()
         };
@@ -147,6 +151,23 @@ impl Follower {
     }
 }
 
+impl Messages {
+    fn of(message: Bytes) -> Self {
+        Self {
+            first: Some(message),
+            ..Self::default()
+        }
+    }
+}
+
+impl Iterator for Messages {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        self.first.take().or_else(|| self.others.next())
+    }
+}
+
 impl Updates {
     pub(super) fn new(feed: Arc<Feed>) -> Self {
         Self {
@@ -159,21 +180,18 @@ impl Updates {
     }
 
     /// Returns the messages that lead from `position` to `snapshot`.
-    fn lead(
-        &self,
-        snapshot: &Snapshot,
-        cluster: &ClusterName,
-        position: Option<View>,
-    ) -> Vec<Bytes> {
-        let Some(from) = position else {
-            return self.snapshot(snapshot, cluster);
+    fn lead(&self, snapshot: &Snapshot, cluster: &ClusterName, position: Option<View>) -> Messages {
+        let one = match position {
+            Some(from) if from == snapshot.view => Some(self.bookmark(snapshot, cluster)),
+            Some(from) => self.delta(from, snapshot, cluster),
+            None => None,
         };
-        if from == snapshot.view {
-            return vec![self.bookmark(snapshot, cluster)];
-        }
-        match self.delta(from, snapshot, cluster) {
-            Some(delta) => vec![delta],
-            None => self.snapshot(snapshot, cluster),
+        match one {
+            Some(message) => Messages::of(message),
+            None => Messages {
+                first: None,
+                others: self.snapshot(snapshot, cluster).into_iter(),
+            },
         }
     }
 
@@ -195,15 +213,15 @@ impl Updates {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let now = self.now();
-        cache.retain(|_, (_, made, _)| now.since(*made) < REUSE);
-        if let Some((view, _, chunks)) = cache.get(cluster)
-            && *view == snapshot.view
-        {
-            return chunks.clone();
-        }
-        let chunks = encode_snapshot(snapshot, cluster, now);
-        cache.insert(cluster.clone(), (snapshot.view, now, chunks.clone()));
-        chunks
+        let known = cache.remove(cluster);
+        cache.retain(|_, encoded| encoded.is_recent(now));
+        let encoded = match known {
+            Some(it) if it.is_recent(now) && it.view() == snapshot.view => it,
+            known => EncodedSnapshot::of(snapshot, cluster, now, known),
+        };
+        let messages = encoded.messages();
+        cache.insert(cluster.clone(), encoded);
+        messages
     }
 
     fn delta(&self, from: View, snapshot: &Snapshot, cluster: &ClusterName) -> Option<Bytes> {
@@ -261,44 +279,6 @@ impl Updates {
     }
 }
 
-fn encode_snapshot(snapshot: &Snapshot, cluster: &ClusterName, now: Clock) -> Vec<Bytes> {
-    let endpoints: Vec<_> = members(snapshot, cluster).collect();
-    let chunks = endpoints.len().div_ceil(ENDPOINTS_PER_CHUNK).max(1);
-    (0..chunks)
-        .map(|at| {
-            let first = at == 0;
-            let chunk = endpoints
-                .iter()
-                .skip(at * ENDPOINTS_PER_CHUNK)
-                .take(ENDPOINTS_PER_CHUNK);
-            message(
-                snapshot,
-                now,
-                v1::watch_snapshots_response::Update::Snapshot(v1::SnapshotChunk {
-                    policy: if first {
-                        policy(snapshot, cluster)
-                    } else {
-                        None
-                    },
-                    endpoints: chunk.map(|endpoint| routed(endpoint, snapshot)).collect(),
-                    first,
-                    last: at + 1 == chunks,
-                    registry_id: if first {
-                        snapshot.registry_id.to_string()
-                    } else {
-                        String::new()
-                    },
-                }),
-                if at + 1 == chunks {
-                    planned_checks(endpoints.iter().copied())
-                } else {
-                    Vec::new()
-                },
-            )
-        })
-        .collect()
-}
-
 fn encode_delta(
     from: View,
     snapshot: &Snapshot,
@@ -332,7 +312,7 @@ fn encode_delta(
     )
 }
 
-fn message(
+pub(super) fn message(
     snapshot: &Snapshot,
     now: Clock,
     update: v1::watch_snapshots_response::Update,
