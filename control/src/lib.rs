@@ -10,7 +10,7 @@
 //!
 //! - [`registry`]: every rule about health, the queue, reports and configuration.
 //! - [`store`]: one crash-safe file. `records`: what the registry looks like in it.
-//! - `actor`: the writer, a thread that owns both. `clock`: its time.
+//! - `actor`: the writer, a task that owns both. `clock`: its time.
 //! - `feed`: the published state. `subscribers`: who is woken by it. `sessions`: who listens. `propagation`: how long that
 //!   takes.
 //! - [`verifier`]: asks an endpoint whether it works. `checker`: does so when told.
@@ -53,7 +53,7 @@ use qcc_proto::{
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
-    task::{JoinHandle, JoinSet},
+    task::{JoinError, JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -157,10 +157,10 @@ pub async fn start(config: Config) -> Result<ControlPlane, Error> {
     .unwrap_or_else(|died| std::panic::resume_unwind(died.into_panic()));
     let (writer, handle, feed, jobs) = opened?;
     let (ended, writer_end) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("writer".into())
-        .spawn(move || ended.send(writer.run()))
+    let writing = writer
+        .start()
         .map_err(|error| Error::System("start the writer", error))?;
+    tokio::spawn(async move { ended.send(writing.await) });
     let checker = tokio::spawn(checker::run(verifier, handle.clone(), jobs));
 
     if let Some(resources) = &config.apply {
@@ -231,21 +231,27 @@ impl ControlPlane {
         } = self;
         let server_stop = api.stop.clone();
         let watched = api.reloader.watched();
-        let serve = grpc::serve(api, listener);
+        // A task like those of the connections, so that whoever accepts takes turns with them.
+        // Like the other one it ends with this function.
+        let (mut serving, mut watching) = (JoinSet::new(), JoinSet::new());
+        serving.spawn(grpc::serve(api, listener));
+        watching.spawn(tls::watch(watched));
         if let Some(path) = ready_file {
             let json = serde_json::json!({ "grpc": address.to_string() }).to_string();
             write_atomically(&path, &json).map_err(|error| Error::ReadyFile(path, error))?;
         }
-        tokio::pin!(serve);
-        let mut watching = JoinSet::new(); // Ends with this function.
-        watching.spawn(tls::watch(watched));
+        let served = |end: Option<Result<Result<(), _>, JoinError>>| match end {
+            Some(Ok(result)) => result.map_err(Error::Serve),
+            Some(Err(died)) => std::panic::resume_unwind(died.into_panic()),
+            None => Ok(()),
+        };
         let died = |end| match end {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Error::Store(error)),
             Err(oneshot::error::RecvError { .. }) => Err(Error::WriterDied),
         };
         tokio::select! {
-            result = &mut serve => return result.map_err(Error::Serve),
+            end = serving.join_next() => return served(end),
             // It only ends while somebody holds a handle if it cannot go on.
             end = &mut writer => return died(end),
             () = stop.cancelled() => {}
@@ -253,9 +259,10 @@ impl ControlPlane {
         info!("control plane stopping");
         server_stop.cancel();
         // Streams end by themselves; a call that waits for an upstream may not in time.
-        if let Ok(served) = tokio::time::timeout(DRAIN_MAX, serve).await {
-            served.map_err(Error::Serve)?;
+        if let Ok(end) = tokio::time::timeout(DRAIN_MAX, serving.join_next()).await {
+            served(end)?;
         }
+        drop(serving);
         // The last handles are with the checker; without them the writer ends.
         checker.abort();
         let end = tokio::time::timeout(WRITER_END_MAX, writer).await;

@@ -33,7 +33,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-#[cfg(feature = "simulation")]
+#[cfg(any(test, feature = "simulation"))]
 pub(crate) use batch::Change;
 pub use batch::{Batch, Record, Table};
 pub use error::Error;

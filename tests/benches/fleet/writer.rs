@@ -82,7 +82,9 @@ impl Writer {
         };
         let (writer, handle, feed, _) = actor::new(store, loaded.term, saved, seed);
         let thread = spawn_on(core, "writer", move || {
-            writer.run().expect("the store works")
+            let writing = writer.start().expect("there is room for a thread");
+            let ended = machine::runtime().block_on(writing);
+            ended.expect("the store works")
         });
         Self {
             handle,
