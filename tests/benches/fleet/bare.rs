@@ -3,10 +3,17 @@
 //!
 //! It acknowledges a batch that it has decoded and sends bytes that it was given: some
 //! to whoever begins to watch, others to all who watch at each report.
+//!
+//! One that *stores* is busy with as much beside that as a control plane must be: before
+//! it acknowledges a report, two writes are synced on a thread of their own, which is what
+//! a commit in two phases takes at least; and to be asked for a snapshot is a change as
+//! well, stored before all who watch are sent the update.
 
 use std::{
+    fs::File,
     io,
     net::SocketAddr,
+    os::unix::fs::FileExt,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -23,6 +30,7 @@ use qcc_proto::{
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::mpsc::{UnboundedSender, unbounded_channel},
+    task::{spawn_blocking, yield_now},
 };
 use tokio_stream::{Stream, StreamExt, wrappers::UnboundedReceiverStream};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +38,11 @@ use tonic::{
     Request, Response, Status, Streaming,
     transport::{Server, server::TcpIncoming},
 };
+
+use crate::machine::SCRATCH;
+
+/// What is written at a time.
+const PAGE: [u8; 4096] = [b'p'; 4096];
 
 /// A floor that is bound and about to serve.
 pub(crate) struct Bare {
@@ -41,6 +54,7 @@ pub(crate) struct Bare {
 struct Service {
     opening: Arc<[Bytes]>,
     update: Option<Bytes>,
+    disk: Option<Arc<File>>,
     watchers: Arc<Mutex<Vec<UnboundedSender<Bytes>>>>,
 }
 
@@ -56,9 +70,20 @@ impl Bare {
             service: Service {
                 opening: opening.iter().map(encode).collect(),
                 update: update.map(encode),
+                disk: None,
                 watchers: Arc::default(),
             },
         }
+    }
+
+    /// Lets it store.
+    pub(crate) fn storing(mut self) -> Self {
+        let file = tempfile::tempfile_in(SCRATCH);
+        let file = file.expect("the build's directory is writable");
+        file.write_all_at(&PAGE, PAGE.len() as u64)
+            .expect("there is room for two pages");
+        self.service.disk = Some(Arc::new(file));
+        self
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -87,6 +112,23 @@ fn listen() -> io::Result<TcpListener> {
 }
 
 impl Service {
+    /// Makes something durable, if it stores.
+    async fn store(&self) {
+        let Some(disk) = self.disk.clone() else {
+            return;
+        };
+        let write = move || {
+            for at in [0, PAGE.len() as u64] {
+                disk.write_all_at(&PAGE, at)?;
+                disk.sync_data()?;
+            }
+            io::Result::Ok(())
+        };
+        let written = spawn_blocking(write).await;
+        let written = written.expect("to write does not panic");
+        written.expect("the disk works");
+    }
+
     /// Sends the update to everybody, if there is one.
     fn fan_out(&self) {
         let Some(update) = &self.update else { return };
@@ -127,17 +169,24 @@ impl HealthSyncService for Service {
         request: Request<Streaming<StreamReportsRequest>>,
     ) -> Result<Response<Self::StreamReportsStream>, Status> {
         let service = self.clone();
-        let answers = request.into_inner().map(move |request| {
-            let batch = request?.batch.unwrap_or_default();
-            if !batch.outcomes.is_empty() {
-                service.fan_out();
+        let answers = request.into_inner().then(move |request| {
+            let service = service.clone();
+            async move {
+                let batch = request?.batch.unwrap_or_default();
+                if !batch.outcomes.is_empty() {
+                    service.fan_out();
+                    if service.disk.is_some() {
+                        yield_now().await; // Everybody is told first.
+                    }
+                    service.store().await;
+                }
+                let next = batch.first_sequence + batch.outcomes.len() as u64;
+                Ok(StreamReportsResponse {
+                    acknowledged_sequence: next.saturating_sub(1),
+                    view: Some(View::default()),
+                    sequence_gap: false,
+                })
             }
-            let next = batch.first_sequence + batch.outcomes.len() as u64;
-            Ok(StreamReportsResponse {
-                acknowledged_sequence: next.saturating_sub(1),
-                view: Some(View::default()),
-                sequence_gap: false,
-            })
         });
         Ok(Response::new(Box::pin(answers)))
     }
@@ -146,6 +195,10 @@ impl HealthSyncService for Service {
         &self,
         _: Request<GetSnapshotRequest>,
     ) -> Result<Response<GetSnapshotResponse>, Status> {
+        if self.disk.is_some() {
+            self.store().await;
+            self.fan_out();
+        }
         Ok(Response::new(GetSnapshotResponse::default()))
     }
 

@@ -21,7 +21,7 @@ use crate::{
     child::{Process, Role},
     figure::{Figure, Goal, Samples, compare},
     machine::{self, Cores},
-    propagation::{self, ENDPOINT, Fleet, LIMIT, Operator},
+    propagation::{self, Between, ENDPOINT, Fleet, LIMIT, Operator},
     server::{Server, endpoints},
     stand_in::connect,
 };
@@ -54,12 +54,13 @@ fn of_control_plane(cores: Cores, many: usize) -> [Figure; 2] {
         runtime.block_on(async {
             let fleet = Fleet::connect(&control, 1).await;
             let operator = Operator::connect(control.address()).await;
+            let operator = Between::Restore(operator);
             (control, fleet, operator)
         })
     });
     let [ours, floor] = &mut sides;
-    let measure = |(control, fleet, operator): &mut (Server, Fleet, Operator)| {
-        let measured = propagation::measure(&runtime, fleet, Some(operator), control);
+    let measure = |(control, fleet, operator): &mut (Server, Fleet, Between)| {
+        let measured = propagation::measure(&runtime, fleet, operator, control);
         let [p50, _] = measured.times();
         [p50, measured.processor]
     };

@@ -3,7 +3,9 @@
 //!
 //! It begins when the first data plane sends its report, and ends when the last one
 //! has decoded the update. The floor is a server that sends the same bytes to all its
-//! streams when it gets the report; it makes nothing durable.
+//! streams when it gets the report; it makes nothing durable. It does one short thing all
+//! the time, so whatever that needs is in the processor's caches; a second floor shows what
+//! that comes to: it stores as often as a control plane must, and an operator calls as often.
 //!
 //! Where etcd is installed it is measured as well: from a put until the last of as many
 //! watchers has the event. There the put is durable before anybody hears of it.
@@ -89,37 +91,55 @@ fn of_fleet(cores: Cores, proxies: usize) -> (Vec<Figure>, Samples) {
     let mut ours = runtime.block_on(Fleet::connect(&control, proxies));
     let mut operator = runtime.block_on(Operator::connect(control.address()));
     let mut figures = Vec::new();
-    let name = |percent: &str| format!("401 known to the last of {proxies}, {percent}");
-
     let update = runtime.block_on(async {
         let (_, update) = ours.reject().await;
         ours.restore(&mut operator).await;
         update
     });
+    let mut operator = Between::Restore(operator);
+    let figure = |percent, beside, samples| {
+        let name = format!("401 known to the last of {proxies}, {percent}");
+        Figure::cost(name, "us", beside, samples)
+    };
     let processor = {
-        let bare = Server::bare(cores.measured, vec![update.clone()], Some(update));
+        let bare = Server::bare(cores.measured, vec![update.clone()], Some(update.clone()));
         let mut floor = runtime.block_on(Fleet::connect(&bare, proxies));
         let [p50, p99, processor] = compare(
-            || measure(&runtime, &mut ours, Some(&mut operator), &control).values(proxies),
-            || measure(&runtime, &mut floor, None, &bare).values(proxies),
+            || measure(&runtime, &mut ours, &mut operator, &control).values(proxies),
+            || measure(&runtime, &mut floor, &mut Between::Nothing, &bare).values(proxies),
         );
-        let figure = |percent, samples| {
-            let figure = Figure::cost(name(percent), "us", "tonic", samples);
-            figure.goal(Goal::Times(TIMES_MAX))
-        };
-        figures.extend([figure("p50", p50), figure("p99", p99)]);
+        for (percent, samples) in [("p50", p50), ("p99", p99)] {
+            figures.push(figure(percent, "tonic", samples).goal(Goal::Times(TIMES_MAX)));
+        }
         floor.disconnect(&runtime);
         processor
     };
+    {
+        let storing = Server::storing(cores.measured, update);
+        let (mut floor, caller) = runtime.block_on(async {
+            let floor = Fleet::connect(&storing, proxies).await;
+            (floor, StandIn::connect(storing.address(), proxies).await)
+        });
+        let mut caller = Between::Call(caller);
+        let [p50, p99] = compare(
+            || measure(&runtime, &mut ours, &mut operator, &control).times(),
+            || measure(&runtime, &mut floor, &mut caller, &storing).times(),
+        );
+        for (percent, samples) in [("p50", p50), ("p99", p99)] {
+            figures.push(figure(percent, "tonic, storing", samples));
+        }
+        drop(caller);
+        floor.disconnect(&runtime);
+    }
     if Etcd::is_installed() {
         let etcd = Etcd::start(cores.measured);
         let mut theirs = runtime.block_on(Watchers::connect(etcd.address(), proxies));
         let [p50, p99] = compare(
-            || measure(&runtime, &mut ours, Some(&mut operator), &control).times(),
+            || measure(&runtime, &mut ours, &mut operator, &control).times(),
             || theirs.measure(&runtime, puts(proxies)),
         );
         for (percent, samples) in [("p50", p50), ("p99", p99)] {
-            let figure = Figure::cost(name(percent), "us", "etcd: put to watch", samples);
+            let figure = figure(percent, "etcd: put to watch", samples);
             figures.push(figure.goal(Goal::Times(1.0)));
         }
     }
@@ -138,6 +158,15 @@ fn rejections(proxies: usize) -> usize {
     } else {
         REJECTIONS
     }
+}
+
+/// What happens between two rejections.
+pub(crate) enum Between {
+    Nothing,
+    /// The endpoint gets another chance.
+    Restore(Operator),
+    /// Somebody makes a floor send the update.
+    Call(StandIn),
 }
 
 /// What one measurement came to, in microseconds.
@@ -163,7 +192,7 @@ impl Measured {
 pub(crate) fn measure(
     runtime: &Runtime,
     fleet: &mut Fleet,
-    mut operator: Option<&mut Operator>,
+    between: &mut Between,
     server: &Server,
 ) -> Measured {
     runtime.block_on(async {
@@ -172,8 +201,13 @@ pub(crate) fn measure(
         for _ in 0..rejections(fleet.proxies) {
             let (elapsed, _) = fleet.reject().await;
             took.push(elapsed.as_secs_f64() * 1e6);
-            if let Some(operator) = &mut operator {
-                fleet.restore(operator).await;
+            match between {
+                Between::Nothing => {}
+                Between::Restore(operator) => fleet.restore(operator).await,
+                Between::Call(caller) => {
+                    caller.snapshot().await;
+                    fleet.all_know(HealthState::Unhealthy).await;
+                }
             }
         }
         let processor = server.processor_time() - processor;
@@ -206,6 +240,7 @@ struct Arrival {
 impl Fleet {
     pub(crate) async fn connect(server: &Server, proxies: usize) -> Self {
         let first = StandIn::connect(server.address(), 0).await;
+        let snapshot = first.snapshot().await;
         let (arrived, arrivals) = unbounded_channel();
         let mut listeners = JoinSet::new();
         for number in 1..proxies {
@@ -213,7 +248,6 @@ impl Fleet {
             listeners.spawn(listen(begin(&proxy).await, arrived.clone()));
         }
         listeners.spawn(listen(begin(&first).await, arrived));
-        let snapshot = first.snapshot().await;
         Self {
             proxies,
             arrived: 0,

@@ -63,9 +63,23 @@ impl Server {
         opening: Vec<WatchSnapshotsResponse>,
         update: Option<WatchSnapshotsResponse>,
     ) -> Self {
+        Self::bare_as(core, opening, update, |bare| bare)
+    }
+
+    /// Starts a floor that stores; see [`bare`](crate::bare).
+    pub(crate) fn storing(core: usize, update: WatchSnapshotsResponse) -> Self {
+        Self::bare_as(core, vec![update.clone()], Some(update), Bare::storing)
+    }
+
+    fn bare_as(
+        core: usize,
+        opening: Vec<WatchSnapshotsResponse>,
+        update: Option<WatchSnapshotsResponse>,
+        with: fn(Bare) -> Bare,
+    ) -> Self {
         Self::start(core, "bare", move |runtime, stop, bound| {
             runtime.block_on(async {
-                let bare = Bare::bind(&opening, update.as_ref()).await;
+                let bare = with(Bare::bind(&opening, update.as_ref()).await);
                 bound.send(bare.address()).expect("somebody waits");
                 bare.run_until(stop).await;
             });
