@@ -1,9 +1,13 @@
 //! Losing the control plane loses no request and no report.
 
+use std::{fs, time::Duration};
+
 use qcc_proto::v1::{
-    self, DisableEndpointRequest, EnableEndpointRequest, HealthState, ListProxiesRequest, SyncState,
+    self, ApplyResourcesRequest, Cluster, ClusterPolicy, Credential, DisableEndpointRequest,
+    EnableEndpointRequest, Endpoint, HealthState, ListProxiesRequest, ProxyEndpoint, ProxyStatus,
+    SyncState,
 };
-use qcc_tests::{Answer, Gate, Load, Piece, Testbed, eventually};
+use qcc_tests::{Answer, Gate, Load, Piece, Testbed, eventually, no_check, schedule};
 use rustix::process::Signal;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,6 +142,73 @@ async fn a_frozen_control_plane_slows_nobody() {
     control.thaw();
     control.eventually_is("a", HealthState::Unhealthy).await;
     testbed.settled().await;
+    assert_eq!(control.queue_stats().await.total_failed, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_that_has_lost_its_disk_is_another_one() {
+    let builder = Testbed::start().unchecked().endpoints(["a", "b"]);
+    let testbed = builder.proxies(2).await;
+    let (control, upstream) = (testbed.control(), testbed.upstream("a"));
+    let generation = control.endpoint("a").await.generation;
+    let mut declared = Vec::new();
+    for (name, priority) in [("a", 1), ("b", 2)] {
+        declared.push(Endpoint {
+            name: name.to_owned(),
+            cluster: "default".to_owned(),
+            base_url: testbed.upstream(name).url(),
+            credential: Some(Credential {
+                api_key: format!("key-of-{name}"),
+                ..Credential::default()
+            }),
+            priority: Some(priority),
+            ..Endpoint::default()
+        });
+    }
+    control.kill();
+    upstream.respond(401);
+    testbed.proxy(0).message().await.expect_status(200); // By "b", and nobody is told why.
+    testbed.proxy(0).eventually_avoids("a").await;
+    upstream.respond(200);
+    fs::remove_dir_all(control.data_dir()).expect("it is there");
+    control.start().await;
+    let policy = ClusterPolicy {
+        check: Some(no_check()),
+        verification: Some(schedule(Duration::from_secs(3600))),
+        ..ClusterPolicy::default()
+    };
+    let request = ApplyResourcesRequest {
+        clusters: vec![Cluster {
+            name: "default".to_owned(),
+            policy: Some(policy),
+            ..Cluster::default()
+        }],
+        endpoints: declared,
+        ..ApplyResourcesRequest::default()
+    };
+    let applied = control.resources().apply_resources(request).await;
+    applied.expect("it was valid before");
+
+    // The same number, and yet another generation: the mark was about that of before.
+    assert_eq!(control.endpoint("a").await.generation, generation);
+    let view = control.view().await;
+    for proxy in testbed.proxies() {
+        let is_there = |status: &ProxyStatus| status.applied_view == Some(view);
+        proxy.eventually_is("at the new view", is_there).await;
+    }
+    let is_selectable = |seen: &ProxyEndpoint| seen.selectable;
+    let proxy = testbed.proxy(0);
+    proxy
+        .eventually_sees("a", "selectable", is_selectable)
+        .await;
+    let all_told = |status: &ProxyStatus| status.pending_outcomes == 0;
+    proxy.eventually_is("done with its reports", all_told).await;
+    assert_eq!(control.queue_stats().await.total_failed, 0);
+
+    upstream.respond(401);
+    testbed.proxy(1).message().await.expect_status(200);
+    control.eventually_is("a", HealthState::Unhealthy).await;
+    proxy.eventually_knows("a", HealthState::Unhealthy).await;
     assert_eq!(control.queue_stats().await.total_failed, 1);
 }
 
