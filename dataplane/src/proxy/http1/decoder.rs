@@ -44,6 +44,7 @@ enum At {
     DataLf,
     /// At the start of a trailer, or of the empty line that is the end.
     TrailerStart,
+    TrailerName,
     Trailer,
     TrailerLf,
     EndLf,
@@ -181,10 +182,12 @@ impl Chunked {
             (At::DataLf, b'\n') => At::Size(None),
             (At::TrailerStart, b'\r') => At::EndLf,
             (At::Trailer, b'\r') => At::TrailerLf,
-            (At::TrailerStart | At::Trailer, b'\n') => {
-                return Err(Malformed::from("invalid trailer"));
+            (At::TrailerStart | At::TrailerName, byte) if is_of_name(byte) => {
+                self.drop_byte(TRAILERS_BYTES_MAX, "trailers are too long")?;
+                At::TrailerName
             }
-            (At::TrailerStart | At::Trailer, _) => {
+            (At::TrailerName, b':') => At::Trailer,
+            (At::Trailer, b'\t' | b' '..=b'~' | 0x80..) => {
                 self.drop_byte(TRAILERS_BYTES_MAX, "trailers are too long")?;
                 At::Trailer
             }
@@ -196,7 +199,10 @@ impl Chunked {
             (At::DataCr | At::DataLf, _) => {
                 return Err(Malformed::from("a chunk is longer than its size"));
             }
-            (At::TrailerLf | At::EndLf, _) => return Err(Malformed::from("invalid trailer")),
+            // What is no field may be the start of an answer, for other readers.
+            (At::TrailerStart | At::TrailerName | At::Trailer | At::TrailerLf | At::EndLf, _) => {
+                return Err(Malformed::from("invalid trailer"));
+            }
             (at @ (At::Data(_) | At::End), _) => at, // Has nothing to read here.
         };
         Ok(next)
@@ -209,6 +215,11 @@ impl Chunked {
         }
         Ok(())
     }
+}
+
+/// Whether a field's name may have it (RFC 9110, section 5.6.2).
+fn is_of_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]
@@ -276,6 +287,10 @@ mod tests {
             "fffffffffffffffff\r\nok",
             "2\r\nok\r\n0\r\n\n",
             "2\r\nok\r\n0\r\nx: y\n\r\n",
+            "2\r\nok\r\n0\r\n0\r\n\r\n",
+            "2\r\nok\r\n0\r\nHTTP/1.1 200 OK\r\n\r\n",
+            "2\r\nok\r\n0\r\nx : y\r\n\r\n",
+            "2\r\nok\r\n0\r\nx: \0\r\n\r\n",
             "2\r\nok\r\n0\r\n",
             "9\r\nok",
             "",
