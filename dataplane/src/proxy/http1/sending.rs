@@ -87,7 +87,7 @@ impl Sending {
     ) -> Poll<Result<(), Broke>> {
         let mut wire = Pin::new(wire);
         loop {
-            if self.piece.is_empty() && self.tail.is_empty() && matches!(self.stage, Stage::Body) {
+            if self.has_room() {
                 self.take(cx)?;
             }
             if !self.has_remaining() {
@@ -117,15 +117,18 @@ impl Sending {
 
     /// Takes the next piece of the body, if there is one.
     fn take(&mut self, cx: &mut Context<'_>) -> Result<(), Broke> {
-        let piece = match Pin::new(&mut self.upload).poll_frame(cx) {
-            Poll::Pending => return Ok(()),
-            Poll::Ready(None) => Bytes::new(),
-            Poll::Ready(Some(Err(_))) => return Err(Broke::Upload), // It says itself why.
-            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                Ok(piece) if piece.is_empty() => return Ok(()),
-                Ok(piece) => piece,
-                Err(_trailers) => return Ok(()),
-            },
+        let piece = loop {
+            match Pin::new(&mut self.upload).poll_frame(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(None) => break Bytes::new(),
+                Poll::Ready(Some(Err(_))) => return Err(Broke::Upload), // It says itself why.
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    // An end to a peer, and nobody has promised to wake us up.
+                    Ok(piece) if piece.is_empty() => {}
+                    Ok(piece) => break piece,
+                    Err(_trailers) => {}
+                },
+            }
         };
         let is_end = piece.is_empty();
         match &mut self.framing {
@@ -160,6 +163,15 @@ impl Sending {
             self.piece.clear();
             self.tail = b"";
         }
+    }
+
+    /// Whether there is more of the body to be taken, and its peer takes what was. What waits
+    /// is bounded, however often somebody looks.
+    fn has_room(&self) -> bool {
+        matches!(self.stage, Stage::Body)
+            && self.piece.is_empty()
+            && self.tail.is_empty()
+            && self.lead.len() <= FLAT_BYTES_MAX
     }
 
     fn has_remaining(&self) -> bool {
