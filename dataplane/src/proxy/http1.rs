@@ -170,7 +170,7 @@ impl Pool {
             }
             match idle_since {
                 // It had been closed while it was idle: nothing was sent.
-                Some(_) if !connection.wire.was_written() => {}
+                Some(_) if !connection.wire.was_written() && !matches!(broke, Broke::Upload) => {}
                 // As good as always it was closed for that as the request was on its way. Where
                 // it was not, the next one is a new connection, and tells.
                 Some(_)
