@@ -202,8 +202,9 @@ fn understand(
         Some(length) => Decoder::length(length),
         None => Decoder::until_closed(),
     };
-    // Whoever tells both may be about to split an answer in two (section 6.3).
-    let is_doubtful = codings > 0 && length.is_some();
+    // Whoever tells both may be about to split an answer in two (section 6.3), and after a
+    // switch of protocols nothing is an answer.
+    let is_doubtful = codings > 0 && length.is_some() || status == StatusCode::SWITCHING_PROTOCOLS;
     Ok(Head {
         status,
         headers,
