@@ -1,13 +1,17 @@
 //! One connection to an endpoint.
 
 use std::{
+    future::{Future as _, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    task::unconstrained,
+};
 use tokio_util::io::poll_read_buf;
 
 use super::{
@@ -122,9 +126,9 @@ impl Connection {
     fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
         let mut byte = [0];
         let mut buffer = ReadBuf::new(&mut byte);
-        Pin::new(&mut self.wire)
-            .poll_read(cx, &mut buffer)
-            .is_pending()
+        let read = poll_fn(|cx| Pin::new(&mut self.wire).poll_read(cx, &mut buffer));
+        // Whoever has had their turn is told of nothing, which is not silence.
+        pin!(unconstrained(read)).poll(cx).is_pending()
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
