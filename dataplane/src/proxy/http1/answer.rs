@@ -205,6 +205,11 @@ impl Duplex {
             match self.pieces.poll_reserve(cx) {
                 Poll::Pending if cut.is_some() => return Poll::Ready(()), // An end without an end.
                 Poll::Pending => return Poll::Pending,
+                // Whoever knows how long it is does not wait for its end.
+                Poll::Ready(Err(_)) if self.body.is_end() => {
+                    has_ended.store(true, Ordering::Relaxed);
+                    break;
+                }
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Ready(Ok(())) => {}
             }
