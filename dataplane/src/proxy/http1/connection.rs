@@ -34,6 +34,8 @@ pub(super) struct Connection {
     /// Of these, how many have been searched for a head's end.
     seen: usize,
     read_bytes: usize,
+    /// Something of the present answer has come, or of what comes before one.
+    has_begun: bool,
     /// It has carried an answer. Such a connection may have been closed by its peer, for
     /// being idle, at the moment when the next request was on its way.
     pub(super) has_answered: bool,
@@ -46,6 +48,7 @@ impl Connection {
             buffer: BytesMut::new(),
             seen: 0,
             read_bytes: READ_BYTES_MIN,
+            has_begun: false,
             has_answered: false,
         }
     }
@@ -105,7 +108,7 @@ impl Connection {
 
     /// Whether an answer has begun to come.
     pub(super) fn has_begun(&self) -> bool {
-        !self.buffer.is_empty()
+        self.has_begun
     }
 
     /// Makes it ready for another request. `false`: it is not.
@@ -113,6 +116,7 @@ impl Connection {
         let is_clean = self.buffer.is_empty() && !self.wire.is_deaf();
         self.buffer = BytesMut::new();
         self.read_bytes = READ_BYTES_MIN;
+        self.has_begun = false;
         self.wire.rest();
         is_clean && self.is_open()
     }
@@ -139,6 +143,7 @@ impl Connection {
             cx,
             &mut self.buffer
         ))?;
+        self.has_begun |= count > 0;
         if count == room {
             self.read_bytes = READ_BYTES_MAX.min(2 * self.read_bytes);
         }

@@ -4,7 +4,8 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::Malformed;
 
-/// Bytes of chunk extensions in one body, and of trailers. Nobody reads either.
+/// Bytes of one chunk's extensions, blanks and leading zeros, and of all trailers. Nobody reads
+/// any of them.
 const EXTENSIONS_BYTES_MAX: u64 = 16 << 10;
 const TRAILERS_BYTES_MAX: u64 = 16 << 10;
 
@@ -26,7 +27,7 @@ enum Kind {
 #[derive(Debug)]
 struct Chunked {
     at: At,
-    /// Bytes of extensions so far, then of trailers.
+    /// Bytes so far of what nobody reads.
     dropped: u64,
 }
 
@@ -156,13 +157,19 @@ impl Chunked {
         let next = match (self.at, byte) {
             (At::Size(size), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let size = size.unwrap_or(0);
+                if size == 0 {
+                    self.drop_byte(EXTENSIONS_BYTES_MAX, "the size of a chunk is too long")?;
+                }
                 if size > u64::MAX >> 4 {
                     return Err(Malformed::from("the size of a chunk is too long"));
                 }
                 let digit = char::from(byte).to_digit(16).unwrap_or_default();
                 At::Size(Some(size << 4 | u64::from(digit)))
             }
-            (At::Size(Some(size)) | At::Blank(size), b' ' | b'\t') => At::Blank(size),
+            (At::Size(Some(size)) | At::Blank(size), b' ' | b'\t') => {
+                self.drop_byte(EXTENSIONS_BYTES_MAX, "chunk extensions are too long")?;
+                At::Blank(size)
+            }
             (At::Size(Some(size)) | At::Blank(size), b';') => At::Extension(size),
             (At::Size(Some(size)) | At::Blank(size) | At::Extension(size), b'\r') => {
                 At::SizeLf(size)
@@ -173,11 +180,13 @@ impl Chunked {
                 self.drop_byte(EXTENSIONS_BYTES_MAX, "chunk extensions are too long")?;
                 At::Extension(size)
             }
-            (At::SizeLf(0), b'\n') => {
+            (At::SizeLf(size), b'\n') => {
                 self.dropped = 0;
-                At::TrailerStart
+                match size {
+                    0 => At::TrailerStart,
+                    size => At::Data(size),
+                }
             }
-            (At::SizeLf(size), b'\n') => At::Data(size),
             (At::DataCr, b'\r') => At::DataLf,
             (At::DataLf, b'\n') => At::Size(None),
             (At::TrailerStart, b'\r') => At::EndLf,
@@ -295,12 +304,20 @@ mod tests {
             "9\r\nok",
             "",
             &long("2;"),
+            &long("2 ").replace('x', " "),
+            &long("0").replace('x', "0"),
             &long("0\r\nx: "),
         ] {
             let start = &bytes[..bytes.len().min(40)];
             assert!(chunked(bytes.as_bytes()).is_err(), "{start:?}");
         }
         assert_eq!(chunked(b"2\r\nok\r\nx"), Err(vec![])); // Though two bytes could be had.
+    }
+
+    #[test]
+    fn a_stream_has_as_many_chunks_as_it_likes() {
+        let many = "01;e=f\r\nx\r\n".repeat(20_000) + "0\r\n\r\n";
+        assert_eq!(chunked(many.as_bytes()).unwrap().0.len(), 20_000);
     }
 
     #[test]
