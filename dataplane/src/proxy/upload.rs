@@ -39,7 +39,7 @@ impl std::error::Error for Fault {}
 /// Bytes that are handed over at a time, so that progress shows.
 const SLICE_BYTES: usize = 256 << 10;
 
-/// A body that hyper's client sends.
+/// A body on its way, over whichever protocol.
 #[derive(Debug)]
 pub(super) struct Upload {
     /// What we hold of it, one after the other.
