@@ -1,8 +1,8 @@
 //! The writer: one task that owns the registry, and has a thread wait for the store.
 //!
 //! It waits for commands or for the next deadline, applies what has come, commits it
-//! all at once, publishes, and only then answers ([`writer`]). A commit blocks, so that
-//! is done by a thread of its own ([`disk`]). Readers have the [`Feed`].
+//! all at once, publishes, and only then answers (`writer`). A commit blocks, so that
+//! is done by a thread of its own (`disk`). Readers have the [`Feed`].
 //!
 //! Evidence alone is published before its commit: other data planes keep away from a
 //! rejected key while the disk is still busy. What a crash takes back of it was never
