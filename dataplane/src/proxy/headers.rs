@@ -59,7 +59,7 @@ pub(super) fn session(headers: &HeaderMap, affinity: &Affinity) -> Option<Sessio
 
 /// Removes from a request's fields what is not for the endpoint. Its length is removed
 /// too: the body that is sent upstream brings its own. Credentials are left to
-/// [`qcc_proto::upstream::set_credential`].
+/// [`Call`](super::outgoing::Call).
 pub(super) fn strip_request(headers: &mut HeaderMap) {
     let is_of_this_hop =
         |name: &HeaderName| *name == HOST || *name == CONTENT_LENGTH || *name == EXPECT;
