@@ -64,6 +64,20 @@ pub enum Since {
     Future,
 }
 
+impl History {
+    /// Returns the place of the first entry after a view. Most readers lack the last one
+    /// or none, so it is looked at before all others.
+    fn first_after(&self, view: View) -> usize {
+        let is_known = |entry: &Entry| entry.view <= view;
+        let before_last = self.entries.len().saturating_sub(2)..;
+        let near = self.entries.range(before_last.clone());
+        match near.take_while(|entry| is_known(entry)).count() {
+            0 => self.entries.partition_point(is_known),
+            known => before_last.start + known,
+        }
+    }
+}
+
 impl Feed {
     /// Starts with a snapshot.
     pub fn new(snapshot: Snapshot, events: Events, clock: RegistryClock) -> Self {
@@ -134,7 +148,9 @@ impl Feed {
 
     /// Publishes a snapshot. Without a `publication` it differs from the one before
     /// only in what no view tells (counts, when checks are due). Readers are told with [`Feed::announce`].
-    pub fn publish(&self, snapshot: Snapshot, publication: Option<Publication>) {
+    ///
+    /// Returns the one before: to let it go takes a while, for which nobody has to wait.
+    pub fn publish(&self, snapshot: Snapshot, publication: Option<Publication>) -> Arc<Snapshot> {
         let view = snapshot.view;
         // What has changed first, the snapshot second: whoever sees a snapshot can ask
         // what led to it.
@@ -151,12 +167,22 @@ impl Feed {
                 published: Instant::now(),
             });
         }
-        self.snapshot.store(Arc::new(snapshot));
+        self.snapshot.swap(Arc::new(snapshot))
     }
 
     /// Wakes all readers: there is a new view.
     pub fn announce(&self) {
+        self.announce_to_streams();
+        self.announce_to_others();
+    }
+
+    /// Wakes those who have a [`Feed::subscription`]: the data planes.
+    pub(crate) fn announce_to_streams(&self) {
         self.subscribers.wake();
+    }
+
+    /// Wakes those who have a receiver.
+    pub(crate) fn announce_to_others(&self) {
         self.newest.send_replace(self.view());
     }
 
@@ -174,7 +200,7 @@ impl Feed {
             return Since::TooOld;
         }
         let mut changed = Publication::default();
-        let mut first = history.entries.partition_point(|entry| entry.view <= from);
+        let mut first = history.first_after(from);
         if seeded(Bug::SlowReaderLosesDelta) {
             first = first.max(history.entries.len().saturating_sub(1));
         }
@@ -191,10 +217,7 @@ impl Feed {
     /// For a view that is too old to tell it is at least this long.
     pub fn behind(&self, applied: View) -> Duration {
         let history = self.history.read().unwrap_or_else(PoisonError::into_inner);
-        let first = history
-            .entries
-            .partition_point(|entry| entry.view <= applied);
-        let missing = history.entries.get(first);
+        let missing = history.entries.get(history.first_after(applied));
         missing.map_or(Duration::ZERO, |entry| entry.published.elapsed())
     }
 }

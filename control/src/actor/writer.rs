@@ -26,7 +26,8 @@ use crate::{
     histogram::Histogram,
     records,
     registry::{
-        Conclusion, Effect, EndpointName, Health, Moment, Mutation, Registry, Settlement, View,
+        Conclusion, Effect, EndpointName, Health, Moment, Mutation, Publication, Registry,
+        Settlement, Snapshot, View,
     },
     seeded::{Bug, seeded},
     store::{self, Batch, Keep},
@@ -74,7 +75,14 @@ pub(super) struct State {
     waiting: BTreeMap<EndpointName, Vec<Reply<Option<Conclusion>>>>,
 }
 
-/// A turn that has been applied, and of which nothing is durable yet.
+/// What has been applied in a turn, and is not settled yet.
+struct Applied {
+    answers: Answers,
+    /// What everybody saw before, if it was evidence and all data planes have been told.
+    told: Option<Arc<Snapshot>>,
+}
+
+/// A turn that has been settled, and of which nothing is durable yet.
 struct Turn {
     settlement: Settlement,
     answers: Answers,
@@ -139,7 +147,8 @@ impl Writer {
 
     /// One turn by hand: apply, commit and publish, answer.
     pub(crate) fn turn(&mut self, commands: &mut Vec<Command>) -> Result<(), store::Error> {
-        let turn = self.state.take(commands.drain(..));
+        let applied = self.state.take(commands.drain(..));
+        let turn = self.state.settle(applied);
         let stored = match self.state.records(&turn) {
             Some(batch) => self.store.commit(&batch),
             None => Ok(()),
@@ -186,10 +195,11 @@ async fn run(
         }
         let together = together(&commands);
         let wide = commands[..together].iter().any(Command::is_wide);
-        let turn = aside(wide, || state.take(commands.drain(..together)));
-        if turn.is_told {
+        let applied = aside(wide, || state.take(commands.drain(..together)));
+        if applied.told.is_some() {
             state.give_way().await;
         }
+        let turn = aside(wide, || state.settle(applied));
         let wide = turn.settlement.dirty.endpoints.len() > RECORDS_AT_ONCE;
         let stored = match aside(wide, || state.records(&turn)) {
             Some(batch) => disk.commit(batch).await,
@@ -221,10 +231,10 @@ fn together(commands: &[Command]) -> usize {
 /// Does what may take long without keeping the other tasks of this thread waiting, where
 /// the runtime has threads to spare.
 fn aside<T>(takes_long: bool, work: impl FnOnce() -> T) -> T {
-    match Runtime::current().runtime_flavor() {
-        RuntimeFlavor::MultiThread if takes_long => block_in_place(work),
-        _ => work(),
+    if takes_long && Runtime::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+        return block_in_place(work);
     }
+    work()
 }
 
 impl State {
@@ -256,21 +266,32 @@ impl State {
     }
 
     /// Applies commands and what is due. Shows what they come to if that is evidence and
-    /// nothing else.
-    fn take(&mut self, commands: impl Iterator<Item = Command>) -> Turn {
+    /// nothing else, and does nothing before that which can be done after it.
+    fn take(&mut self, commands: impl Iterator<Item = Command>) -> Applied {
         let now = self.clock.now();
         let mut answers = Answers::default();
         for command in commands {
             self.apply(command, now, &mut answers);
         }
         self.registry.advance(now);
-        self.dismiss(&mut answers);
-        let mut settlement = self.registry.settle();
-        settlement.evidence_only |= seeded(Bug::PromiseBeforeCommit);
-        let is_told = settlement.evidence_only && self.publish(&mut settlement);
+        let told = self.registry.reveal().map(|publication| {
+            let before = self.publish(Some(publication));
+            self.feed.announce_to_streams();
+            before
+        });
+        Applied { answers, told }
+    }
+
+    /// Ends a turn: from here on it can be stored.
+    fn settle(&mut self, applied: Applied) -> Turn {
+        let Applied { mut answers, told } = applied;
+        let is_told = told.is_some();
         if is_told {
-            self.feed.announce();
+            self.feed.announce_to_others();
         }
+        drop(told);
+        self.dismiss(&mut answers);
+        let settlement = self.registry.settle();
         if seeded(Bug::EventBeforeCommit) {
             self.feed.publish_events(self.registry.events().clone());
         }
@@ -287,8 +308,9 @@ impl State {
     /// Lets those go first who pass on what was shown: what comes next takes several times
     /// as long as they do, where there is no core to spare.
     async fn give_way(&self) {
+        yield_now().await;
         let begun = Instant::now();
-        for _ in 0..2 + self.feed.subscribers() / STREAMS_AT_ONCE {
+        for _ in 0..=self.feed.subscribers() / STREAMS_AT_ONCE {
             yield_now().await;
             if begun.elapsed() > HEAD_START_MAX {
                 return;
@@ -310,16 +332,19 @@ impl State {
         stored: Result<(), store::Error>,
     ) -> Result<bool, store::Error> {
         let Turn {
-            mut settlement,
+            settlement,
             answers,
-            ..
+            is_told,
         } = turn;
         if let Err(error) = stored {
             error!(%error, "store failed");
             answers.send(Err(Error::OutcomeUnknown));
             return Err(error);
         }
-        let has_news = !settlement.evidence_only && self.publish(&mut settlement);
+        let has_news = settlement.publication.is_some();
+        if settlement.dirty.any && !is_told {
+            self.publish(settlement.publication);
+        }
         if !settlement.dirty.events.is_empty() {
             self.feed.publish_events(self.registry.events().clone());
         }
@@ -408,14 +433,9 @@ impl State {
         });
     }
 
-    /// Shows the present state, and returns whether there is news in it.
-    fn publish(&self, settlement: &mut Settlement) -> bool {
-        let publication = settlement.publication.take();
-        let has_news = publication.is_some();
-        if settlement.dirty.any {
-            self.feed.publish(self.registry.snapshot(), publication);
-        }
-        has_news
+    /// Shows the present state, and returns what was shown before.
+    fn publish(&self, publication: Option<Publication>) -> Arc<Snapshot> {
+        self.feed.publish(self.registry.snapshot(), publication)
     }
 
     fn perform(&mut self, effect: Effect) {

@@ -1,5 +1,7 @@
 //! Why an endpoint is in its state, in words.
 
+use std::fmt;
+
 use qcc_proto::v1;
 
 use super::{Api, convert, events};
@@ -132,7 +134,7 @@ fn doubts(endpoint: &Endpoint) -> String {
 
 /// Returns the facts and whose word they are.
 fn word(evidence: &Evidence) -> String {
-    let facts = facts(&evidence.facts);
+    let facts = Said(&evidence.facts);
     match &evidence.witness {
         Witness::Operator if evidence.facts.detail.is_empty() => "an operator said so".into(),
         Witness::Operator => format!("an operator said `{}`", evidence.facts.detail),
@@ -141,38 +143,46 @@ fn word(evidence: &Evidence) -> String {
     }
 }
 
-fn facts(facts: &Facts) -> String {
-    let mut parts = Vec::new();
-    if facts.http_status != 0 {
-        parts.push(facts.http_status.to_string());
+/// Facts in words. Every update about an endpoint that is out has them.
+struct Said<'a>(&'a Facts);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Facts {
+            outcome,
+            http_status,
+            error_type,
+            detail,
+            ..
+        } = self.0;
+        match (http_status, error_type.as_str()) {
+            (0, "") if detail.is_empty() => return f.write_str(nothing_but(*outcome)),
+            (0, "") => return f.write_str(detail),
+            (0, error_type) => f.write_str(error_type)?,
+            (status, "") => status.fmt(f)?,
+            (status, error_type) => write!(f, "{status} {error_type}")?,
+        }
+        if detail.is_empty() {
+            return Ok(());
+        }
+        write!(f, " ({detail})")
     }
-    if !facts.error_type.is_empty() {
-        parts.push(facts.error_type.clone());
+}
+
+fn nothing_but(outcome: OutcomeClass) -> &'static str {
+    match outcome {
+        OutcomeClass::Timeout => "no answer in time",
+        OutcomeClass::Connect => "no connection",
+        OutcomeClass::StreamBroken => "an answer that broke off",
+        OutcomeClass::Success => "a wrong answer",
+        OutcomeClass::Auth
+        | OutcomeClass::Forbidden
+        | OutcomeClass::RateLimited
+        | OutcomeClass::Overloaded
+        | OutcomeClass::ServerError
+        | OutcomeClass::Request
+        | OutcomeClass::Cancelled => "an error",
     }
-    if !facts.detail.is_empty() && parts.is_empty() {
-        parts.push(facts.detail.clone());
-    } else if !facts.detail.is_empty() {
-        parts.push(format!("({})", facts.detail));
-    }
-    if parts.is_empty() {
-        parts.push(
-            match facts.outcome {
-                OutcomeClass::Timeout => "no answer in time",
-                OutcomeClass::Connect => "no connection",
-                OutcomeClass::StreamBroken => "an answer that broke off",
-                OutcomeClass::Success => "a wrong answer",
-                OutcomeClass::Auth
-                | OutcomeClass::Forbidden
-                | OutcomeClass::RateLimited
-                | OutcomeClass::Overloaded
-                | OutcomeClass::ServerError
-                | OutcomeClass::Request
-                | OutcomeClass::Cancelled => "an error",
-            }
-            .into(),
-        );
-    }
-    parts.join(" ")
 }
 
 fn reason(cause: Cause) -> &'static str {
@@ -292,12 +302,13 @@ mod tests {
     use super::*;
 
     fn facts_of(http_status: u16, error_type: &str, detail: &str) -> String {
-        facts(&Facts {
+        let facts = Facts {
             http_status,
             error_type: error_type.into(),
             detail: detail.into(),
             ..Facts::of(OutcomeClass::Timeout)
-        })
+        };
+        Said(&facts).to_string()
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //! One task owns it (`actor`) and works in turns:
 //!
 //! 1. apply any number of commands and [`Registry::advance`] the time,
-//! 2. [`Registry::settle`]: learn what to store, what to publish and what to do,
-//! 3. store and publish, then answer. Nothing is acknowledged that a crash could take
+//! 2. [`Registry::reveal`]: learn what may be published at once, since it is evidence,
+//! 3. [`Registry::settle`]: learn what to store, what to publish and what to do,
+//! 4. store and publish, then answer. Nothing is acknowledged that a crash could take
 //!    back; only evidence may be seen before it is stored.
 //!
 //! | module | answers |
@@ -86,7 +87,7 @@ pub use verdict::{Conclusion, Verdict};
 
 use crate::seeded::{Bug, seeded};
 use endpoint::Turn;
-use events::{Before, EventLog, Transition};
+use events::{Before, EventLog, Unlogged};
 use requests::Requests;
 
 /// Events that are kept; the oldest goes first.
@@ -109,6 +110,8 @@ pub struct Registry {
     report_counts: ReportCounts,
     check_counts: CheckCounts,
     events: EventLog,
+    /// What has happened to endpoints and is not in the log yet, in order.
+    unlogged: Vec<Unlogged>,
     /// Who asked for the mutation that is being applied.
     acting: Option<Operator>,
     /// When this life began.
@@ -118,7 +121,7 @@ pub struct Registry {
     last_check: CheckId,
     dirty: Dirty,
     publication: Publication,
-    /// This turn holds more than evidence; see [`Settlement::evidence_only`].
+    /// This turn holds more than evidence; see [`Registry::reveal`].
     promised: bool,
     effects: Vec<Effect>,
 }
@@ -136,7 +139,7 @@ impl Registry {
             clock: Clock::default(),
             totals: QueueTotals::default(),
             registry_id: seed.registry_id,
-            salt: seed.salt,
+            salt: seed.salt.into(),
         });
         if !fresh && !seeded(Bug::RevisionFalls) {
             meta.revision += 1;
@@ -156,6 +159,7 @@ impl Registry {
             report_counts: ReportCounts::default(),
             check_counts: CheckCounts::default(),
             events: EventLog::new(saved.events, EVENTS_MAX),
+            unlogged: Vec::new(),
             acting: None,
             started: now.clock,
             due: BTreeSet::new(),
@@ -220,7 +224,9 @@ impl Registry {
     /// Starts every check whose time has come.
     pub fn advance(&mut self, now: Moment) {
         let turn = self.turn(now);
-        self.events.advance(turn.now.clock);
+        if self.events.is_due(turn.now.clock) {
+            self.log().advance(turn.now.clock);
+        }
         while let Some((_, name)) = self
             .due
             .first()
@@ -231,21 +237,40 @@ impl Registry {
         }
     }
 
+    /// Makes a new revision of what readers may see before it is stored, and returns the
+    /// names that differ in it; `None` if there is nothing new, or if it has to wait. What
+    /// else there is to do for the turn is left to [`Registry::settle`], so that readers
+    /// need not wait for it.
+    ///
+    /// Evidence may be seen: a crash that takes it back leaves whoever reported it without
+    /// an answer, and so it comes again. A promise may not: configuration that was asked
+    /// for, and generations, whose numbers must not be given out twice.
+    pub fn reveal(&mut self) -> Option<Publication> {
+        let waits = self.promised && !seeded(Bug::PromiseBeforeCommit);
+        if waits { None } else { self.revise() }
+    }
+
     /// Ends the turn: a new revision if anything changed that readers act on.
     pub fn settle(&mut self) -> Settlement {
-        self.dirty.events = self.events.take_changed();
+        self.promised = false;
+        let publication = self.revise();
+        self.dirty.events = self.log().take_changed();
         self.dirty.any |= !self.dirty.events.is_empty();
-        if !self.publication.is_empty() {
-            self.meta.revision += 1;
-            self.dirty.any = true;
-        }
-        let publication = std::mem::take(&mut self.publication);
         Settlement {
             dirty: std::mem::take(&mut self.dirty),
             effects: std::mem::take(&mut self.effects),
-            publication: (!publication.is_empty()).then_some(publication),
-            evidence_only: !std::mem::take(&mut self.promised),
+            publication,
         }
+    }
+
+    /// Makes a new revision if anything changed that readers act on.
+    fn revise(&mut self) -> Option<Publication> {
+        if self.publication.is_empty() {
+            return None;
+        }
+        self.meta.revision += 1;
+        self.dirty.any = true;
+        Some(std::mem::take(&mut self.publication))
     }
 
     /// Begins a new generation about which nothing is known.
@@ -279,17 +304,15 @@ impl Registry {
         }
     }
 
-    /// Changes one endpoint, and logs what that comes to.
+    /// Changes one endpoint, and notes for the log what that comes to.
     fn touch<T>(
         &mut self,
         name: &EndpointName,
         turn: Turn,
         change: impl FnOnce(&mut Endpoint, &Policy, Turn) -> T,
     ) -> Option<T> {
-        let (result, event) = self.alter(name, turn, change)?;
-        if let Some(event) = event {
-            self.log_transition(event);
-        }
+        let (result, unlogged) = self.alter(name, turn, change)?;
+        self.unlogged.extend(unlogged);
         let endpoint = self.endpoints.get(name);
         if endpoint.is_some_and(|endpoint| endpoint.is_overdue(turn.now.clock)) {
             self.promote(name, turn);
@@ -299,13 +322,13 @@ impl Registry {
 
     /// Changes one endpoint and keeps everything that depends on it in step: the
     /// order of due checks, the counters, what to store and what to publish. The only
-    /// way to change an endpoint. Returns the event that tells of it.
+    /// way to change an endpoint. Returns what the log is to tell of it.
     fn alter<T>(
         &mut self,
         name: &EndpointName,
         turn: Turn,
         change: impl FnOnce(&mut Endpoint, &Policy, Turn) -> T,
-    ) -> Option<(T, Option<Transition>)> {
+    ) -> Option<(T, Option<Unlogged>)> {
         let shared = self.endpoints.get_mut(name)?;
         let cluster = self.clusters.get(&shared.spec.cluster)?.clone();
         let endpoint = Arc::make_mut(shared);
@@ -341,12 +364,12 @@ impl Registry {
                 generation: endpoint.generation,
             });
         }
-        let event = before.event(endpoint, self.acting.as_ref(), turn);
         if endpoint.changed == turn.view {
             self.publication.endpoints.insert(name.clone());
         }
+        let unlogged = before.unlogged(shared, self.acting.as_ref(), turn);
         self.dirty.any = true;
         self.dirty.endpoints.insert(name.clone());
-        Some((result, event))
+        Some((result, unlogged))
     }
 }

@@ -198,7 +198,7 @@ impl Registry {
     /// Returns what is remembered of a data plane that was just heard of. A new one may
     /// take the place of the one that was silent longest.
     fn proxy_record(&mut self, proxy: &ProxyKey, now: Moment) -> &mut ProxyRecord {
-        if !self.proxies.contains_key(proxy) && self.proxies.len() >= INCARNATIONS_MAX {
+        if self.proxies.len() >= INCARNATIONS_MAX && !self.proxies.contains_key(proxy) {
             let silent = self
                 .proxies
                 .iter()

@@ -58,7 +58,7 @@ impl Registry {
             report_counts: self.report_counts,
             check_counts: self.check_counts,
             registry_id: self.meta.registry_id.clone(),
-            salt: self.meta.salt.as_slice().into(),
+            salt: self.meta.salt.clone(),
         }
     }
 

@@ -72,7 +72,7 @@ pub struct Meta {
     /// Names this history of views and generations.
     pub registry_id: Arc<str>,
     /// Salt of key fingerprints.
-    pub salt: Vec<u8>,
+    pub salt: Arc<[u8]>,
 }
 
 /// Random values that a new registry is made with.
@@ -126,13 +126,9 @@ pub struct Settlement {
     pub dirty: Dirty,
     /// What to do afterwards.
     pub effects: Vec<Effect>,
-    /// Names whose published state differs; empty if no new view was made.
+    /// Names whose published state differs; `None` if no new view was made, or if it was
+    /// revealed already.
     pub publication: Option<Publication>,
-    /// Whether readers may see it before it is stored. Evidence may be seen: a crash
-    /// that takes it back leaves whoever reported it without an answer, and so it comes
-    /// again. A promise may not: configuration that was asked for, and generations,
-    /// whose numbers must not be given out twice.
-    pub evidence_only: bool,
 }
 
 /// What differs from the store.

@@ -60,7 +60,7 @@ impl Registry {
     /// Logs an act of the operator whose mutation is being applied.
     fn log_act(&mut self, event: Event) {
         let operator = self.acting.clone().map(Box::new);
-        self.events.append(Event { operator, ..event });
+        self.log().append(Event { operator, ..event });
     }
 
     /// Logs what a declaration changed since `before`.
@@ -118,8 +118,8 @@ impl Registry {
 
     /// Logs that a new life of the control plane has begun.
     pub(in crate::registry) fn log_start(&mut self, now: Moment, view: View) {
-        self.events
-            .append(Event::new(EventKind::ControlStarted, now, view));
+        let event = Event::new(EventKind::ControlStarted, now, view);
+        self.log().append(event);
     }
 }
 

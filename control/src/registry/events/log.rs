@@ -195,6 +195,12 @@ impl EventLog {
         }
     }
 
+    /// Whether there is something for [`EventLog::advance`] to do or to look at.
+    pub(in crate::registry) fn is_due(&self, now: Clock) -> bool {
+        let counted = self.due.get_min().is_some_and(|(due, _)| *due <= now);
+        counted || self.looks.get_min().is_some_and(|(look, _)| *look < now)
+    }
+
     /// Logs what was counted, where its time has come.
     pub(in crate::registry) fn advance(&mut self, now: Clock) {
         while let Some((_, fold)) = self.due.get_min().filter(|(due, _)| *due <= now).cloned() {

@@ -18,7 +18,7 @@ use super::{
 
 pub use log::Events;
 pub(super) use log::{EventLog, Fold};
-pub(super) use transition::{Before, Transition};
+pub(super) use transition::{Before, Unlogged};
 
 /// Endpoints that an event names at most.
 const ENDPOINTS_NAMED_MAX: usize = 100;

@@ -1,11 +1,16 @@
 //! Events from what differs in an endpoint.
+//!
+//! That something has happened is noted as it does, together with the endpoint as it is
+//! then; the event is made of it, and logged, when nobody waits for the turn any more.
+
+use std::sync::Arc;
 
 use super::{
     super::{
         Cause, Endpoint, EndpointName, Generation, Health, Moment, Operator, Policy, Registry,
         State, Witness, endpoint::Turn,
     },
-    Event, EventKind, Fold, Group,
+    Event, EventKind, EventLog, Fold, Group,
 };
 use crate::seeded::{Bug, seeded};
 
@@ -22,9 +27,19 @@ pub(in crate::registry) struct Before {
     doubters: Vec<Witness>,
 }
 
-/// What a change came to.
+/// What has happened to an endpoint and is not in the log yet.
 #[derive(Debug, Clone)]
-pub(in crate::registry) struct Transition {
+pub(in crate::registry) struct Unlogged {
+    kind: EventKind,
+    before: Before,
+    after: Arc<Endpoint>,
+    /// Who did it, if somebody did.
+    operator: Option<Operator>,
+    turn: Turn,
+}
+
+/// What a change came to.
+struct Transition {
     event: Event,
     /// What the endpoint was paused for, if no more than that pause began or ended.
     pause: Option<Cause>,
@@ -48,16 +63,25 @@ impl Before {
         (self.generation, self.state) != (endpoint.generation, endpoint.health.state())
     }
 
-    /// Returns what a change came to; `None` if there is nothing to tell.
-    pub(in crate::registry) fn event(
-        &self,
-        endpoint: &Endpoint,
+    /// Returns what a change came to, for the log; `None` if there is nothing to tell.
+    pub(in crate::registry) fn unlogged(
+        self,
+        endpoint: &Arc<Endpoint>,
         operator: Option<&Operator>,
         turn: Turn,
-    ) -> Option<Transition> {
+    ) -> Option<Unlogged> {
+        Some(Unlogged {
+            kind: self.kind(endpoint)?,
+            before: self,
+            after: Arc::clone(endpoint),
+            operator: operator.cloned(),
+            turn,
+        })
+    }
+
+    fn kind(&self, endpoint: &Endpoint) -> Option<EventKind> {
         let state = endpoint.health.state();
-        let cause = endpoint.health.cause();
-        let kind = if endpoint.generation != self.generation {
+        Some(if endpoint.generation != self.generation {
             match (self.state, state) {
                 (State::Unhealthy, State::Healthy) => EventKind::EndpointRecovered,
                 (_, State::Healthy) => EventKind::EndpointHealthy,
@@ -72,7 +96,7 @@ impl Before {
                 State::Healthy => EventKind::EndpointHealthy,
                 State::Unknown => EventKind::EndpointStartedAnew,
             }
-        } else if cause != self.cause {
+        } else if endpoint.health.cause() != self.cause {
             EventKind::CauseChanged
         } else if let Some(newest) = endpoint.doubts.last()
             && !self.doubters.contains(&newest.witness)
@@ -80,7 +104,21 @@ impl Before {
             EventKind::EndpointDoubted
         } else {
             return None;
-        };
+        })
+    }
+}
+
+impl Unlogged {
+    fn transition(self) -> Transition {
+        let Self {
+            kind,
+            before,
+            after: endpoint,
+            operator,
+            turn,
+        } = self;
+        let state = endpoint.health.state();
+        let cause = endpoint.health.cause();
         let evidence = match kind {
             EventKind::EndpointDoubted => endpoint.doubts.last(),
             _ => endpoint.mark.evidence.as_deref(),
@@ -94,22 +132,22 @@ impl Before {
             let wait = u64::try_from(wait).unwrap_or(u64::MAX);
             turn.now.wall_ms.saturating_add(wait)
         });
-        let pause = match (self.state, state) {
-            _ if endpoint.generation != self.generation || operator.is_some() => None,
+        let pause = match (before.state, state) {
+            _ if endpoint.generation != before.generation || operator.is_some() => None,
             (State::Healthy | State::Unknown, State::Degraded) => cause,
-            (State::Degraded, State::Healthy) => self.cause,
+            (State::Degraded, State::Healthy) => before.cause,
             _ => None,
         };
         let event = Event {
-            from: Some(self.state),
+            from: Some(before.state),
             to: Some(state),
             cause,
             evidence: evidence.cloned().map(Box::new),
             until_wall_ms,
-            operator: operator.cloned().map(Box::new),
-            ..about(kind, endpoint, turn)
+            operator: operator.map(Box::new),
+            ..about(kind, &endpoint, turn)
         };
-        Some(Transition { event, pause })
+        Transition { event, pause }
     }
 }
 
@@ -148,11 +186,20 @@ fn of_provider(event: Event, provider: String, name: &EndpointName, begins: bool
 }
 
 impl Registry {
+    /// Returns the log, with all in it that has happened.
+    pub(in crate::registry) fn log(&mut self) -> &mut EventLog {
+        for unlogged in std::mem::take(&mut self.unlogged) {
+            self.log_transition(unlogged);
+        }
+        &mut self.events
+    }
+
     /// Logs a transition. Overloads of one provider are one event, however many of its
     /// endpoints say so, and so are their ends. An endpoint that is paused again and
     /// again is told once and then counted.
-    pub(in crate::registry) fn log_transition(&mut self, transition: Transition) {
-        let Transition { event, pause } = transition;
+    fn log_transition(&mut self, unlogged: Unlogged) {
+        let endpoint = Arc::clone(&unlogged.after);
+        let Transition { event, pause } = unlogged.transition();
         let (Some(cause), Some(name)) = (pause, event.endpoint.clone()) else {
             let is_ejection = event.kind == EventKind::EndpointEjected;
             if is_ejection && seeded(Bug::EventForgotten) {
@@ -164,12 +211,9 @@ impl Registry {
             self.events.append(event);
             return;
         };
-        let provider = self
-            .endpoints
-            .get(&name)
-            .filter(|_| cause == Cause::Overloaded)
-            .and_then(|endpoint| endpoint.spec.labels.get(PROVIDER))
-            .filter(|provider| !provider.is_empty())
+        let provider = endpoint.spec.labels.get(PROVIDER);
+        let provider = provider
+            .filter(|provider| cause == Cause::Overloaded && !provider.is_empty())
             .cloned();
         let begins = event.kind == EventKind::EndpointPaused;
         let (now, until, generation) = (event.time, event.until_wall_ms, event.generation);
@@ -206,9 +250,10 @@ impl Registry {
         turn: Turn,
         details: impl FnOnce(&Endpoint, &mut Event),
     ) {
-        let Some(endpoint) = self.endpoints.get(name) else {
+        let Some(endpoint) = self.endpoints.get(name).cloned() else {
             return;
         };
+        let endpoint = endpoint.as_ref();
         let generation = endpoint.generation;
         let fold = match kind {
             EventKind::FailuresSuppressed => Fold::Suppressed(name.clone(), generation),
@@ -225,12 +270,12 @@ impl Registry {
             details(endpoint, &mut event);
             event
         };
-        self.events
+        self.log()
             .fold(fold, now, first, |event| event.count += count);
     }
 
     /// Logs what was counted and not yet told: nobody will do it later.
     pub fn finish_counting(&mut self) {
-        self.events.flush();
+        self.log().flush();
     }
 }

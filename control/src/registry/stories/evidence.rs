@@ -143,36 +143,34 @@ fn reports_on_another_registry_are_taken_and_change_nothing() {
 fn evidence_may_be_seen_before_it_is_stored_and_promises_may_not() {
     let mut story = Story::healthy(&["a"], &["p"]);
     let now = story.now;
-    let mut evidence_only = |change: &mut dyn FnMut(&mut Registry)| {
-        change(&mut story.registry);
-        story.registry.settle().evidence_only
-    };
-    let chosen = View {
-        term: 1,
-        revision: 2,
-    };
+    let Chosen {
+        generation, view, ..
+    } = story.choose("a");
     let batch = ReportBatch {
         first_sequence: 1,
         outcomes: vec![Outcome {
             endpoint: "a".into(),
-            generation: Generation(2),
-            view: chosen,
+            generation,
+            view,
             count: 1,
             facts: Facts::of(OutcomeClass::Auth),
             age: Duration::ZERO,
         }],
         ..ReportBatch::default()
     };
-    assert!(evidence_only(&mut |registry| {
-        registry.report(&key("p"), batch.clone(), now);
-    }));
-    assert!(!evidence_only(&mut |registry| {
-        let restore = Mutation::Restore { name: name("a") };
-        registry.mutate(restore, None, now).expect("it is queued");
-    }));
-    assert!(evidence_only(&mut |registry| {
-        registry.connect(&key("q"), now);
-    }));
+    let registry = &mut story.registry;
+    registry.report(&key("p"), batch, now);
+    let before = registry.view();
+    assert!(registry.reveal().is_some());
+    assert!(registry.view() > before);
+    let settlement = registry.settle();
+    assert!(settlement.publication.is_none(), "it has been seen");
+    assert!(!settlement.dirty.endpoints.is_empty() && !settlement.dirty.events.is_empty());
+
+    let restore = Mutation::Restore { name: name("a") };
+    registry.mutate(restore, None, now).expect("it is queued");
+    assert!(registry.reveal().is_none());
+    assert!(registry.settle().publication.is_some());
 }
 
 #[test]
