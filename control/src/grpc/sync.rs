@@ -9,6 +9,7 @@ use qcc_proto::{
     v1,
 };
 use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
@@ -88,9 +89,12 @@ impl HealthSyncService for Sync {
         request: Request<Streaming<v1::StreamReportsRequest>>,
     ) -> Result<Response<Self::StreamReportsStream>, Status> {
         let reports = Reports {
-            sync: self.clone(),
-            requests: request.into_inner(),
-            speaker: None,
+            conversation: Conversation {
+                sync: self.clone(),
+                requests: request.into_inner(),
+                speaker: None,
+            },
+            stop: Box::pin(self.api.stop.clone().cancelled_owned()),
         };
         Ok(Response::new(Box::pin(unfold(
             Some(reports),
@@ -188,6 +192,14 @@ impl Sync {
 
 /// A data plane's stream of reports: for each question one answer.
 struct Reports {
+    conversation: Conversation,
+    /// Waited for as long as the stream lives: to begin and end that for each report would
+    /// be a detour on its way.
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// What is said on one stream of reports.
+struct Conversation {
     sync: Sync,
     requests: Streaming<v1::StreamReportsRequest>,
     /// Known once it has spoken.
@@ -208,11 +220,10 @@ impl Reports {
         reports: Option<Self>,
     ) -> Option<(Result<v1::StreamReportsResponse, Status>, Option<Self>)> {
         let mut reports = reports?;
-        let stop = reports.sync.api.stop.clone();
         let answer = tokio::select! {
             biased;
-            answer = reports.next() => answer,
-            () = stop.cancelled() => Err(stopping()),
+            answer = reports.conversation.next() => answer,
+            () = reports.stop.as_mut() => Err(stopping()),
         };
         match answer {
             Ok(None) => None,
@@ -220,7 +231,9 @@ impl Reports {
             Err(status) => Some((Err(status), None)),
         }
     }
+}
 
+impl Conversation {
     /// Takes the next batch. `None`: the data plane has ended its stream.
     async fn next(&mut self) -> Result<Option<v1::StreamReportsResponse>, Status> {
         let Some(request) = self.requests.next().await else {
