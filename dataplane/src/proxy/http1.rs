@@ -1,12 +1,13 @@
-//! HTTP/1.1 towards an endpoint.
+//! HTTP/1.1, towards endpoints and towards clients.
 //!
-//! - [`connection`]: one connection: a request goes out, an answer comes in.
+//! - [`connection`]: one connection to an endpoint: a request goes out, an answer comes in.
 //! - [`sending`]: a request on its way out.
 //! - [`head`]: heads, written and read.
-//! - [`decoder`]: where a body ends.
 //! - [`answer`]: an answer's body, as it is read.
+//! - [`downstream`]: one connection of a client: requests come in, answers go out.
+//! - [`decoder`]: where a body ends. [`writer`]: what has not been written yet.
 //!
-//! A connection is driven by the request that uses it, and not by a task of its own: what an
+//! A connection to an endpoint is driven by the request that uses it, and not by a task of its own: what an
 //! endpoint sends wakes up whoever passes it on, and nobody in between. What is passed on is
 //! passed on from the bytes that were read, and a request's fields go out from where they
 //! were read.
@@ -20,10 +21,12 @@
 mod answer;
 mod connection;
 mod decoder;
+mod downstream;
 mod head;
 #[cfg(any(test, feature = "fuzzing"))]
 mod reading;
 mod sending;
+mod writer;
 
 use std::{
     fmt,
@@ -36,7 +39,10 @@ use std::{
 use http::{HeaderValue, Method, Response, Uri, uri::Scheme};
 use tower_service::Service as _;
 
-pub(super) use self::answer::Answer;
+pub(super) use self::{
+    answer::Answer,
+    downstream::{RequestBody, serve},
+};
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::reading::read;
 use self::{connection::Connection, head::Head, sending::Sending};

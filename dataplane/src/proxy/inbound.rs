@@ -12,11 +12,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Version;
 use http_body::Body;
 use hyper::body::Incoming;
 
-use super::{http1::Answer, http2::Stream, upstream::describe};
+use super::{http1::{Answer, RequestBody}, http2::Stream, upstream::describe};
 
 /// Pieces of data, then an end that is one. Trailers do not cross a proxy.
 #[derive(Debug)]
@@ -24,7 +23,9 @@ pub(super) struct Inbound(Source);
 
 #[derive(Debug)]
 enum Source {
-    /// From a client.
+    /// From a client, over HTTP/1.1.
+    Request(RequestBody),
+    /// From a client, over HTTP/2.
     Hyper(Message),
     /// From an endpoint, over HTTP/1.1.
     Answer(Answer),
@@ -36,7 +37,6 @@ enum Source {
 #[derive(Debug)]
 struct Message {
     body: Incoming,
-    is_http2: bool,
     has_ended: bool,
 }
 
@@ -51,10 +51,15 @@ impl fmt::Display for Cut {
 }
 
 impl Inbound {
-    pub(super) fn new(body: Incoming, version: Version) -> Self {
+    /// A client's request, over HTTP/1.1.
+    pub(super) fn of_client(body: RequestBody) -> Self {
+        Self(Source::Request(body))
+    }
+
+    /// A client's request, over HTTP/2.
+    pub(super) fn of_shared_client(body: Incoming) -> Self {
         Self(Source::Hyper(Message {
             body,
-            is_http2: version == Version::HTTP_2,
             has_ended: false,
         }))
     }
@@ -71,6 +76,7 @@ impl Inbound {
 
     pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
         match &mut self.0 {
+            Source::Request(body) => body.poll_data(cx),
             Source::Hyper(message) => message.poll_data(cx),
             Source::Answer(answer) => answer.poll_data(cx),
             Source::Stream(stream) => stream.poll_data(cx),
@@ -85,6 +91,7 @@ impl Inbound {
     /// Whether it is known that nothing more comes.
     pub(super) fn is_end(&self) -> bool {
         match &self.0 {
+            Source::Request(body) => body.is_end(),
             Source::Hyper(message) => message.is_end(),
             Source::Answer(answer) => answer.is_end(),
             Source::Stream(stream) => stream.is_end(),
@@ -94,6 +101,7 @@ impl Inbound {
     /// Bytes still to come, if that is known.
     pub(super) fn left(&self) -> Option<u64> {
         match &self.0 {
+            Source::Request(body) => body.left(),
             Source::Hyper(message) => message.body.size_hint().exact(),
             Source::Answer(answer) => answer.left(),
             Source::Stream(stream) => stream.left(),
@@ -103,7 +111,7 @@ impl Inbound {
     /// Whether it was cut with a connection of which another request tells already.
     pub(super) fn is_told(&self) -> bool {
         match &self.0 {
-            Source::Hyper(_) | Source::Answer(_) => false,
+            Source::Request(_) | Source::Hyper(_) | Source::Answer(_) => false,
             Source::Stream(stream) => stream.is_told(),
         }
     }
@@ -118,7 +126,7 @@ impl Message {
                     Err(_trailers) => continue,
                 },
                 Some(Err(error)) => Some(Err(Cut(describe(&error)))),
-                None if self.is_http2 && !self.body.is_end_stream() => {
+                None if !self.body.is_end_stream() => {
                     Some(Err(Cut("the stream was reset".to_owned())))
                 }
                 None => {

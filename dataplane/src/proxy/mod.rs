@@ -1,4 +1,4 @@
-//! The HTTP data path: hyper in, hyper out.
+//! The HTTP data path.
 //!
 //! One client request is one [`exchange`]: its body is kept ([`replay`]), endpoints
 //! are tried one after the other ([`upstream`]), and the first answer that is not an
@@ -9,7 +9,6 @@
 //!
 //! - [`server`], [`curfew`]: the accept loop, graceful stop. [`live`]: what is set now.
 //! - [`connection`], [`presence`], [`stall`]: one client connection, and what it is bounded by.
-//! - [`framing`]: where heads begin, and what hyper does not tell of them.
 //! - [`service`]: one request from its head to its response head.
 //! - [`rules`]: which requests are taken at all, and which we answer ourselves.
 //! - [`stats`]: how the proxy fares, for those who ask here.
@@ -75,7 +74,6 @@ mod curfew;
 mod ending;
 mod exchange;
 mod failure;
-mod framing;
 mod headers;
 mod http1;
 mod http2;
@@ -152,8 +150,6 @@ pub(crate) struct Settings {
     pub(crate) connections_per_address_max: Option<usize>,
     /// Connections without a request that are kept; above, HTTP/1 answers close theirs.
     pub(crate) idle_connections_max: usize,
-    /// Connections without a request that keep their buffers; further ones rest.
-    pub(crate) awake_connections_max: usize,
     /// Requests at a time; further ones are refused.
     pub(crate) requests_max: u64,
     /// Requests at a time that wait for an endpoint; further ones are refused.
@@ -182,8 +178,6 @@ impl Default for Settings {
             connections_max: 16_384,
             connections_per_address_max: None,
             idle_connections_max: 12_288, // A quarter is for those who have something to say.
-            // Of some 20 KiB each. To wake one up costs less than a microsecond.
-            awake_connections_max: 128,
             requests_max: 8192,
             waiting_max: 1024,
             drain_timeout: Duration::from_secs(30),

@@ -11,20 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Counters, Limit, Live, Settings,
-    framing::{Doubt, Framing, Why},
-};
-
-/// Something has come of the next request, or it is not known what.
-const NOT_WHOLE: u32 = u32::MAX;
+use super::{Counters, Limit, Live, Settings};
 
 /// All client connections.
 #[derive(Debug)]
 pub(super) struct Crowd {
     settings: Live,
-    /// Looked at whenever a connection is polled, and not changed.
-    awake_max: usize,
     counters: Arc<Counters>,
     /// Connections of each address, where they are bounded.
     addresses: Mutex<HashMap<IpAddr, usize>>,
@@ -43,9 +35,8 @@ pub(super) struct Place {
 pub(super) struct Presence {
     place: Place,
     start: Instant,
-    head_max_bytes: usize,
-    /// Requests that have begun.
-    begun: AtomicU32,
+    /// Whether a request has begun, ever.
+    has_begun: AtomicBool,
     /// Requests that are being served.
     running: AtomicU32,
     /// Milliseconds from the start to the last request's end.
@@ -53,24 +44,11 @@ pub(super) struct Presence {
     /// Milliseconds from the start to the first byte of a head that has not come whole,
     /// plus one; 0: there is none.
     in_head: AtomicU64,
-    /// Requests that have come, if all have come whole and nothing after them; else
-    /// [`NOT_WHOLE`].
-    whole: AtomicU32,
-    /// The client is behind with reading.
-    is_writing: AtomicBool,
-    /// The connection ends with what has begun.
-    is_ending: AtomicBool,
-    /// The number of the first head that is not to be served; 0: there is none.
-    doubted: AtomicU32,
-    is_too_long: AtomicU32,
 }
 
 /// One request on a connection, from its head to the end of its answer.
 #[derive(Debug)]
-pub(super) struct Turn {
-    presence: Arc<Presence>,
-    number: u32,
-}
+pub(super) struct Turn(Arc<Presence>);
 
 /// What there is to do about a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +62,6 @@ pub(super) enum Due {
 impl Crowd {
     pub(super) fn new(settings: Live, counters: Arc<Counters>) -> Arc<Self> {
         Arc::new(Self {
-            awake_max: settings.load().awake_connections_max,
             settings,
             counters,
             addresses: Mutex::default(),
@@ -164,76 +141,37 @@ impl Drop for Place {
 }
 
 impl Presence {
-    pub(super) fn new(place: Place, settings: &Settings, now: Instant) -> Arc<Self> {
+    pub(super) fn new(place: Place, now: Instant) -> Arc<Self> {
         Arc::new(Self {
             place,
             start: now,
-            head_max_bytes: settings.head_max_bytes,
-            begun: AtomicU32::new(0),
+            has_begun: AtomicBool::new(false),
             running: AtomicU32::new(0),
             rested: AtomicU64::new(0),
             in_head: AtomicU64::new(0),
-            whole: AtomicU32::new(NOT_WHOLE),
-            is_writing: AtomicBool::new(false),
-            is_ending: AtomicBool::new(false),
-            doubted: AtomicU32::new(0),
-            is_too_long: AtomicU32::new(0),
         })
     }
 
     /// A request has begun.
     pub(super) fn begin(self: &Arc<Self>) -> Turn {
-        let number = self.begun.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        self.has_begun.store(true, Ordering::Relaxed);
         if self.running.fetch_add(1, Ordering::Relaxed) == 0 {
             let busy = &self.place.crowd.counters.connections_busy;
             busy.fetch_add(1, Ordering::Relaxed);
         }
-        Turn {
-            presence: Arc::clone(self),
-            number,
-        }
+        Turn(Arc::clone(self))
     }
 
-    /// Takes note of what the client has sent.
-    pub(super) fn hear(&self, framing: &mut Framing, bytes: &[u8]) {
-        framing.follow(bytes, self.head_max_bytes);
-        let whole = framing.whole().unwrap_or(NOT_WHOLE);
-        self.whole.store(whole, Ordering::Relaxed);
-        if let Some(Doubt { head, why }) = framing.doubted() {
-            let is_too_long = u32::from(why == Why::TooLong);
-            self.is_too_long.store(is_too_long, Ordering::Relaxed);
-            self.doubted.store(head, Ordering::Relaxed);
-        }
+    /// Takes note of whether a head has begun to come, and has not come whole.
+    pub(super) fn set_in_head(&self, is_in_head: bool) {
         let was_in_head = self.in_head.load(Ordering::Relaxed) != 0;
-        if framing.is_in_head() != was_in_head {
+        if is_in_head != was_in_head {
             let since = match was_in_head {
                 true => 0,
                 false => self.millis(Instant::now()) + 1,
             };
             self.in_head.store(since, Ordering::Relaxed);
         }
-    }
-
-    /// Takes note of whether what was written has left.
-    pub(super) fn set_writing(&self, is_writing: bool) {
-        self.is_writing.store(is_writing, Ordering::Relaxed);
-    }
-
-    /// The connection will end with what has begun.
-    pub(super) fn set_ending(&self) {
-        self.is_ending.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether hyper, which has just done all that it can, has nothing left to do: every
-    /// request that has come was whole, and is answered, and its answer has been taken; and
-    /// there are enough idle connections for that to be worth it. A connection that is to
-    /// end is left to hyper, which ends it.
-    pub(super) fn may_rest(&self) -> bool {
-        self.running.load(Ordering::Relaxed) == 0
-            && self.whole.load(Ordering::Relaxed) == self.begun.load(Ordering::Relaxed)
-            && !self.is_writing.load(Ordering::Relaxed)
-            && !self.is_ending.load(Ordering::Relaxed)
-            && self.place.crowd.idle() > self.place.crowd.awake_max
     }
 
     /// Counts that a limit has been met.
@@ -251,7 +189,7 @@ impl Presence {
         }
         let rested = self.rested.load(Ordering::Relaxed);
         let in_head = self.in_head.load(Ordering::Relaxed);
-        let has_begun = self.begun.load(Ordering::Relaxed) > 0;
+        let has_begun = self.has_begun.load(Ordering::Relaxed);
         let (since, limit, patience) = match (in_head, has_begun) {
             // Until the request before it has ended, a head may have to wait for us.
             (1.., true) => (rested.max(in_head - 1), Limit::HeaderReadTime, head),
@@ -271,23 +209,9 @@ impl Presence {
     }
 }
 
-impl Turn {
-    /// Why the request is not to be served.
-    pub(super) fn doubt(&self) -> Option<Why> {
-        let doubted = self.presence.doubted.load(Ordering::Relaxed);
-        if doubted == 0 || self.number < doubted {
-            return None;
-        }
-        Some(match self.presence.is_too_long.load(Ordering::Relaxed) {
-            0 => Why::FramedTwice,
-            _ => Why::TooLong,
-        })
-    }
-}
-
 impl Drop for Turn {
     fn drop(&mut self) {
-        let presence = &self.presence;
+        let presence = &self.0;
         let rested = presence.millis(Instant::now());
         presence.rested.store(rested, Ordering::Relaxed);
         if presence.running.fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -377,18 +301,17 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let place = crowd.place(address("127.0.0.1")).unwrap();
-        let presence = Presence::new(place, &settings, start);
+        let presence = Presence::new(place, start);
         let due = |now| presence.due(&settings, now);
 
         // It has not said a word.
         assert_eq!(due(at(0)), Due::At(at(10)));
         assert_eq!(due(at(10)), Due::Now(Limit::HeaderReadTime));
         // It has sent a part of a head.
-        let mut framing = Framing::default();
-        presence.hear(&mut framing, b"GET / HTTP/1.1\r\n");
+        presence.set_in_head(true);
         assert_eq!(due(at(10)), Due::Now(Limit::HeaderReadTime));
         // It is being served, for as long as that takes.
-        presence.hear(&mut framing, b"host: a\r\n\r\n");
+        presence.set_in_head(false);
         let turn = presence.begin();
         assert_eq!(due(at(1000)), Due::At(at(1010)));
         assert!(!crowd.is_idle_enough());
@@ -397,22 +320,8 @@ mod tests {
         assert!(matches!(due(at(59)), Due::At(again) if again <= at(61)));
         assert_eq!(due(at(61)), Due::Now(Limit::IdleTime));
         // The next head has begun.
-        presence.hear(&mut framing, b"G");
+        presence.set_in_head(true);
         assert_eq!(due(at(11)), Due::Now(Limit::HeaderReadTime));
         assert_eq!(crowd.counters.connections_busy.load(Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    fn a_doubted_head_and_all_after_it_are_not_served() {
-        let (crowd, settings) = crowd(|_| ());
-        let place = crowd.place(address("127.0.0.1")).unwrap();
-        let presence = Presence::new(place, &settings, Instant::now());
-        let mut framing = Framing::default();
-        presence.hear(&mut framing, b"GET / HTTP/1.1\r\n\r\nPOST / HTTP/1.1\r\n");
-        let twice = b"content-length: 1\r\ncontent-length: 1\r\n\r\n";
-        presence.hear(&mut framing, twice);
-        assert_eq!(presence.begin().doubt(), None);
-        assert_eq!(presence.begin().doubt(), Some(Why::FramedTwice));
-        assert_eq!(presence.begin().doubt(), Some(Why::FramedTwice));
     }
 }

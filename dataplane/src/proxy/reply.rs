@@ -12,7 +12,7 @@ use http::{
 };
 use serde_json::{Value, json};
 
-use super::{framing::Why, relay::Body, upload::Fault};
+use super::{relay::Body, upload::Fault};
 use crate::client_keys::Denied;
 
 const X_QCC_ERROR: HeaderName = HeaderName::from_static("x-qcc-error");
@@ -266,18 +266,6 @@ impl From<Fault> for Refusal {
             Fault::Stalled => Kind::BodyTimeout,
         };
         Self::new(kind, fault.to_string())
-    }
-}
-
-impl From<Why> for Refusal {
-    fn from(why: Why) -> Self {
-        match why {
-            Why::FramedTwice => {
-                let message = "the body's length is told in more than one way";
-                Self::new(Kind::Malformed, message)
-            }
-            Why::TooLong => Self::new(Kind::HeadTooLarge, "the request head is too long"),
-        }
     }
 }
 

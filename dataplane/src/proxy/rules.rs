@@ -1,12 +1,8 @@
 //! Which requests are taken at all, and which we answer ourselves.
 //!
-//! hyper accepts more than a proxy may pass on. What two parsers could read in two
-//! ways, and what would leave an endpoint's base path, is refused here.
-//!
-//! A `content-length` that is doubled, or comes with a `transfer-encoding`, is not seen
-//! here: hyper refuses lengths that differ, leaves one of those that do not, and none
-//! next to `chunked`, which decides (RFC 9112, section 6.3). An endpoint sees nothing of
-//! it either way, as the body is framed anew with what hyper has read.
+//! A head may be well-formed and still not be one that a proxy may pass on. What two
+//! parsers could read in two ways, and what would leave an endpoint's base path, is refused
+//! here. A body whose length is told in two ways is refused where heads are read.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Version,
@@ -66,8 +62,8 @@ pub(super) fn route(request: &Parts) -> Result<Route, Refusal> {
     }
 }
 
-/// Decides whether a head is within our limits. How long one of HTTP/1 was on the wire
-/// is looked at as it comes in.
+/// Decides whether a head is within our limits. How long one of HTTP/1 was is looked at as it
+/// comes in.
 pub(super) fn fits(request: &Parts, settings: &Settings) -> Result<(), Refusal> {
     let fields = &request.headers;
     let target = request.uri.path_and_query();

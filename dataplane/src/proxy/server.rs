@@ -17,7 +17,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     Counters, Curfew, Live,
-    connection::{self, Protocols},
+    connection::{self, Http2},
     service::Service,
 };
 use crate::{routing::Router, sync::Link};
@@ -46,8 +46,8 @@ pub(crate) async fn serve(
     stop: CancellationToken,
     curfew: Curfew,
 ) {
-    // Of what these are made, nothing changes while they are used.
-    let protocols = Arc::new(Protocols::new(&settings.load()));
+    // Of what this is made, nothing changes while it is used.
+    let http2 = Arc::new(Http2::new(&settings.load()));
     let (drain_timeout, door) = {
         let settings = settings.load();
         (settings.drain_timeout, settings.door.clone())
@@ -74,11 +74,11 @@ pub(crate) async fn serve(
                         if let Err(error) = stream.set_nodelay(true) {
                             debug!(%error, "failed to set TCP_NODELAY");
                         }
-                        let (protocols, service) = (Arc::clone(&protocols), Arc::clone(&service));
+                        let (http2, service) = (Arc::clone(&http2), Arc::clone(&service));
                         let stop = stop.clone();
                         // TLS, if any, begins with the first read.
                         let stream = door.accept(stream);
-                        connections.spawn(connection::serve(stream, place, protocols, service, stop));
+                        connections.spawn(connection::serve(stream, place, http2, service, stop));
                     }
                     Err(limit) => {
                         service.counters.hit(limit);

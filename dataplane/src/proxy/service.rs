@@ -9,11 +9,10 @@ use std::{
 };
 
 use http::{
-    HeaderValue, Request, Response, StatusCode, Version,
+    HeaderMap, HeaderValue, Response, StatusCode, Version,
     header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
     request::Parts,
 };
-use hyper::body::Incoming;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -111,16 +110,11 @@ impl Service {
     }
 
     /// Answers a request: with an endpoint's answer, or one of our own.
-    pub(super) async fn call(&self, request: Request<Incoming>, turn: Turn) -> Response<Body> {
-        let is_http1 = is_http1(request.version());
-        let (head, body) = request.into_parts();
+    pub(super) async fn call(&self, head: Parts, body: Inbound, turn: Turn) -> Response<Body> {
+        let is_http1 = is_http1(head.version);
         let (route, limits) = {
             let settings = self.settings.load();
-            let route = match turn.doubt() {
-                Some(why) => Err(why.into()),
-                None => self.route(&head, &settings),
-            };
-            (route, Limits::of(&settings))
+            (self.route(&head, &settings), Limits::of(&settings))
         };
         let mut response = match route {
             Ok(Route::Forward) => self.forward(head, body, turn, limits).await,
@@ -130,12 +124,7 @@ impl Service {
                 false => StatusCode::SERVICE_UNAVAILABLE,
             }),
             Ok(Route::Stats) => self.stats(),
-            Err(refusal) => {
-                if matches!(refusal.kind, Kind::HeadTooLarge | Kind::TargetTooLong) {
-                    self.counters.hit(Limit::HeadBytes);
-                }
-                self.refuse(&head, refusal, InFlight::new(&self.counters, turn))
-            }
+            Err(refusal) => self.refuse(&head, refusal, InFlight::new(&self.counters, turn)),
         };
         if is_http1 && self.crowd.is_idle_enough() {
             self.counters.hit(Limit::IdleConnections);
@@ -173,6 +162,7 @@ impl Service {
         match kind {
             Kind::BodyTooLarge => self.counters.hit(Limit::BodyBytes),
             Kind::BodyTimeout => self.counters.hit(Limit::BodyIdleTime),
+            Kind::HeadTooLarge | Kind::TargetTooLong => self.counters.hit(Limit::HeadBytes),
             _ => {}
         }
     }
@@ -199,7 +189,7 @@ impl Service {
     async fn forward(
         &self,
         mut head: Parts,
-        body: Incoming,
+        body: Inbound,
         turn: Turn,
         limits: Limits,
     ) -> Response<Body> {
@@ -214,7 +204,6 @@ impl Service {
             let refusal = Refusal::new(Kind::Overloaded, "the proxy serves too many requests");
             return self.refuse(&head, refusal, in_flight);
         }
-        let body = Inbound::new(body, head.version);
         let collecting = replay::collect(body, limits.body, &self.counters);
         // A body that comes drop by drop is never idle, but the total time is for it as well.
         let collected = tokio::select! {
@@ -272,12 +261,28 @@ impl Service {
         exchange.finish(end)
     }
 
-    fn refuse(&self, head: &Parts, refusal: Refusal, mut in_flight: InFlight) -> Response<Body> {
+    /// Answers what is no request of HTTP/1 that can be served. Of its path so much is known.
+    pub(super) fn refuse_unread(&self, path: &str, refusal: Refusal, turn: Turn) -> Response<Body> {
+        let shape = Shape::of(path, &HeaderMap::new());
+        self.refuse_in(shape, true, refusal, InFlight::new(&self.counters, turn))
+    }
+
+    fn refuse(&self, head: &Parts, refusal: Refusal, in_flight: InFlight) -> Response<Body> {
+        let shape = Shape::of(head.uri.path(), &head.headers);
+        self.refuse_in(shape, is_http1(head.version), refusal, in_flight)
+    }
+
+    fn refuse_in(
+        &self,
+        shape: Shape,
+        is_http1: bool,
+        refusal: Refusal,
+        mut in_flight: InFlight,
+    ) -> Response<Body> {
         in_flight.own_error();
         self.note(refusal.kind);
         tracing::debug!(kind = ?refusal.kind, "request refused");
-        let shape = Shape::of(head.uri.path(), &head.headers);
-        refusal.into_response(shape, is_http1(head.version))
+        refusal.into_response(shape, is_http1)
     }
 }
 

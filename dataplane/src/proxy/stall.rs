@@ -1,8 +1,8 @@
-//! A client connection that is listened to, and that does not wait for ever for its
-//! client to read.
+//! A client connection that tells what its client speaks, and that does not wait for ever
+//! for it to read.
 //!
-//! The limits of an answer are looked at when hyper asks for more of it, and hyper does
-//! not ask while the client has not taken what there is. So the connection has a limit of
+//! The limits of an answer are looked at when there is room for more of it, and there is
+//! none while the client has not taken what there is. So the connection has a limit of
 //! its own: a write that gets nowhere for too long ends it, with all of its requests, and
 //! with them the connections to endpoints that they hold. An HTTP/2 client that reads its
 //! connection but lets one of its streams wait is not noticed: there is nothing to write.
@@ -16,15 +16,20 @@ use std::{
     time::Duration,
 };
 
+use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
 };
+use tokio_util::io::poll_read_buf;
 
-use super::{Limit, framing::Framing, presence::Presence};
+use super::{Limit, presence::Presence};
 
-/// What an HTTP/2 connection begins with.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bytes that are read to see what a client speaks: mostly all of its first request.
+const READ_BYTES: usize = 8 << 10;
 
 /// What a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,12 +42,9 @@ pub(super) enum Protocol {
 pub(super) struct Impatient<S> {
     io: S,
     limit: Duration,
-    framing: Framing,
     presence: Arc<Presence>,
-    /// What has been read to see what it is, and how much of it is still to be given out.
-    first: [u8; PREFACE.len()],
-    first_bytes: usize,
-    protocol: Option<Protocol>,
+    /// What has been read to see what it is, and is still to be given out.
+    ahead: BytesMut,
     /// Runs while a write waits.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -52,11 +54,8 @@ impl<S> Impatient<S> {
         Self {
             io,
             limit,
-            framing: Framing::default(),
             presence,
-            first: [0; PREFACE.len()],
-            first_bytes: 0,
-            protocol: None,
+            ahead: BytesMut::new(),
             timer: None,
         }
     }
@@ -67,14 +66,11 @@ impl<S> Impatient<S> {
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            if self.timer.take().is_some() {
-                self.presence.set_writing(false);
-            }
+            self.timer = None;
             return written;
         }
         let limit = self.limit;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
-        self.presence.set_writing(true);
         ready!(timer.as_mut().poll(cx));
         self.presence.hit(Limit::ClientStallTime);
         let error = io::Error::new(io::ErrorKind::TimedOut, "the client does not read");
@@ -87,35 +83,32 @@ impl<S: AsyncRead + Unpin> Impatient<S> {
     /// come is given to whoever reads next. Fails where nothing more will come.
     pub(super) async fn protocol(&mut self) -> io::Result<Protocol> {
         loop {
-            let first = &self.first[..self.first_bytes];
-            let is_told = match self.protocol {
-                Some(protocol) if !first.is_empty() => Some(protocol),
-                Some(_) => None,
-                None if first == PREFACE => Some(Protocol::Http2),
-                None if PREFACE.starts_with(first) => None,
-                None => Some(Protocol::Http1),
-            };
-            if is_told.is_some() {
-                self.protocol = is_told;
+            poll_fn(|cx| self.poll_ahead(cx)).await?;
+            if self.ahead.starts_with(PREFACE) {
+                return Ok(Protocol::Http2);
             }
-            if let Some(protocol) = is_told {
-                return Ok(protocol);
+            if !PREFACE.starts_with(&self.ahead) {
+                return Ok(Protocol::Http1);
             }
-            poll_fn(|cx| self.poll_first(cx)).await?;
+            self.presence.set_in_head(true);
         }
     }
 
-    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut buffer = ReadBuf::new(&mut self.first);
-        buffer.set_filled(self.first_bytes);
-        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
-        let heard = &buffer.filled()[self.first_bytes..];
-        if heard.is_empty() {
-            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+    /// Takes what has been read and not been given out.
+    pub(super) fn take_ahead(&mut self) -> BytesMut {
+        std::mem::take(&mut self.ahead)
+    }
+
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ahead.reserve(READ_BYTES);
+        match poll_read_buf(Pin::new(&mut self.io), cx, &mut self.ahead) {
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            Poll::Pending if self.ahead.is_empty() => {
+                self.ahead = BytesMut::new(); // Whoever says nothing gets none.
+                Poll::Pending
+            }
+            read => read.map_ok(|_| ()),
         }
-        self.presence.hear(&mut self.framing, heard);
-        self.first_bytes = buffer.filled().len();
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -125,18 +118,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.first_bytes > 0 {
-            let count = this.first_bytes.min(buffer.remaining());
-            buffer.put_slice(&this.first[..count]);
-            this.first.copy_within(count..this.first_bytes, 0);
-            this.first_bytes -= count;
-            return Poll::Ready(Ok(()));
+        if self.ahead.is_empty() {
+            return Pin::new(&mut self.io).poll_read(cx, buffer);
         }
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut this.io).poll_read(cx, buffer))?;
-        let heard = buffer.filled().get(before..).unwrap_or_default();
-        this.presence.hear(&mut this.framing, heard);
+        let count = self.ahead.len().min(buffer.remaining());
+        buffer.put_slice(&self.ahead[..count]);
+        self.ahead.advance(count);
         Poll::Ready(Ok(()))
     }
 }
@@ -156,7 +143,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.presence.set_ending();
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 

@@ -19,7 +19,7 @@ const FIELDS_USUAL: usize = 128;
 const FIELDS_ADDED: usize = 4;
 
 /// Bytes of a usual field, to guess how long a head gets.
-const FIELD_BYTES: usize = 48;
+pub(super) const FIELD_BYTES: usize = 48;
 
 /// An answer's head.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ pub(super) fn write(call: &Call<'_>, host: &HeaderValue, length: Length, room: u
 }
 
 /// The line's end comes before, as the first follows a line without one.
-fn field(out: &mut BytesMut, name: &HeaderName, value: &[u8]) {
+pub(super) fn field(out: &mut BytesMut, name: &HeaderName, value: &[u8]) {
     for part in [b"\r\n", name.as_str().as_bytes(), b": ", value] {
         out.extend_from_slice(part);
     }
@@ -107,7 +107,7 @@ pub(super) fn read(
 }
 
 /// Finds the end of a head, the first empty line.
-fn end(bytes: &[u8], seen: usize) -> Option<usize> {
+pub(super) fn end(bytes: &[u8], seen: usize) -> Option<usize> {
     let from = seen.saturating_sub(2); // A line feed before what is new, and a return.
     memchr::memchr_iter(b'\n', &bytes[from..]).find_map(|at| {
         let next = from + at + 1;
@@ -125,25 +125,29 @@ fn parse<T>(
     limits: Limits,
     then: impl FnOnce(&httparse::Response<'_, '_>) -> Result<T, Malformed>,
 ) -> Result<Option<T>, Malformed> {
-    let mut usual = [const { MaybeUninit::uninit() }; FIELDS_USUAL];
-    let mut many: Vec<MaybeUninit<Header<'_>>>;
-    let fields = match usual.get_mut(..limits.fields_max) {
-        Some(fields) => fields,
-        None => {
-            many = (0..limits.fields_max)
-                .map(|_| MaybeUninit::uninit())
-                .collect();
-            &mut many
+    with_room(limits.fields_max, |fields| {
+        let mut response = httparse::Response::new(&mut []);
+        let parser = httparse::ParserConfig::default();
+        match parser.parse_response_with_uninit_headers(&mut response, bytes, fields) {
+            Ok(Status::Complete(length)) if length == bytes.len() => then(&response).map(Some),
+            Ok(Status::Complete(_)) => Err(Malformed::from("its head has two ends")),
+            Ok(Status::Partial) => Ok(None),
+            Err(error) => Err(Malformed::from(error.to_string())),
         }
-    };
-    let mut response = httparse::Response::new(&mut []);
-    let parser = httparse::ParserConfig::default();
-    match parser.parse_response_with_uninit_headers(&mut response, bytes, fields) {
-        Ok(Status::Complete(length)) if length == bytes.len() => then(&response).map(Some),
-        Ok(Status::Complete(_)) => Err(Malformed::from("its head has two ends")),
-        Ok(Status::Partial) => Ok(None),
-        Err(error) => Err(Malformed::from(error.to_string())),
+    })
+}
+
+/// Lends room for so many fields.
+pub(super) fn with_room<'b, T>(
+    fields_max: usize,
+    then: impl FnOnce(&mut [MaybeUninit<Header<'b>>]) -> T,
+) -> T {
+    let mut usual = [const { MaybeUninit::uninit() }; FIELDS_USUAL];
+    if let Some(fields) = usual.get_mut(..fields_max) {
+        return then(fields);
     }
+    let many = (0..fields_max).map(|_| MaybeUninit::uninit());
+    then(&mut many.collect::<Vec<_>>())
 }
 
 /// What a head means. Its fields stay where they were read.
@@ -215,26 +219,26 @@ fn understand(
 
 /// What a connection says of itself (RFC 9112, section 9.3).
 #[derive(Debug, Default)]
-struct Persistence {
+pub(super) struct Persistence {
     closes: bool,
     keeps_alive: bool,
 }
 
 impl Persistence {
-    fn read(&mut self, value: &[u8]) {
+    pub(super) fn read(&mut self, value: &[u8]) {
         for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
             self.closes |= option.eq_ignore_ascii_case(b"close");
             self.keeps_alive |= option.eq_ignore_ascii_case(b"keep-alive");
         }
     }
 
-    fn persists(&self, is_http10: bool) -> bool {
+    pub(super) fn persists(&self, is_http10: bool) -> bool {
         !self.closes && (!is_http10 || self.keeps_alive)
     }
 }
 
 /// Reads digits, and nothing else.
-fn decimal(digits: &[u8]) -> Option<u64> {
+pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }

@@ -1,34 +1,27 @@
 //! A request on its way out.
 
 use std::{
-    io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderValue;
 use http_body::Body as _;
-use tokio::io::AsyncWrite;
 
-use super::{Broke, head};
+use super::{
+    Broke, head,
+    writer::{FLAT_BYTES_MAX, Writer},
+};
 use crate::proxy::{
     connector::Wire,
     outgoing::{Call, Length},
     upload::Upload,
 };
 
-/// Longest piece of a body that is copied to what goes before it.
-const FLAT_BYTES_MAX: usize = 8 << 10;
-
 /// A request, as far as it has not been written.
 pub(super) struct Sending {
-    /// What goes before the piece: the request's head, or a chunk's size.
-    lead: BytesMut,
-    /// A piece of the body.
-    piece: Bytes,
-    /// What goes after it.
-    tail: &'static [u8],
+    writer: Writer,
     upload: Upload,
     framing: Framing,
     stage: Stage,
@@ -58,9 +51,7 @@ impl Sending {
             Length::Untold | Length::Unknown => 0,
         };
         Self {
-            lead: head::write(call, host, length, room),
-            piece: Bytes::new(),
-            tail: b"",
+            writer: Writer::new(head::write(call, host, length, room)),
             upload,
             framing: match length {
                 Length::Untold => Framing::Length(0),
@@ -85,32 +76,19 @@ impl Sending {
         wire: &mut Wire,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Broke>> {
-        let mut wire = Pin::new(wire);
         loop {
-            if self.has_room() {
+            if matches!(self.stage, Stage::Body) && self.writer.has_room() {
                 self.take(cx)?;
             }
-            if !self.has_remaining() {
-                // Nothing is held back while more is waited for, nor at the end.
-                ready!(wire.as_mut().poll_flush(cx)).map_err(Broke::Io)?;
-                return match self.stage {
-                    Stage::Body => Poll::Pending,
-                    Stage::Rest | Stage::Sent => {
-                        self.stage = Stage::Sent;
-                        Poll::Ready(Ok(()))
-                    }
-                };
-            }
-            let written = if self.piece.is_empty() && self.tail.is_empty() {
-                wire.as_mut().poll_write(cx, &self.lead)
-            } else {
-                let slices = [&*self.lead, &*self.piece, self.tail].map(IoSlice::new);
-                wire.as_mut().poll_write_vectored(cx, &slices)
-            };
-            let written = ready!(written);
-            match written.map_err(Broke::Io)? {
-                0 => return Poll::Ready(Err(Broke::Io(io::ErrorKind::WriteZero.into()))),
-                count => self.advance(count),
+            let was_empty = self.writer.is_empty();
+            ready!(self.writer.poll_write(Pin::new(wire), cx)).map_err(Broke::Io)?;
+            match self.stage {
+                Stage::Body if was_empty => return Poll::Pending,
+                Stage::Body => {}
+                Stage::Rest | Stage::Sent => {
+                    self.stage = Stage::Sent;
+                    return Poll::Ready(Ok(()));
+                }
             }
         }
     }
@@ -141,50 +119,17 @@ impl Sending {
                     self.stage = Stage::Rest;
                 }
             }
+            Framing::Chunked if is_end => {
+                self.writer.end_chunks();
+                self.stage = Stage::Rest;
+                return Ok(());
+            }
             Framing::Chunked => {
-                let size = format!("{:x}\r\n", piece.len());
-                self.lead.extend_from_slice(size.as_bytes());
-                self.tail = b"\r\n"; // Of the chunk, or after no trailers.
-                if is_end {
-                    self.stage = Stage::Rest;
-                }
+                self.writer.put_chunk(piece);
+                return Ok(());
             }
         }
-        self.piece = piece;
-        self.flatten();
+        self.writer.put(piece);
         Ok(())
-    }
-
-    /// Puts a small piece to what goes before it: the kernel takes one buffer more quickly.
-    fn flatten(&mut self) {
-        if self.piece.len() <= FLAT_BYTES_MAX {
-            self.lead.extend_from_slice(&self.piece);
-            self.lead.extend_from_slice(self.tail);
-            self.piece.clear();
-            self.tail = b"";
-        }
-    }
-
-    /// Whether there is more of the body to be taken, and its peer takes what was. What waits
-    /// is bounded, however often somebody looks.
-    fn has_room(&self) -> bool {
-        matches!(self.stage, Stage::Body)
-            && self.piece.is_empty()
-            && self.tail.is_empty()
-            && self.lead.len() <= FLAT_BYTES_MAX
-    }
-
-    fn has_remaining(&self) -> bool {
-        !(self.lead.is_empty() && self.piece.is_empty() && self.tail.is_empty())
-    }
-
-    fn advance(&mut self, mut count: usize) {
-        let lead = count.min(self.lead.len());
-        self.lead.advance(lead);
-        count -= lead;
-        let piece = count.min(self.piece.len());
-        self.piece.advance(piece);
-        count -= piece;
-        self.tail = &self.tail[count..];
     }
 }

@@ -1,6 +1,6 @@
 use std::{convert::Infallible, pin::Pin};
 
-use http::{HeaderMap, HeaderName, Request, Version};
+use http::{HeaderMap, HeaderName, Request};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, client::conn::http1, service::service_fn};
@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::*;
+use super::{downstream::tests::chunked_body, *};
 use crate::{
     proxy::{outgoing::Outgoing, reply::Shape, upload::Fault},
     routing::Endpoint,
@@ -255,20 +255,8 @@ async fn coming() -> (TcpStream, Upload, Arc<Progress>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap());
     let (client, accepted) = tokio::join!(client, listener.accept());
-    let mut client = client.unwrap();
-    let (sender, mut bodies) = mpsc::channel(1);
-    let service = service_fn(move |request: Request<Incoming>| {
-        let sender = sender.clone();
-        async move {
-            sender.send(request.into_body()).await.unwrap();
-            std::future::pending::<Result<Response<String>, Infallible>>().await
-        }
-    });
-    let io = TokioIo::new(accepted.unwrap().0);
-    tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
-    let head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
-    client.write_all(head).await.unwrap();
-    let body = Inbound::new(bodies.recv().await.unwrap(), Version::HTTP_11);
+    let client = client.unwrap();
+    let body = Inbound::of_client(chunked_body(accepted.unwrap().0));
     let (upload, progress) = Upload::streamed("start".into(), body, None, Instant::now());
     (client, upload, progress)
 }
@@ -365,7 +353,7 @@ async fn coming_over_http2() -> (h2::SendStream<bytes::Bytes>, Upload, Arc<Progr
     let (answer, mut client) = requests.send_request(request, false).unwrap();
     tokio::spawn(answer);
     client.send_data("start".into(), false).unwrap();
-    let mut body = Inbound::new(bodies.recv().await.unwrap(), Version::HTTP_2);
+    let mut body = Inbound::of_shared_client(bodies.recv().await.unwrap());
     let start = body.data().await.unwrap().unwrap();
     let (upload, progress) = Upload::streamed(start, body, None, Instant::now());
     (client, upload, progress)

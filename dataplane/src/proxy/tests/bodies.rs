@@ -77,25 +77,25 @@ async fn a_body_that_is_too_long_to_keep_streams_through_with_one_try() {
 async fn a_body_without_a_length_is_kept_up_to_the_limit_and_streams_beyond_it() {
     let upstream = Upstream::always(answer(200, "", "ok")).await;
     let proxy = Proxy::with(&[&upstream], |options| {
-        options.settings.replay_max_bytes = 1000
+        options.settings.replay_max_bytes = 100_000
     })
     .await;
     for (pieces, framing) in [
-        (1, "content-length: 500\r\n"),
+        (1, "content-length: 50000\r\n"),
         (5, "transfer-encoding: chunked\r\n"),
     ] {
         let mut client = proxy.connect().await;
         let head = "POST /v1/messages HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
         client.write(head).await;
         for _ in 0..pieces {
-            client.write(chunk(&"#".repeat(500))).await;
+            client.write(chunk(&"#".repeat(50_000))).await;
         }
         client.write("0\r\n\r\n").await;
         assert_eq!(client.answer().await.status(), 200);
         let request = upstream.requests().pop().unwrap();
         let request = String::from_utf8(request).unwrap();
         assert!(request.contains(framing), "{}", &request[..200]);
-        assert_eq!(request.matches('#').count(), pieces * 500);
+        assert_eq!(request.matches('#').count(), pieces * 50_000);
     }
 }
 
