@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
-    Limit, Live, Settings,
+    Curfew, Limit, Live, Settings,
     bell::Bell,
     http1,
     inbound::Inbound,
@@ -109,7 +109,10 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
         let turn = self.presence.begin();
         let (head, body) = request.into_parts();
         let body = Inbound::of_shared_client(body);
-        Box::pin(async move { Ok(service.call(head, body, turn).await) })
+        Box::pin(async move {
+            let answering = service.call(head, body, turn);
+            Ok(service.curfew.wakes(pin!(answering)).await)
+        })
     }
 }
 
@@ -135,7 +138,7 @@ pub(super) async fn serve<S>(
     match protocol {
         Ok(Protocol::Http1) => {
             let serving = http1::serve(&mut io, &presence, &service, &stop);
-            drive(pin!(serving), overdue, &stop, &presence).await;
+            drive(pin!(serving), overdue, &stop, &service.curfew, &presence).await;
         }
         Ok(Protocol::Http2) => {
             let answering = Answering {
@@ -143,7 +146,7 @@ pub(super) async fn serve<S>(
                 presence: Arc::clone(&presence),
             };
             let serving = http2.serve(&mut io, answering, &stop);
-            drive(pin!(serving), overdue, &stop, &presence).await;
+            drive(pin!(serving), overdue, &stop, &service.curfew, &presence).await;
         }
         Err(error) => debug!(%error, "connection ended"),
     }
@@ -154,10 +157,11 @@ async fn drive<E: fmt::Display>(
     mut serving: Pin<&mut impl Future<Output = Result<(), E>>>,
     mut overdue: Pin<&mut impl Future<Output = Limit>>,
     stop: &CancellationToken,
+    curfew: &Curfew,
     presence: &Presence,
 ) {
-    let mut stopping = pin!(stop.cancelled());
-    let mut is_stopping = false;
+    let (mut stopping, mut over) = (pin!(stop.cancelled()), pin!(curfew.over()));
+    let (mut is_stopping, mut is_over) = (false, false);
     let mut bell = Bell::new();
     let ended = poll_fn(|cx| {
         loop {
@@ -171,10 +175,13 @@ async fn drive<E: fmt::Display>(
             if let Poll::Ready(limit) = overdue.as_mut().poll(&mut aside) {
                 return Poll::Ready(Err(limit));
             }
-            if is_stopping || stopping.as_mut().poll(&mut aside).is_pending() {
+            // Whoever serves it looks at these two, and has to be asked to.
+            let was = (is_stopping, is_over);
+            is_stopping |= !was.0 && stopping.as_mut().poll(&mut aside).is_ready();
+            is_over |= !was.1 && over.as_mut().poll(&mut aside).is_ready();
+            if was == (is_stopping, is_over) {
                 return Poll::Pending;
             }
-            is_stopping = true; // Whoever serves it looks at that.
         }
     });
     match ended.await {

@@ -3,9 +3,14 @@
 //! An answer that is on its way looks at a flag whenever it is asked for more, and leaves
 //! word where it waits, so that a silent one is woken. That costs nothing for each piece.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
 };
 
 use tokio::sync::{Notify, futures::OwnedNotified};
@@ -38,6 +43,29 @@ impl Curfew {
         if !self.is_called() {
             called.await;
         }
+    }
+
+    /// Lets work go on until the time is over. Nobody is woken by that: see [`Curfew::wakes`].
+    pub(super) async fn bounds<T>(
+        &self,
+        mut work: Pin<&mut impl Future<Output = T>>,
+    ) -> Option<T> {
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending if self.is_called() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    /// Has work looked at again once the time is over.
+    pub(super) async fn wakes<T>(&self, mut work: Pin<&mut impl Future<Output = T>>) -> T {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = self.over() => {}
+        }
+        work.await
     }
 
     /// Completes once it is, if it was not before.

@@ -5,7 +5,8 @@
 //! - [`head`]: heads, written and read.
 //! - [`answer`]: an answer's body, as it is read.
 //! - [`downstream`]: one connection of a client: requests come in, answers go out.
-//! - [`decoder`]: where a body ends. [`writer`]: what has not been written yet.
+//! - [`decoder`]: where a body ends. [`writer`]: what has not been written yet. [`spare`]:
+//!   buffers that are used again.
 //!
 //! A connection to an endpoint is driven by the request that uses it, and not by a task of its own: what an
 //! endpoint sends wakes up whoever passes it on, and nobody in between. What is passed on is
@@ -26,6 +27,7 @@ mod head;
 #[cfg(any(test, feature = "fuzzing"))]
 mod reading;
 mod sending;
+mod spare;
 mod writer;
 
 use std::{

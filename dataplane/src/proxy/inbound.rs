@@ -74,6 +74,14 @@ impl Inbound {
         Self(Source::Stream(Box::new(stream)))
     }
 
+    /// Takes all of it, if that is there.
+    pub(super) fn take_whole(&mut self) -> Option<Bytes> {
+        match &mut self.0 {
+            Source::Request(body) => body.take_whole(),
+            Source::Hyper(_) | Source::Answer(_) | Source::Stream(_) => None,
+        }
+    }
+
     pub(super) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
         match &mut self.0 {
             Source::Request(body) => body.poll_data(cx),

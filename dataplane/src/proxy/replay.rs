@@ -120,6 +120,34 @@ pub(super) enum Collected {
     },
 }
 
+/// Takes a body that is there. `Err`: it is still to come.
+pub(super) fn at_once(
+    mut body: Inbound,
+    limits: Limits,
+    counters: &Arc<Counters>,
+) -> Result<Result<Collected, Fault>, Inbound> {
+    if body.is_end() {
+        return Ok(Ok(Collected::Whole(Bytes::new())));
+    }
+    let Some(bytes) = body.take_whole() else {
+        return Err(body);
+    };
+    if limits.body_max.is_some_and(|max| bytes.len() as u64 > max) {
+        return Ok(Err(Fault::TooLarge));
+    }
+    let mut share = Share::none_of(counters, limits.replay_total_max);
+    Ok(Ok(
+        match share.keep(bytes.len(), bytes.len(), limits.replay_max) {
+            true => Collected::Whole(Kept::of(bytes, share)),
+            false => Collected::Start {
+                bytes,
+                rest: body,
+                bytes_max: limits.body_max,
+            },
+        },
+    ))
+}
+
 /// Reads a body until its end or a limit.
 pub(super) async fn collect(
     mut body: Inbound,

@@ -1,6 +1,7 @@
 //! One request from its head to its response head.
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -109,7 +110,8 @@ impl Service {
         }
     }
 
-    /// Answers a request: with an endpoint's answer, or one of our own.
+    /// Answers a request: with an endpoint's answer, or one of our own. Whoever asks looks again
+    /// when the curfew is called.
     pub(super) async fn call(&self, head: Parts, body: Inbound, turn: Turn) -> Response<Body> {
         let is_http1 = is_http1(head.version);
         let (route, limits) = {
@@ -204,18 +206,14 @@ impl Service {
             let refusal = Refusal::new(Kind::Overloaded, "the proxy serves too many requests");
             return self.refuse(&head, refusal, in_flight);
         }
-        let collecting = replay::collect(body, limits.body, &self.counters);
-        // A body that comes drop by drop is never idle, but the total time is for it as well.
-        let collected = tokio::select! {
-            biased;
-            collected = timeout(self.total_timeout(), collecting) => collected,
-            () = self.curfew.over() => {
-                return self.refuse(&head, Refusal::stopping(), in_flight);
-            }
+        let collected = match replay::at_once(body, limits.body, &self.counters) {
+            Ok(collected) => Some(collected),
+            Err(body) => Box::pin(self.collect(body, limits.body)).await,
         };
-        let collected = match collected.unwrap_or(Err(Fault::Stalled)) {
-            Ok(collected) => collected,
-            Err(fault) => return self.refuse(&head, fault.into(), in_flight),
+        let collected = match collected {
+            Some(Ok(collected)) => collected,
+            Some(Err(fault)) => return self.refuse(&head, fault.into(), in_flight),
+            None => return self.refuse(&head, Refusal::stopping(), in_flight),
         };
         // Only now, so that the view is of the moment when the request is sent.
         let Some(mut routing) = self.router.begin() else {
@@ -252,13 +250,23 @@ impl Service {
             is_http1: is_http1(head.version),
         };
         let mut exchange = Exchange::new(self, request, payload, routing, started, in_flight);
-        let end = tokio::select! {
-            biased;
-            end = exchange.run() => end,
-            // Whoever is being asked hears no more of us: nobody is blamed.
-            () = self.curfew.over() => Err(End::Stopping),
-        };
+        // Whoever is being asked then hears no more of us: nobody is blamed.
+        let end = self.curfew.bounds(pin!(exchange.run())).await;
+        let end = end.unwrap_or(Err(End::Stopping));
         exchange.finish(end)
+    }
+
+    /// Reads a body as far as it is kept. `None`: there is no time left.
+    async fn collect(
+        &self,
+        body: Inbound,
+        limits: replay::Limits,
+    ) -> Option<Result<replay::Collected, Fault>> {
+        let collecting = replay::collect(body, limits, &self.counters);
+        // A body that comes drop by drop is never idle, but the total time is for it as well.
+        let collected = timeout(self.total_timeout(), collecting);
+        let collected = self.curfew.bounds(pin!(collected)).await?;
+        Some(collected.unwrap_or(Err(Fault::Stalled)))
     }
 
     /// Answers what is no request of HTTP/1 that can be served. Of its path so much is known.

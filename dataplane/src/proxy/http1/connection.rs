@@ -19,6 +19,7 @@ use super::{
     decoder::Decoder,
     head::{self, Head},
     sending::Sending,
+    spare,
 };
 use crate::proxy::{connector::Wire, inbound::Cut};
 
@@ -114,7 +115,7 @@ impl Connection {
     /// Makes it ready for another request. `false`: it is not.
     pub(super) fn rest(&mut self) -> bool {
         let is_clean = self.buffer.is_empty() && !self.wire.is_deaf();
-        self.buffer = BytesMut::new();
+        spare::give(std::mem::take(&mut self.buffer));
         self.read_bytes = READ_BYTES_MIN;
         self.has_begun = false;
         self.wire.rest();
@@ -136,6 +137,9 @@ impl Connection {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.buffer.capacity() == 0 {
+            self.buffer = spare::take(self.read_bytes);
+        }
         self.buffer.reserve(self.read_bytes);
         let room = self.buffer.capacity() - self.buffer.len();
         let count = ready!(poll_read_buf(

@@ -20,7 +20,7 @@ use std::{
     fmt,
     future::poll_fn,
     io,
-    mem::MaybeUninit,
+    mem::{self, MaybeUninit},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -41,7 +41,7 @@ use self::{
     body::{Feeder, Wish},
     head::{Asked, Framing, Head, Length, Refused},
 };
-use super::{Limits, decoder::Decoder, writer::Writer};
+use super::{Limits, decoder::Decoder, spare, writer::Writer};
 use crate::proxy::{
     inbound::{Cut, Inbound},
     presence::{Presence, Turn},
@@ -50,8 +50,8 @@ use crate::proxy::{
     stall::Impatient,
 };
 
-/// Bytes that are read at a time, and of a body that is longer.
-const READ_BYTES: usize = 8 << 10;
+/// Bytes that are read at a time: as many at first, and more where as many came.
+const READ_BYTES_MIN: usize = 8 << 10;
 const READ_BYTES_MAX: usize = 64 << 10;
 
 /// Longest body that is read in one piece with its head, if it is there.
@@ -108,15 +108,16 @@ where
             return connection.close().await;
         };
         let turn = presence.begin();
-        let goes_on = match head {
-            Ok(head) => connection.serve(head, turn, service, stop).await?,
+        let (response, asked, keeps_alive) = match head {
+            Ok(head) => connection.ask(head, turn, service).await?,
             Err(refused) => {
                 connection.is_lost = true;
                 let response = service.refuse_unread(&refused.path, refused.refusal, turn);
-                connection.answer(response, Asked::ANYTHING, false).await?
+                (response, Asked::ANYTHING, false)
             }
         };
-        if !goes_on {
+        let may_go_on = keeps_alive && !stop.is_cancelled();
+        if !connection.answer(response, asked, may_go_on).await? {
             return connection.close().await;
         }
     }
@@ -129,6 +130,7 @@ struct Connection<'a, S> {
     buffer: BytesMut,
     /// Of these, how many have been searched for a head's end.
     seen: usize,
+    read_bytes: usize,
     writer: Writer,
     /// The body that has not come whole.
     upload: Option<Upload>,
@@ -161,6 +163,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             buffer: io.take_ahead(),
             io,
             seen: 0,
+            read_bytes: READ_BYTES_MIN,
             writer: Writer::default(),
             upload: None,
             is_lost: false,
@@ -188,16 +191,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                     return Poll::Ready(Ok(Some(head)));
                 }
             }
-            if stop.is_cancelled() {
-                return Poll::Ready(Ok(None));
-            }
-            match self.poll_fill(READ_BYTES, cx)? {
+            match self.poll_fill(self.read_bytes, cx)? {
                 Poll::Ready(0) => return Poll::Ready(Ok(None)),
                 Poll::Ready(_) => {}
+                Poll::Pending if stop.is_cancelled() => return Poll::Ready(Ok(None)),
                 Poll::Pending => {
                     if self.buffer.is_empty() {
-                        self.buffer = BytesMut::new(); // Who is idle keeps none.
-                        self.writer = Writer::default();
+                        spare::give(mem::take(&mut self.buffer)); // Who is idle keeps none.
+                        self.writer.rest();
                     }
                     return Poll::Pending;
                 }
@@ -205,32 +206,24 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         }
     }
 
-    /// Serves a request. Returns whether another one may come.
-    async fn serve(
+    /// Asks for the answer to a request. Returns also what it answers, and whether its client
+    /// wishes to send another one.
+    async fn ask(
         &mut self,
         head: Head,
         turn: Turn,
         service: &Service,
-        stop: &CancellationToken,
-    ) -> Result<bool, Ended> {
-        let Head {
-            parts,
-            length,
-            keeps_alive,
-            waits,
-        } = head;
+    ) -> Result<(Response<Body>, Asked, bool), Ended> {
         let asked = Asked {
-            is_of_head: parts.method == Method::HEAD,
-            is_http10: parts.version == Version::HTTP_10,
+            is_of_head: head.parts.method == Method::HEAD,
+            is_http10: head.parts.version == Version::HTTP_10,
         };
-        let body = poll_fn(|cx| Poll::Ready(self.take_body(length, waits, cx))).await?;
+        let body = poll_fn(|cx| Poll::Ready(self.take_body(head.length, head.waits, cx))).await?;
         let body = Inbound::of_client(body);
         // On its own: what has room for it here, every idle connection would have.
-        let mut answering = Box::pin(service.call(parts, body, turn));
+        let mut answering = Box::pin(service.call(head.parts, body, turn));
         let response = poll_fn(|cx| self.poll_answering(answering.as_mut(), cx)).await?;
-        drop(answering);
-        let goes_on = keeps_alive && !stop.is_cancelled();
-        self.answer(response, asked, goes_on).await
+        Ok((response, asked, head.keeps_alive))
     }
 
     /// Takes a request's body, if all of it is there; else it is read as it is wanted.
@@ -385,7 +378,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                 return Ok(Fed::Over);
             }
             Wish::More => {
-                if std::mem::take(&mut upload.waits) && is_reader {
+                if mem::take(&mut upload.waits) && is_reader {
                     let lead = self.writer.lead();
                     lead.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
                     // It is written before somebody waits for what it asks for.
@@ -426,7 +419,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             let left = decoder.left().map_or(READ_BYTES_MAX, |left| {
                 usize::try_from(left).unwrap_or(usize::MAX)
             });
-            if ready!(self.poll_fill(left.clamp(READ_BYTES, READ_BYTES_MAX), cx))? == 0 {
+            if ready!(self.poll_fill(left.clamp(READ_BYTES_MIN, READ_BYTES_MAX), cx))? == 0 {
                 self.is_lost = true;
                 let cut = Cut("the client has closed its connection".to_owned());
                 return Poll::Ready(Ok(Some(Err(cut))));
@@ -475,8 +468,16 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
     }
 
     fn poll_fill(&mut self, bytes: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.buffer.capacity() == 0 {
+            self.buffer = spare::take(bytes);
+        }
         self.buffer.reserve(bytes);
-        poll_read_buf(Pin::new(&mut *self.io), cx, &mut self.buffer)
+        let room = self.buffer.capacity() - self.buffer.len();
+        let count = ready!(poll_read_buf(Pin::new(&mut *self.io), cx, &mut self.buffer))?;
+        if count == room {
+            self.read_bytes = READ_BYTES_MAX.min(2 * room);
+        }
+        Poll::Ready(Ok(count))
     }
 
     /// Ends a connection whose answers have been written.

@@ -9,7 +9,7 @@ use http::{
 };
 use httparse::{Header, Status};
 
-use super::{Limits, Malformed, decoder::Decoder};
+use super::{Limits, Malformed, decoder::Decoder, spare};
 use crate::proxy::outgoing::{Call, Length};
 
 /// Fields for which there is room without an allocation.
@@ -37,7 +37,7 @@ pub(super) struct Head {
 pub(super) fn write(call: &Call<'_>, host: &HeaderValue, length: Length, room: usize) -> BytesMut {
     let path = call.path.as_str();
     let fields = call.request.headers.len() + 4;
-    let mut out = BytesMut::with_capacity(path.len() + fields * FIELD_BYTES + room);
+    let mut out = spare::take(path.len() + fields * FIELD_BYTES + room);
     for part in [
         call.request.method.as_str(),
         " ",
@@ -52,10 +52,7 @@ pub(super) fn write(call: &Call<'_>, host: &HeaderValue, length: Length, room: u
     }
     match length {
         Length::Untold => {}
-        Length::Told(bytes) => {
-            let bytes = HeaderValue::from(bytes);
-            field(&mut out, &CONTENT_LENGTH, bytes.as_bytes());
-        }
+        Length::Told(bytes) => number_field(&mut out, &CONTENT_LENGTH, bytes),
         Length::Unknown => field(&mut out, &TRANSFER_ENCODING, b"chunked"),
     }
     out.extend_from_slice(b"\r\n\r\n");
@@ -66,6 +63,20 @@ pub(super) fn write(call: &Call<'_>, host: &HeaderValue, length: Length, room: u
 pub(super) fn field(out: &mut BytesMut, name: &HeaderName, value: &[u8]) {
     for part in [b"\r\n", name.as_str().as_bytes(), b": ", value] {
         out.extend_from_slice(part);
+    }
+}
+
+/// The same with a number for a value.
+pub(super) fn number_field(out: &mut BytesMut, name: &HeaderName, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            return field(out, name, &digits[start..]);
+        }
     }
 }
 

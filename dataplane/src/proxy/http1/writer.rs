@@ -9,6 +9,8 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
+use super::spare;
+
 /// Longest piece of a body that is copied to what goes before it.
 pub(super) const FLAT_BYTES_MAX: usize = 8 << 10;
 
@@ -29,13 +31,22 @@ impl Writer {
     pub(super) fn new(lead: BytesMut) -> Self {
         Self {
             lead,
-            ..Self::default()
+            piece: Bytes::new(),
+            tail: b"",
         }
     }
 
     /// Where a head goes. There is no piece that it would come before.
     pub(super) fn lead(&mut self) -> &mut BytesMut {
+        if self.lead.capacity() == 0 {
+            self.lead = spare::take(spare::BYTES_MIN);
+        }
         &mut self.lead
+    }
+
+    /// Gives up its buffer. Nothing is in it.
+    pub(super) fn rest(&mut self) {
+        spare::give(std::mem::take(&mut self.lead));
     }
 
     /// Whether a piece of a body can be put: its peer takes what was. What waits is bounded,
@@ -106,6 +117,12 @@ impl Writer {
         self.piece.advance(piece);
         count -= piece;
         self.tail = &self.tail[count..];
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.rest();
     }
 }
 

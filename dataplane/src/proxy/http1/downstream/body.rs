@@ -85,6 +85,14 @@ impl RequestBody {
         (Self(Source::Coming(coming)), feeder)
     }
 
+    /// Takes all of it, if that is there.
+    pub(in crate::proxy) fn take_whole(&mut self) -> Option<Bytes> {
+        match &mut self.0 {
+            Source::Whole(bytes) => Some(std::mem::take(bytes)),
+            Source::Coming(_) => None,
+        }
+    }
+
     pub(in crate::proxy) fn poll_data(
         &mut self,
         cx: &mut Context<'_>,

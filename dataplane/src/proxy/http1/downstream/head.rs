@@ -17,7 +17,7 @@ use httparse::Status;
 
 use super::super::{
     Limits,
-    head::{self, FIELD_BYTES, Persistence, decimal, field},
+    head::{self, Persistence, decimal, field, number_field},
     writer::Writer,
 };
 use crate::proxy::reply::{Kind, Refusal};
@@ -272,7 +272,6 @@ pub(super) fn write(
         (None, None) => Framing::Chunked,
     };
     *goes_on &= framing != Framing::UntilClosed;
-    out.reserve((head.headers.len() + 6) * FIELD_BYTES);
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(head.status.as_str().as_bytes());
     out.extend_from_slice(b" ");
@@ -296,7 +295,7 @@ pub(super) fn write(
         _ => None,
     };
     if let Some(length) = length {
-        field(out, &CONTENT_LENGTH, HeaderValue::from(length).as_bytes());
+        number_field(out, &CONTENT_LENGTH, length);
     }
     if framing == Framing::Chunked {
         field(out, &TRANSFER_ENCODING, b"chunked");
