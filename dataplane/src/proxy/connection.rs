@@ -28,7 +28,7 @@ use super::{
     presence::{Due, Place, Presence},
     relay::Body,
     service::Service,
-    stall::{Impatient, Protocol},
+    stall::{Impatient, Protocol, Reset},
 };
 
 /// Requests at a time on one HTTP/2 connection.
@@ -124,7 +124,7 @@ pub(super) async fn serve<S>(
     service: Arc<Service>,
     stop: CancellationToken,
 ) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Reset + Unpin + Send + 'static,
 {
     let presence = Presence::new(place, Instant::now());
     let stall_timeout = service.settings.load().client_stall_timeout;

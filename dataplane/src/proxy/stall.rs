@@ -17,6 +17,7 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
+use qcc_proto::tls::Inbound;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Sleep, sleep},
@@ -30,6 +31,18 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Bytes that are read to see what a client speaks: mostly all of its first request.
 const READ_BYTES: usize = 8 << 10;
+
+/// A connection that can end in a way that nobody takes for a proper end.
+pub(super) trait Reset {
+    /// Has it do so when it is dropped.
+    fn reset(&self);
+}
+
+impl Reset for Inbound {
+    fn reset(&self) {
+        Self::reset(self);
+    }
+}
 
 /// What a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +60,12 @@ pub(super) struct Impatient<S> {
     ahead: BytesMut,
     /// Runs while a write waits.
     timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: Reset> Reset for Impatient<S> {
+    fn reset(&self) {
+        self.io.reset();
+    }
 }
 
 impl<S> Impatient<S> {
@@ -85,6 +104,7 @@ impl<S: AsyncRead + Unpin> Impatient<S> {
         loop {
             poll_fn(|cx| self.poll_ahead(cx)).await?;
             if self.ahead.starts_with(PREFACE) {
+                self.presence.set_in_head(false); // These are told apart by streams.
                 return Ok(Protocol::Http2);
             }
             if !PREFACE.starts_with(&self.ahead) {

@@ -185,6 +185,14 @@ impl Inbound {
     }
 
     /// Brings the handshake to its end. Afterwards the connection can be used.
+    /// Has the connection end in a reset when it is dropped, which nobody takes for a proper
+    /// end. TLS has an end of its own, without which nobody takes it for one either.
+    pub fn reset(&self) {
+        if let State::Fresh(stream) | State::Plain(stream) = &self.state {
+            let _ = stream.set_zero_linger(); // Fails where it has ended already.
+        }
+    }
+
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(deadline) = &mut self.deadline else {
             return Poll::Ready(Ok(()));

@@ -47,7 +47,7 @@ use crate::proxy::{
     presence::{Presence, Turn},
     relay::Body,
     service::Service,
-    stall::Impatient,
+    stall::{Impatient, Reset},
 };
 
 /// Bytes that are read at a time: as many at first, and more where as many came.
@@ -99,7 +99,7 @@ pub(in crate::proxy) async fn serve<S>(
     stop: &CancellationToken,
 ) -> Result<(), Ended>
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Reset + Unpin,
 {
     let mut connection = Connection::new(io);
     loop {
@@ -157,7 +157,7 @@ enum Fed {
     Over,
 }
 
-impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
+impl<'a, S: AsyncRead + AsyncWrite + Reset + Unpin> Connection<'a, S> {
     fn new(io: &'a mut Impatient<S>) -> Self {
         Self {
             buffer: io.take_ahead(),
@@ -336,7 +336,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
                         }
                     }
                     Poll::Ready(None) => framing.end(&mut self.writer),
-                    Poll::Ready(Some(Err(_))) => *framing = Framing::Broken,
+                    Poll::Ready(Some(Err(_))) => {
+                        if *framing == Framing::UntilClosed {
+                            self.io.reset(); // Its end would be the body's.
+                        }
+                        *framing = Framing::Broken;
+                    }
                 }
             }
             match self.writer.poll_write(Pin::new(&mut *self.io), cx)? {

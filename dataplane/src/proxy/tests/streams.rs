@@ -3,6 +3,7 @@
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use qcc_proto::v1::OutcomeClass as Class;
+use tokio::io::AsyncReadExt;
 
 use super::harness::*;
 
@@ -93,6 +94,22 @@ async fn a_stream_that_nobody_is_known_to_read_gets_no_event_of_ours() {
     let got = proxy.send(POST.replace("/v1/messages", "/events")).await;
     assert_eq!((got.status(), got.whole), (200, false));
     assert!(!String::from_utf8_lossy(&got.body).contains("error"));
+}
+
+#[tokio::test]
+async fn a_body_that_ends_with_its_connection_is_not_ended_by_a_break() {
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let asks = "GET /v1/models HTTP/1.0\r\n\r\n";
+    for (last, is_whole) in [(send("0\r\n\r\n"), true), (Step::Close, false)] {
+        let steps = vec![send(head), send(chunk("half")), last];
+        let upstream = Upstream::always(steps).await;
+        let proxy = Proxy::start(&[&upstream]).await;
+        let mut client = proxy.connect().await;
+        client.write(asks).await;
+        client.reads("half").await;
+        let rest = client.stream.read(&mut [0; 8]).await;
+        assert_eq!(matches!(rest, Ok(0)), is_whole, "{rest:?}");
+    }
 }
 
 #[tokio::test]

@@ -5,6 +5,12 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::proxy::{Settings, presence::Crowd};
 
+impl Reset for TcpStream {
+    fn reset(&self) {
+        self.set_zero_linger().unwrap();
+    }
+}
+
 /// A chunked body that comes over a connection, which a task reads.
 pub(in super::super) fn chunked_body(stream: TcpStream) -> RequestBody {
     let crowd = Crowd::new(Settings::default().into(), Arc::default());
