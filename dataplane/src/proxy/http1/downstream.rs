@@ -326,7 +326,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Reset + Unpin> Connection<'a, S> {
         let mut body = Pin::new(body);
         loop {
             let mut waits = false;
-            while *framing != Framing::Ended && !waits && self.writer.has_room() {
+            while framing.is_open() && !waits && self.writer.has_room() {
                 match body.as_mut().poll_frame(cx) {
                     Poll::Pending => waits = true,
                     Poll::Ready(Some(Ok(frame))) => {

@@ -222,6 +222,11 @@ pub(super) enum Framing {
 }
 
 impl Framing {
+    /// Whether there is more to put.
+    pub(super) fn is_open(self) -> bool {
+        !matches!(self, Self::Ended | Self::Broken)
+    }
+
     /// Puts the next piece.
     pub(super) fn put(&mut self, piece: Bytes, writer: &mut Writer) {
         if piece.is_empty() {
