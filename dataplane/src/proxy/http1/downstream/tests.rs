@@ -3,13 +3,19 @@ use std::{future::pending, net::Ipv4Addr, time::Instant};
 use tokio::{io::DuplexStream, net::TcpStream};
 
 use super::*;
-use crate::proxy::{Settings, presence::Crowd};
+use crate::proxy::{Counters, Limit, Settings, presence::Crowd};
 
 fn impatient<S>(io: S) -> Impatient<S> {
-    let crowd = Crowd::new(Settings::default().into(), Arc::default());
+    watched(io, Duration::from_secs(60)).0
+}
+
+/// A connection whose writes fail after so long, and where that is counted.
+fn watched<S>(io: S, limit: Duration) -> (Impatient<S>, Arc<Counters>) {
+    let counters = Arc::<Counters>::default();
+    let crowd = Crowd::new(Settings::default().into(), Arc::clone(&counters));
     let place = crowd.place(Ipv4Addr::LOCALHOST.into()).unwrap();
     let presence = Presence::new(place, Instant::now());
-    Impatient::new(io, Duration::from_secs(60), presence)
+    (Impatient::new(io, limit, presence), counters)
 }
 
 impl Reset for TcpStream {
@@ -60,4 +66,55 @@ async fn an_answer_of_another_length_than_was_said_ends_its_connection() {
         let ended = soon(answered).await.unwrap_err();
         assert!(matches!(ended, Ended::Broken), "{said}: {ended:?}");
     }
+}
+
+/// What takes all that is written, and passes nothing on: a peer that does not read, over TLS.
+struct Stuck;
+
+impl Reset for Stuck {
+    fn reset(&self) {}
+}
+
+impl AsyncRead for Stuck {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Stuck {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_stays_in_a_layer_below_is_not_waited_for_either() {
+    let (mut io, counters) = watched(Stuck, Duration::from_millis(10));
+    let mut connection = Connection::new(&mut io);
+    let response = Response::new(Body::own("ok".into()));
+    let answered = connection.answer(response, Asked::ANYTHING, true);
+    assert!(matches!(soon(answered).await, Err(Ended::Io(_))));
+    assert_eq!(counters.hits(Limit::ClientStallTime), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_cannot_be_shut_down_ends_all_the_same() {
+    let mut io = impatient(Stuck);
+    soon(Connection::new(&mut io).close()).await.unwrap();
 }
