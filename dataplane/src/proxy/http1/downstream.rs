@@ -449,10 +449,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Reset + Unpin> Connection<'a, S> {
         }
         let is_gone = upload.feeder.wish(cx) == Wish::Gone;
         let is_over = is_gone && upload.decoder.is_end();
+        // Who was not told to continue may go on with the body, or without it.
+        let is_coming = !is_gone && !upload.waits;
         if !is_over {
             self.upload = Some(upload);
         }
-        Ok(!self.is_lost && (is_over || !is_gone))
+        Ok(!self.is_lost && (is_over || is_coming))
     }
 
     /// Looks whether the client has closed the connection.

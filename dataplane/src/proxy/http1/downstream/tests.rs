@@ -55,6 +55,16 @@ async fn soon<T>(happening: impl Future<Output = T>) -> T {
     happened.expect("it to happen in time")
 }
 
+/// Reads until these bytes have come.
+async fn reads(client: &mut DuplexStream, wanted: &str) -> String {
+    let mut read = Vec::new();
+    while !String::from_utf8_lossy(&read).contains(wanted) {
+        let count = soon(client.read_buf(&mut read)).await.unwrap();
+        assert_ne!(count, 0, "closed before {wanted:?}");
+    }
+    String::from_utf8(read).unwrap()
+}
+
 #[tokio::test]
 async fn an_answer_of_another_length_than_was_said_ends_its_connection() {
     for (said, body) in [(1, "ok"), (3, "ok"), (1, "")] {
@@ -117,4 +127,20 @@ async fn an_answer_that_stays_in_a_layer_below_is_not_waited_for_either() {
 async fn a_connection_that_cannot_be_shut_down_ends_all_the_same() {
     let mut io = impatient(Stuck);
     soon(Connection::new(&mut io).close()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_was_not_told_to_continue_is_told_that_its_connection_ends() {
+    let (ours, mut client) = tokio::io::duplex(1024);
+    let mut io = impatient(ours);
+    let mut connection = Connection::new(&mut io);
+    let (_body, feeder) = RequestBody::coming(None); // Somebody may still ask for it.
+    connection.upload = Some(upload(feeder, true));
+    let response = Response::new(Body::own("ok".into()));
+    tokio::select! {
+        answered = connection.answer(response, Asked::ANYTHING, true) => panic!("{answered:?}"),
+        read = reads(&mut client, "\r\n\r\nok") => {
+            assert!(read.contains("\r\nconnection: close\r\n"), "{read}");
+        }
+    }
 }
