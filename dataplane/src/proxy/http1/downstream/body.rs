@@ -179,14 +179,15 @@ impl Feeder {
         if slot.is_gone {
             return Wish::Gone;
         }
-        if slot.is_wanted && slot.piece.is_none() && !slot.is_last {
-            return Wish::More;
-        }
+        // Whoever reads more of it may wait for the client when the reader leaves.
         if slot.feeder.is_none() || !self.waker.will_wake(cx.waker()) {
             self.waker.clone_from(cx.waker());
             slot.feeder = Some(self.waker.clone());
         }
-        Wish::Nothing
+        match slot.is_wanted && slot.piece.is_none() && !slot.is_last {
+            true => Wish::More,
+            false => Wish::Nothing,
+        }
     }
 
     /// Hands over a piece, which may be the last. Wakes whoever waits for it, unless that is
@@ -235,7 +236,34 @@ impl Mailbox {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        task::Wake,
+    };
+
     use super::*;
+
+    /// A task that counts how often it is woken.
+    #[derive(Default)]
+    struct Task(AtomicUsize);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Task {
+        /// Two of them, and their wakers.
+        fn two() -> ([Arc<Self>; 2], [Waker; 2]) {
+            let tasks = [Arc::new(Self::default()), Arc::default()];
+            (tasks.clone(), tasks.map(Waker::from))
+        }
+
+        fn woken(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
 
     fn cx() -> Context<'static> {
         Context::from_waker(Waker::noop())
@@ -252,8 +280,15 @@ mod tests {
         let Poll::Ready(Some(Ok(piece))) = body.poll_data(&mut cx()) else {
             panic!("it is there");
         };
-        assert_eq!((&*piece, body.left(), body.is_end()), (&b"abc"[..], Some(2), false));
-        assert_eq!(feeder.wish(&mut cx()), Wish::Nothing, "nobody has asked again");
+        assert_eq!(
+            (&*piece, body.left(), body.is_end()),
+            (&b"abc"[..], Some(2), false)
+        );
+        assert_eq!(
+            feeder.wish(&mut cx()),
+            Wish::Nothing,
+            "nobody has asked again"
+        );
         assert!(body.poll_data(&mut cx()).is_pending());
         feeder.put(Some(Ok(Bytes::from_static(b"de"))), true, None);
         assert!(body.poll_data(&mut cx()).is_ready());
@@ -276,7 +311,59 @@ mod tests {
     fn a_connection_that_ends_cuts_the_body_off() {
         let (mut body, feeder) = RequestBody::coming(None);
         drop(feeder);
-        assert!(matches!(body.poll_data(&mut cx()), Poll::Ready(Some(Err(_)))));
+        assert!(matches!(
+            body.poll_data(&mut cx()),
+            Poll::Ready(Some(Err(_)))
+        ));
         assert!(matches!(body.poll_data(&mut cx()), Poll::Ready(None)));
+    }
+
+    #[test]
+    fn whoever_waits_for_the_client_learns_that_the_reader_has_left() {
+        let ([connection, _], [wakes, reads]) = Task::two();
+        let (mut body, mut feeder) = RequestBody::coming(None);
+        assert!(
+            body.poll_data(&mut Context::from_waker(&reads))
+                .is_pending()
+        );
+        assert_eq!(feeder.wish(&mut Context::from_waker(&wakes)), Wish::More);
+        drop(body);
+        assert_eq!(connection.woken(), 1);
+        assert_eq!(feeder.wish(&mut Context::from_waker(&wakes)), Wish::Gone);
+    }
+
+    #[test]
+    fn each_wakes_the_other_unless_they_are_one() {
+        let ([connection, reader], [wakes, reads]) = Task::two();
+        let (mut body, mut feeder) = RequestBody::coming(None);
+        assert_eq!(feeder.wish(&mut Context::from_waker(&wakes)), Wish::Nothing);
+        assert!(
+            body.poll_data(&mut Context::from_waker(&reads))
+                .is_pending()
+        );
+        assert_eq!((connection.woken(), reader.woken()), (1, 0));
+        assert_eq!(feeder.wish(&mut Context::from_waker(&wakes)), Wish::More);
+        feeder.put(Some(Ok(Bytes::from_static(b"a"))), false, Some(&wakes));
+        assert_eq!((connection.woken(), reader.woken()), (1, 1));
+        assert!(body.poll_data(&mut Context::from_waker(&reads)).is_ready());
+        // From here on the connection reads what it feeds.
+        assert_eq!(feeder.wish(&mut Context::from_waker(&wakes)), Wish::Nothing);
+        assert!(
+            body.poll_data(&mut Context::from_waker(&wakes))
+                .is_pending()
+        );
+        assert_eq!(feeder.wish(&mut Context::from_waker(&wakes)), Wish::More);
+        feeder.put(Some(Ok(Bytes::from_static(b"b"))), false, Some(&wakes));
+        assert_eq!((connection.woken(), reader.woken()), (1, 1));
+        // And then no more: it is another task that goes on.
+        assert!(body.poll_data(&mut Context::from_waker(&reads)).is_ready());
+        assert_eq!(feeder.wish(&mut Context::from_waker(&wakes)), Wish::Nothing);
+        assert!(
+            body.poll_data(&mut Context::from_waker(&reads))
+                .is_pending()
+        );
+        assert_eq!((connection.woken(), reader.woken()), (2, 1));
+        drop(feeder);
+        assert_eq!((connection.woken(), reader.woken()), (2, 2));
     }
 }
