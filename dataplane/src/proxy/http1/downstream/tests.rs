@@ -144,3 +144,36 @@ async fn a_client_that_was_not_told_to_continue_is_told_that_its_connection_ends
         }
     }
 }
+
+/// A connection on which this has come, of which the first is a chunked body.
+async fn skims(sent: &[u8], waits: bool) -> (bool, Vec<u8>) {
+    let (ours, mut client) = tokio::io::duplex(1 << 20);
+    client.write_all(sent).await.unwrap();
+    let mut io = impatient(ours);
+    let mut connection = Connection::new(&mut io);
+    let (body, feeder) = RequestBody::coming(None);
+    drop(body);
+    connection.upload = Some(upload(feeder, waits));
+    let goes_on = poll_fn(|cx| Poll::Ready(connection.skim(cx))).await;
+    (goes_on.unwrap(), connection.buffer.to_vec())
+}
+
+#[tokio::test]
+async fn what_nobody_wants_is_passed_over_if_it_is_there_and_not_too_long() {
+    let body = "5\r\nhello\r\n0\r\n\r\n";
+    let next = "GET / HTTP/1.1\r\n";
+    let (goes_on, rest) = skims(&[body, next].concat().into_bytes(), false).await;
+    assert!(goes_on);
+    assert_eq!(rest, next.as_bytes());
+    let long = |bytes: usize| format!("{bytes:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(bytes));
+    assert!(skims(long(SKIMMED_BYTES_MAX).as_bytes(), false).await.0);
+    for (what, sent, waits) in [
+        ("it has not come whole", &body[..12], false),
+        ("none of it has come", "", false),
+        ("it is none", "5\r\nhello\r\nx\r\n", false),
+        ("it is long", &long(2 * SKIMMED_BYTES_MAX), false),
+        ("its client waits to be told, or does not", body, true),
+    ] {
+        assert!(!skims(sent.as_bytes(), waits).await.0, "{what}");
+    }
+}
