@@ -14,6 +14,8 @@
 mod body;
 mod head;
 #[cfg(test)]
+mod reading;
+#[cfg(test)]
 pub(super) mod tests;
 
 use std::{

@@ -1,5 +1,9 @@
-use std::{future::pending, net::Ipv4Addr, time::Instant};
+use std::{future::pending, net::Ipv4Addr, sync::Mutex, time::Instant};
 
+use http_body_util::BodyExt;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use proptest::prelude::*;
 use tokio::{io::DuplexStream, net::TcpStream};
 
 use super::*;
@@ -175,5 +179,90 @@ async fn what_nobody_wants_is_passed_over_if_it_is_there_and_not_too_long() {
         ("its client waits to be told, or does not", body, true),
     ] {
         assert!(!skims(sent.as_bytes(), waits).await.0, "{what}");
+    }
+}
+
+/// A request as somebody else reads it.
+#[derive(Debug, PartialEq)]
+struct Heard {
+    method: Method,
+    target: http::Uri,
+    version: Version,
+    fields: HeaderMap,
+    body: Vec<u8>,
+}
+
+/// What hyper reads, if it reads all of it.
+async fn read_by_hyper(bytes: &[u8]) -> Option<Heard> {
+    let (ours, mut its) = tokio::io::duplex(64 << 10);
+    let heard = Arc::new(Mutex::new(None));
+    let service = service_fn(|request: http::Request<Incoming>| {
+        let heard = Arc::clone(&heard);
+        async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes().to_vec();
+            heard.lock().unwrap().get_or_insert(Heard {
+                method: head.method,
+                target: head.uri,
+                version: head.version,
+                fields: head.headers,
+                body,
+            });
+            Ok::<_, hyper::Error>(Response::new(String::new()))
+        }
+    });
+    let mut server = hyper::server::conn::http1::Builder::new();
+    let serving = server
+        .half_close(true)
+        .serve_connection(TokioIo::new(ours), service);
+    let talking = async {
+        its.write_all(bytes).await.unwrap();
+        its.shutdown().await.unwrap();
+        let _ = its.read_to_end(&mut Vec::new()).await;
+    };
+    let _ = tokio::join!(serving, talking);
+    heard.lock().unwrap().take()
+}
+
+/// Lines that heads are made of, in all their variety.
+fn line() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just("content-length: 5\r\n".to_owned()),
+        Just("Content-Length: 005 \r\n".to_owned()),
+        Just("transfer-encoding: chunked\r\n".to_owned()),
+        Just("Transfer-Encoding: \tChunked\r\n".to_owned()),
+        Just("connection: close\r\n".to_owned()),
+        Just("expect: 100-continue\r\n".to_owned()),
+        Just("x: y\n".to_owned()),
+        "[a-z-]{1,8}:[ \t]{0,2}[ -~]{0,12}\r\n",
+        "(content-length|transfer-encoding):[ -~]{0,6}\r\n",
+        "[ -~]{0,12}\r?\n",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, max_shrink_iters: 300, ..ProptestConfig::default() })]
+
+    /// Whatever is taken for a whole request is the same request to somebody else.
+    #[test]
+    fn hyper_reads_the_same(
+        first in prop_oneof![9 => Just("POST /v1/messages?a=b HTTP/1.1\r\nhost: a\r\n".to_owned()), 1 => "[\r\n]{0,3}[A-Za-z]{1,4} {1,2}(/|\\*|http://a|b)[!-~]{0,9} HTTP/1.[01]\r?\nhost: a\r\n"],
+        lines in prop::collection::vec(line(), 0..5),
+        body in prop_oneof!["5\r\nhello\r\n0\r\n\r\n", "[0-5][ ;\r\n][a-f\r\n]{0,9}0\r\n(x: y\r\n)?\r\n", "[a-f0-9\r\n]{0,12}"],
+    ) {
+        let bytes = [&*first, &lines.concat(), "\r\n", &body].concat().into_bytes();
+        let ours = reading::read([&*bytes]).ok().flatten().filter(|it| it.is_whole);
+        if let Some(ours) = ours {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let its = runtime.block_on(read_by_hyper(&bytes));
+            let ours = Heard {
+                method: ours.method,
+                target: ours.target,
+                version: ours.version,
+                fields: ours.fields,
+                body: ours.body,
+            };
+            prop_assert_eq!(its, Some(ours), "{:?}", String::from_utf8_lossy(&bytes));
+        }
     }
 }
