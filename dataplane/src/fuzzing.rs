@@ -1,4 +1,4 @@
-//! What must hold for any bytes that an endpoint sends, or that lie on the disk: the door
+//! What must hold for any bytes that a client or an endpoint sends, or that lie on the disk: the door
 //! through which fuzz targets and the tests that replay their corpus come in (feature
 //! `fuzzing`).
 //!
@@ -13,7 +13,7 @@ use serde::{
 use serde_json::Value;
 
 use crate::{
-    proxy::{Scanner, model as model_of, read},
+    proxy::{Scanner, model as model_of, read_answer, read_request},
     view_file,
 };
 
@@ -29,9 +29,9 @@ pub fn answer(data: &[u8]) {
         return;
     };
     let is_of_head = first % 2 == 1;
-    let whole = read([data], is_of_head);
+    let whole = read_answer([data], is_of_head);
     for pieces in [cut(data), data.chunks(1).collect()] {
-        match (read(pieces, is_of_head), &whole) {
+        match (read_answer(pieces, is_of_head), &whole) {
             (Ok(pieces), Ok(whole)) => assert_eq!(pieces, *whole, "in pieces it is another"),
             (Err(_), Err(_)) => {}
             // A head that cannot become one is refused as soon as it is looked at.
@@ -49,7 +49,7 @@ pub fn answer(data: &[u8]) {
     let ends_itself = whole.is_whole && !whole.rest.is_empty();
     if ends_itself {
         let (read_on, _) = data.split_at(data.len() - whole.rest.len());
-        let again = read([read_on], is_of_head);
+        let again = read_answer([read_on], is_of_head);
         let again = again.expect("it was read").expect("it was there");
         assert!(
             again.is_whole && again.rest.is_empty(),
@@ -57,9 +57,46 @@ pub fn answer(data: &[u8]) {
         );
         assert_eq!((again.status, again.body), (whole.status, whole.body));
         let cut = &read_on[..read_on.len() - 1];
-        let cut = read([cut], is_of_head).ok().flatten();
+        let cut = read_answer([cut], is_of_head).ok().flatten();
         assert!(cut.is_none_or(|it| !it.is_whole), "it ends before its end");
     }
+}
+
+/// A client's request over HTTP/1.1: what is read does not depend on how it is cut, and nothing
+/// of it is lost or read twice. Whatever is cut off is not taken for the end.
+///
+/// # Panics
+///
+/// If that does not hold.
+pub fn request(data: &[u8]) {
+    let whole = read_request([data]);
+    for pieces in [cut(data), data.chunks(1).collect()] {
+        match (read_request(pieces), &whole) {
+            (Ok(pieces), Ok(whole)) => assert_eq!(pieces, *whole, "in pieces it is another"),
+            (Err(_), Err(_)) => {}
+            // A head that cannot become one is refused as soon as it is looked at.
+            (Ok(None), Err(_)) => {}
+            (pieces, whole) => panic!("whole {whole:?}, in pieces {pieces:?}"),
+        }
+    }
+    let Ok(Some(whole)) = whole else {
+        return;
+    };
+    if !whole.is_whole {
+        assert!(whole.rest.is_empty(), "something is kept back");
+        return;
+    }
+    let (read_on, _) = data.split_at(data.len() - whole.rest.len());
+    let again = read_request([read_on]);
+    let again = again.expect("it was read").expect("it was there");
+    assert!(
+        again.is_whole && again.rest.is_empty(),
+        "it needs what comes after it"
+    );
+    assert_eq!((again.fields, again.body), (whole.fields, whole.body));
+    let cut = &read_on[..read_on.len() - 1];
+    let cut = read_request([cut]).ok().flatten();
+    assert!(cut.is_none_or(|it| !it.is_whole), "it ends before its end");
 }
 
 /// A stream of server-sent events: what is found in it does not depend on how it is cut,

@@ -22,12 +22,13 @@ const FILE_BYTES_MAX: u64 = 64 << 10;
 /// One fuzz target: its name and what it calls.
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 10] = [
+const TARGETS: [Target; 11] = [
     ("answer", qcc_dataplane::fuzzing::answer),
     ("base_url", qcc_control::fuzzing::base_url),
     ("duration", qcc_proto::fuzzing::duration),
     ("model", qcc_dataplane::fuzzing::model),
     ("reports", qcc_control::fuzzing::reports),
+    ("request", qcc_dataplane::fuzzing::request),
     ("resources", qcc_proto::fuzzing::resources),
     ("retry_after", qcc_proto::fuzzing::retry_after),
     ("sse", qcc_dataplane::fuzzing::sse),
@@ -74,6 +75,11 @@ fn models_keep_their_promises() {
 #[test]
 fn reports_keep_their_promises() {
     replay("reports");
+}
+
+#[test]
+fn requests_keep_their_promises() {
+    replay("request");
 }
 
 #[test]

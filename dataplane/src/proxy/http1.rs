@@ -45,9 +45,9 @@ pub(super) use self::{
     answer::Answer,
     downstream::{RequestBody, serve},
 };
-#[cfg(feature = "fuzzing")]
-pub(crate) use self::reading::read;
 use self::{connection::Connection, head::Head, sending::Sending};
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::{downstream::read as read_request, reading::read as read_answer};
 use super::{
     connector::Connector,
     inbound::Inbound,

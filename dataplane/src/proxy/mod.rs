@@ -101,7 +101,11 @@ pub(crate) use curfew::Curfew;
 pub(crate) use live::Live;
 pub(crate) use server::serve;
 #[cfg(feature = "fuzzing")]
-pub(crate) use {http1::read, prompt::model, sse::Scanner};
+pub(crate) use {
+    http1::{read_answer, read_request},
+    prompt::model,
+    sse::Scanner,
+};
 
 use std::{
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},

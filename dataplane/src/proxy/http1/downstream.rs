@@ -13,7 +13,7 @@
 
 mod body;
 mod head;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod reading;
 #[cfg(test)]
 pub(super) mod tests;
@@ -39,6 +39,8 @@ use tokio::{
 use tokio_util::{io::poll_read_buf, sync::CancellationToken};
 
 pub(in crate::proxy) use self::body::RequestBody;
+#[cfg(feature = "fuzzing")]
+pub(crate) use self::reading::read;
 use self::{
     body::{Feeder, Wish},
     head::{Asked, Framing, Head, Length, Refused},
