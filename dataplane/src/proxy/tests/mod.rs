@@ -2,6 +2,7 @@
 
 mod blame;
 mod bodies;
+mod clients;
 mod harness;
 mod holding;
 mod http2;
