@@ -46,10 +46,7 @@ impl Curfew {
     }
 
     /// Lets work go on until the time is over. Nobody is woken by that: see [`Curfew::wakes`].
-    pub(super) async fn bounds<T>(
-        &self,
-        mut work: Pin<&mut impl Future<Output = T>>,
-    ) -> Option<T> {
+    pub(super) async fn bounds<T>(&self, mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         poll_fn(|cx| match work.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Some(done)),
             Poll::Pending if self.is_called() => Poll::Ready(None),

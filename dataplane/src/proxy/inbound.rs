@@ -15,7 +15,11 @@ use bytes::Bytes;
 use http_body::Body;
 use hyper::body::Incoming;
 
-use super::{http1::{Answer, RequestBody}, http2::Stream, upstream::describe};
+use super::{
+    http1::{Answer, RequestBody},
+    http2::Stream,
+    upstream::describe,
+};
 
 /// Pieces of data, then an end that is one. Trailers do not cross a proxy.
 #[derive(Debug)]

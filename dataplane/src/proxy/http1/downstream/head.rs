@@ -216,7 +216,9 @@ fn path(bytes: &[u8]) -> String {
     let target = line.and_then(|line| line.split(|byte| *byte == b' ').nth(1));
     let path = target.and_then(|target| target.split(|byte| *byte == b'?').next());
     let path = path.and_then(|path| std::str::from_utf8(path).ok());
-    path.filter(|path| path.len() < 256).unwrap_or_default().to_owned()
+    path.filter(|path| path.len() < 256)
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// How an answer's body goes out, and how far it is.
@@ -348,8 +350,7 @@ impl Asked {
 }
 
 fn has_no_body(status: StatusCode) -> bool {
-    status.is_informational()
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// RFC 9110, section 6.6.1: whoever has a clock says when.
