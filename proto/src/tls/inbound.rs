@@ -184,7 +184,6 @@ impl Inbound {
         }
     }
 
-    /// Brings the handshake to its end. Afterwards the connection can be used.
     /// Has the connection end in a reset when it is dropped, which nobody takes for a proper
     /// end. TLS has an end of its own, without which nobody takes it for one either.
     pub fn reset(&self) {
@@ -193,6 +192,7 @@ impl Inbound {
         }
     }
 
+    /// Brings the handshake to its end. Afterwards the connection can be used.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(deadline) = &mut self.deadline else {
             return Poll::Ready(Ok(()));

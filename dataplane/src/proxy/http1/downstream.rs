@@ -33,7 +33,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Response, Version, header::CONNECTION};
 use http_body::Body as _;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     time::timeout,
 };
 use tokio_util::{io::poll_read_buf, sync::CancellationToken};
@@ -135,6 +135,8 @@ struct Connection<'a, S> {
     /// Of these, how many have been searched for a head's end.
     seen: usize,
     read_bytes: usize,
+    /// Bytes that have come since it was idle.
+    came: usize,
     writer: Writer,
     /// The body that has not come whole.
     upload: Option<Upload>,
@@ -168,6 +170,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Reset + Unpin> Connection<'a, S> {
             io,
             seen: 0,
             read_bytes: READ_BYTES_MIN,
+            came: 0,
             writer: Writer::default(),
             upload: None,
             is_lost: false,
@@ -202,6 +205,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Reset + Unpin> Connection<'a, S> {
                 Poll::Pending => {
                     if self.buffer.is_empty() {
                         spare::give(mem::take(&mut self.buffer)); // Who is idle keeps none.
+                        if mem::take(&mut self.came) < self.read_bytes / 4 {
+                            self.read_bytes = READ_BYTES_MIN;
+                        }
                         self.writer.rest();
                     }
                     return Poll::Pending;
@@ -425,10 +431,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Reset + Unpin> Connection<'a, S> {
                     return Poll::Ready(Ok(Some(Err(Cut(malformed.to_string())))));
                 }
             }
-            let left = decoder.left().map_or(READ_BYTES_MAX, |left| {
-                usize::try_from(left).unwrap_or(usize::MAX)
-            });
-            if ready!(self.poll_fill(left.clamp(READ_BYTES_MIN, READ_BYTES_MAX), cx))? == 0 {
+            let left = decoder.left().and_then(|left| usize::try_from(left).ok());
+            let left = left.unwrap_or(usize::MAX);
+            if ready!(self.poll_fill(left.clamp(READ_BYTES_MIN, self.read_bytes), cx))? == 0 {
                 self.is_lost = true;
                 let cut = Cut("the client has closed its connection".to_owned());
                 return Poll::Ready(Ok(Some(Err(cut))));
@@ -485,19 +490,23 @@ impl<'a, S: AsyncRead + AsyncWrite + Reset + Unpin> Connection<'a, S> {
         self.buffer.reserve(bytes);
         let room = self.buffer.capacity() - self.buffer.len();
         let count = ready!(poll_read_buf(Pin::new(&mut *self.io), cx, &mut self.buffer))?;
+        self.came += count;
         if count == room {
-            self.read_bytes = READ_BYTES_MAX.min(2 * room);
+            self.read_bytes = (2 * room).clamp(READ_BYTES_MIN, READ_BYTES_MAX);
         }
         Poll::Ready(Ok(count))
     }
 
     /// Ends a connection whose answers have been written.
-    async fn close(self) -> Result<(), Ended> {
+    async fn close(mut self) -> Result<(), Ended> {
         let may_have_more = self.is_lost || self.upload.is_some() || !self.buffer.is_empty();
         let ending = async {
             self.io.shutdown().await?;
-            let mut unread = [0; 1024];
-            while may_have_more && self.io.read(&mut unread).await? > 0 {}
+            let unread = async |it: &mut Self| {
+                it.buffer.clear();
+                poll_fn(|cx| it.poll_fill(READ_BYTES_MIN, cx)).await
+            };
+            while may_have_more && unread(&mut self).await? > 0 {}
             Ok(())
         };
         timeout(LINGER, ending).await.unwrap_or(Ok(()))

@@ -4,7 +4,10 @@ use http_body_util::BodyExt;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use proptest::prelude::*;
-use tokio::{io::DuplexStream, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, DuplexStream},
+    net::TcpStream,
+};
 
 use super::*;
 use crate::proxy::{Counters, Limit, Settings, presence::Crowd};
