@@ -337,13 +337,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Reset + Unpin> Connection<'a, S> {
         loop {
             let mut waits = false;
             while framing.is_open() && !waits && self.writer.has_room() {
+                if body.is_end_stream() {
+                    framing.end(&mut self.writer);
+                    break;
+                }
                 match body.as_mut().poll_frame(cx) {
                     Poll::Pending => waits = true,
                     Poll::Ready(Some(Ok(frame))) => {
                         framing.put(frame.into_data().unwrap_or_default(), &mut self.writer);
-                        if body.is_end_stream() {
-                            framing.end(&mut self.writer);
-                        }
                     }
                     Poll::Ready(None) => framing.end(&mut self.writer),
                     Poll::Ready(Some(Err(_))) => {

@@ -55,8 +55,9 @@ impl Writer {
         self.piece.is_empty() && self.tail.is_empty() && self.lead.len() <= FLAT_BYTES_MAX
     }
 
-    /// Puts a piece of a body that has a length.
+    /// Puts a piece of a body that has a length, where there is room.
     pub(super) fn put(&mut self, piece: Bytes) {
+        debug_assert!(self.piece.is_empty());
         self.piece = piece;
         self.flatten();
     }
@@ -69,8 +70,9 @@ impl Writer {
         self.put(piece);
     }
 
-    /// Puts the end of a chunked body.
+    /// Puts the end of a chunked body, where there is room: it comes before any piece.
     pub(super) fn end_chunks(&mut self) {
+        debug_assert!(self.has_room());
         self.lead.extend_from_slice(b"0\r\n\r\n");
     }
 

@@ -97,6 +97,22 @@ async fn a_stream_that_nobody_is_known_to_read_gets_no_event_of_ours() {
 }
 
 #[tokio::test]
+async fn an_answer_of_any_length_comes_out_as_it_went_in() {
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    for length in [1, 8_000, 8_192, 8_193, 20_000, 70_000, 500_000] {
+        let text: String = (b'a'..=b'z').cycle().take(length).map(char::from).collect();
+        for pieces in [1, 3] {
+            // Its end comes with its last piece.
+            let answer = [head, &chunk(&text).repeat(pieces), "0\r\n\r\n"].concat();
+            let upstream = Upstream::always(vec![send(answer)]).await;
+            let proxy = Proxy::start(&[&upstream]).await;
+            let got = proxy.post().await;
+            assert!(got.whole && got.text() == text.repeat(pieces), "{length}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_ends_with_its_connection_is_not_ended_by_a_break() {
     let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     let asks = "GET /v1/models HTTP/1.0\r\n\r\n";
