@@ -191,6 +191,19 @@ async fn a_control_plane_that_has_lost_its_disk_is_another_one() {
 
     // The same number, and yet another generation: the mark was about that of before.
     assert_eq!(control.endpoint("a").await.generation, generation);
+    // This view has the number of the one before. Who has the next one has understood that.
+    let request = DisableEndpointRequest {
+        name: "b".to_owned(),
+        ..Default::default()
+    };
+    let disabled = control.endpoints().disable_endpoint(request).await;
+    disabled.expect("it exists");
+    let request = EnableEndpointRequest {
+        name: "b".to_owned(),
+        ..Default::default()
+    };
+    let enabled = control.endpoints().enable_endpoint(request).await;
+    enabled.expect("it exists");
     let view = control.view().await;
     for proxy in testbed.proxies() {
         let is_there = |status: &ProxyStatus| status.applied_view == Some(view);
