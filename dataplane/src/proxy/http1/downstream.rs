@@ -1,6 +1,6 @@
 //! HTTP/1.1 towards a client.
 //!
-//! - [`head`]: heads, read and written.
+//! - [`head`]: a request's head. [`answer`]: an answer's, and what it says of its body.
 //! - [`body`]: a request's body, as it comes.
 //!
 //! One task serves a connection: it reads a request, asks for its answer, and writes that,
@@ -11,6 +11,7 @@
 //! What two readers could read in two ways is refused, and nothing is read after it
 //! ([`head::read`], `rules`). An answer that breaks off ends the connection without its end.
 
+mod answer;
 mod body;
 mod head;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -42,8 +43,9 @@ pub(in crate::proxy) use self::body::RequestBody;
 #[cfg(feature = "fuzzing")]
 pub(crate) use self::reading::read;
 use self::{
+    answer::{Asked, Framing},
     body::{Feeder, Wish},
-    head::{Asked, Framing, Head, Length, Refused},
+    head::{Head, Length, Refused},
 };
 use super::{Limits, decoder::Decoder, spare, writer::Writer};
 use crate::proxy::{
@@ -299,7 +301,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Reset + Unpin> Connection<'a, S> {
             }
         }
         // That somebody may continue.
-        if let Poll::Ready(written) = self.writer.poll_write(Pin::new(&mut *self.io), cx) {
+        if !self.writer.is_empty()
+            && let Poll::Ready(written) = self.writer.poll_write(Pin::new(&mut *self.io), cx)
+        {
             written?;
         }
         Poll::Pending
@@ -317,7 +321,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Reset + Unpin> Connection<'a, S> {
         goes_on &= poll_fn(|cx| Poll::Ready(self.skim(cx))).await?;
         let length = body.size_hint().exact();
         let out = self.writer.lead();
-        let mut framing = head::write(out, &head, length, asked, &mut goes_on);
+        let mut framing = answer::write(out, &head, length, asked, &mut goes_on);
         drop(head);
         poll_fn(|cx| self.poll_answer(&mut body, &mut framing, cx)).await?;
         drop(body);
