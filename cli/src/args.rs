@@ -141,6 +141,9 @@ pub(crate) enum Color {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a control plane and a proxy in this process.
+    ///
+    /// Ctrl-C, SIGTERM and the end of its terminal (SIGHUP, unless it is ignored, as `nohup` has it)
+    /// stop it: requests that run have 10 s. Ctrl-C or SIGTERM once more ends it at once.
     Up(whole::Up),
 
     /// Show how everything is, on one screen.

@@ -78,5 +78,6 @@ fn log_to_stderr(verbose: u8, quiet: &str) {
         .with_env_filter(filter)
         .with_ansi(color)
         .with_writer(std::io::stderr)
+        .log_internal_errors(false) // That it cannot write is no reason to panic.
         .init();
 }

@@ -1,8 +1,12 @@
 //! How programs stop: nothing that was begun is lost, unless its time is over.
 
+use std::net::SocketAddr;
+
 use hyper::Method;
 use qcc_proto::v1::{DrainProxyRequest, HealthState, VerifyEndpointRequest};
-use qcc_tests::{Answer, Checks, Gate, Piece, Proxy, Testbed, client::Call, eventually};
+use qcc_tests::{
+    Answer, Checks, Gate, Piece, Process, Proxy, Testbed, by_shell, client::Call, eventually,
+};
 use rustix::process::{Signal, kill_process};
 
 const START: &str = "event: message_start\ndata: {\"type\":\"message_start\"}\n\n";
@@ -20,8 +24,12 @@ async fn drain_at_once(proxy: &Proxy) {
 }
 
 async fn refuses_connections(proxy: &Proxy) {
+    refuses(proxy.http_address()).await;
+}
+
+async fn refuses(address: SocketAddr) {
     eventually("new connections are refused", async || {
-        match proxy.get("/").send().await {
+        match Call::new(address, Method::GET, "/").send().await {
             Err(_) => Ok(()),
             Ok(response) => Err(format!("{response:?}")),
         }
@@ -161,4 +169,57 @@ async fn a_second_signal_does_not_wait() {
     assert_eq!(status.code(), Some(1), "{status}");
     drop(waiting);
     assert_eq!(testbed.control().state("a").await, HealthState::Healthy);
+}
+
+/// Starts `qcc-ctl up` in front of endpoint `a`, from a shell. Returns also where it takes
+/// requests.
+async fn up(testbed: &Testbed, script: &str) -> (Process, SocketAddr) {
+    let dir = testbed.dir();
+    let (ready_file, resources) = (dir.join("up.json"), dir.join("up.toml"));
+    let url = testbed.upstream("a").url();
+    let text = format!("[[endpoints]]\nname = \"a\"\nbase_url = \"{url}\"\n");
+    std::fs::write(&resources, text).expect("the file can be written");
+    let mut command = testbed.command("qcc-ctl");
+    command.arg("up");
+    for flag in ["--listen", "--admin-listen", "--control-listen"] {
+        command.args([flag, "127.0.0.1:0"]);
+    }
+    command.arg("--data-dir").arg(dir.join("up"));
+    command.arg("--ready-file").arg(&ready_file);
+    command.arg("--apply").arg(&resources);
+    let mut up = testbed.spawn("up", &mut by_shell(script, &command));
+    let ready = up.ready(&ready_file).await;
+    let http = ready["http"].as_str().expect("an address");
+    (up, http.parse().expect("an address"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_whose_terminal_is_closed_finishes_what_has_begun() {
+    let testbed = Testbed::start().patient_checks().endpoints(["a"]).await;
+    let gate = Gate::new();
+    let answer = Answer::text("hello").behind(&gate);
+    testbed.upstream("a").respond(answer);
+    // As on a terminal that is gone, to write is an error.
+    let (mut up, http) = up(&testbed, r#"exec "$0" "$@" 2>/dev/full"#).await;
+    let call = Call::new(http, Method::POST, "/v1/messages").message(false);
+    let running = tokio::spawn(call.send());
+    testbed.upstream("a").received(1).await;
+    up.signal(Signal::HUP);
+    refuses(http).await;
+    up.signal(Signal::HUP); // From the shell, and as that ends.
+    gate.open();
+    let response = running.await.expect("no panic").expect("an answer");
+    assert!(response.expect_status(200).text().contains("hello"));
+    let status = up.ended().await;
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_that_is_to_outlive_its_terminal_does() {
+    let testbed = Testbed::start().patient_checks().endpoints(["a"]).await;
+    let (up, http) = up(&testbed, r#"exec nohup "$0" "$@""#).await;
+    up.signal(Signal::HUP);
+    let call = Call::new(http, Method::POST, "/v1/messages").message(false);
+    call.await.expect_status(200);
+    assert!(up.stop().await.success());
 }

@@ -48,7 +48,7 @@ pub use load::Load;
 pub use names::{Names, Says};
 pub use needs::possible;
 pub use network::{Host, Network};
-pub use process::{Logs, Process, binary};
+pub use process::{Logs, Process, binary, by_shell};
 pub use proxy::Proxy;
 pub use relay::Relay;
 pub use strace::{Fault, Injection};

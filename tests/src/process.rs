@@ -273,6 +273,20 @@ pub(crate) fn command(name: &str) -> Command {
     free_of_settings(Command::new(binary(name)))
 }
 
+/// Returns a command by which a shell runs another one, which is `"$0" "$@"` in its script.
+pub fn by_shell(script: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script]);
+    shell.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
+}
+
 /// Takes away the settings that the person who runs the tests may have.
 fn free_of_settings(mut command: Command) -> Command {
     for (key, _) in std::env::vars_os() {

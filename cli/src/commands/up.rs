@@ -247,7 +247,8 @@ fn refuse_exposed(args: &Up) -> Result<(), Error> {
     }
 }
 
-/// Cancels the token at the first SIGINT or SIGTERM; ends the process at the second.
+/// Cancels the token at the first SIGINT, SIGTERM or SIGHUP; ends the process at the second one,
+/// but for SIGHUP: a terminal that is closed may send several, and there is no file to read again.
 fn stop_on_signals() -> Result<CancellationToken, Error> {
     let listen = |kind| {
         signal(kind).map_err(|error| Error::failed(format!("cannot listen to signals: {error}")))
@@ -256,12 +257,26 @@ fn stop_on_signals() -> Result<CancellationToken, Error> {
         listen(SignalKind::interrupt())?,
         listen(SignalKind::terminate())?,
     );
+    let mut hang_up = match outlives_terminal() {
+        true => None,
+        false => Some(listen(SignalKind::hangup())?),
+    };
     let stop = CancellationToken::new();
     let token = stop.clone();
     tokio::spawn(async move {
+        let hung_up = async {
+            match &mut hang_up {
+                Some(hang_up) => hang_up.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = interrupt.recv() => eprintln!("\nstopping; once more to stop at once"),
+            _ = interrupt.recv() => {
+                // It may be that nobody is there to read it.
+                let _ = writeln!(std::io::stderr(), "\nstopping; once more to stop at once");
+            }
             _ = terminate.recv() => {}
+            _ = hung_up => {}
         }
         token.cancel();
         tokio::select! {
@@ -271,6 +286,16 @@ fn stop_on_signals() -> Result<CancellationToken, Error> {
         std::process::exit(Exit::Interrupted as i32);
     });
     Ok(stop)
+}
+
+/// Whether SIGHUP is ignored, as `nohup` has it: to listen to it would end that. The system
+/// call that tells is not to be had in safe code.
+fn outlives_terminal() -> bool {
+    const HANG_UP: u64 = 1; // Signal 1 is the lowest bit.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & HANG_UP != 0)
 }
 
 fn write_ready_file(path: &Path, addresses: Addresses) -> std::io::Result<()> {
