@@ -94,7 +94,8 @@ fn start_logging(daemon: &Daemon) -> Box<dyn Fn(&str) + Send + Sync> {
     let filter = tracing_subscriber::EnvFilter::new(&daemon.log);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr);
+        .with_writer(io::stderr)
+        .log_internal_errors(false); // That it cannot write is no reason to panic.
     // Each way to write makes a handle of a type of its own. To set a filter fails only if
     // nobody writes any more.
     if human {

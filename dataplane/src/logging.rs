@@ -17,6 +17,7 @@ pub(crate) fn start(filter: &str, format: LogFormat) -> Result<SetFilter, ParseE
         LogFormat::Auto => io::stderr().is_terminal(),
     };
     let records = fmt().with_env_filter(filter).with_writer(io::stderr);
+    let records = records.log_internal_errors(false); // That it cannot write is no reason to panic.
     // Each way to write makes a handle of a type of its own. To set a filter fails only if
     // nobody writes any more.
     Ok(if human {

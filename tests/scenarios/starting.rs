@@ -2,7 +2,7 @@
 
 use std::{fs, net::TcpListener, process::Command};
 
-use qcc_tests::Testbed;
+use qcc_tests::{Testbed, by_shell};
 
 const DAEMONS: [&str; 2] = ["qcc-control", "qcc-proxy"];
 
@@ -148,4 +148,20 @@ async fn a_control_plane_applies_a_file_at_its_start() {
         "{first_lines:?}"
     );
     assert!(control.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_cannot_be_written_ends_nothing() {
+    let testbed = Testbed::start().unchecked().await;
+    for name in DAEMONS {
+        let ready_file = testbed.dir().join(name).with_extension("json");
+        let mut command = daemon(&testbed, name);
+        command.args(["--listen", "127.0.0.1:0"]);
+        command.arg("--ready-file").arg(&ready_file);
+        let mut command = by_shell(r#"exec "$0" "$@" 2>/dev/full"#, &command);
+        let mut process = testbed.spawn(name, &mut command);
+        process.ready(&ready_file).await;
+        let status = process.stop().await;
+        assert!(status.success(), "{name}: {status}");
+    }
 }
