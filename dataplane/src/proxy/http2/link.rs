@@ -24,7 +24,7 @@ use h2::{
     Ping, PingPong, Reason, SendStream,
     client::{self, Connection, ResponseFuture, SendRequest},
 };
-use http::{Request, request};
+use http::{Method, Request, request};
 use qcc_proto::v1::OutcomeClass;
 use tokio::{
     select,
@@ -113,6 +113,8 @@ pub(super) struct Place {
 pub(super) struct Opened {
     pub(super) place: Place,
     pub(super) response: ResponseFuture,
+    /// Its answer has no body, whatever its head says.
+    pub(super) is_of_head: bool,
     /// Where the body goes, if there is one.
     pub(super) body: Option<SendStream<Bytes>>,
 }
@@ -376,6 +378,7 @@ impl Place {
         Ok(Some(Opened {
             place: self,
             response,
+            is_of_head: head.method == Method::HEAD,
             body: (!ends).then_some(body),
         }))
     }

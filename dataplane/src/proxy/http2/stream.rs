@@ -5,12 +5,14 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
-use http::{Response, header::CONTENT_LENGTH};
+use http::{Response, StatusCode, header::CONTENT_LENGTH, response};
 use http_body::Body;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::link::{Broke, Opened, Place, is_shared};
@@ -20,13 +22,23 @@ use crate::proxy::{
     upstream::Failed,
 };
 
+/// Time for the end of a stream whose answer has come whole: some send it by itself. Whoever
+/// resets such streams looks like an attacker.
+const ENDING_MAX: Duration = Duration::from_secs(1);
+
 /// An answer's body.
 pub(crate) struct Stream {
-    body: RecvStream,
+    /// `None` once all of the answer has come.
+    coming: Option<Coming>,
     /// Bytes still to come, if the head told.
     left: Option<u64>,
     /// It broke with its connection.
     is_lost: bool,
+}
+
+/// What an endpoint has not sent to its end.
+struct Coming {
+    body: RecvStream,
     /// What is still being sent; it ends with the answer.
     _upload: Option<AbortOnDropHandle<()>>,
     /// Left last: by then the stream is reset, if it has not ended.
@@ -43,6 +55,7 @@ pub(super) async fn exchange(
     let Opened {
         mut place,
         mut response,
+        is_of_head,
         body: sink,
     } = opened;
     progress.begin(sink.is_none());
@@ -65,20 +78,33 @@ pub(super) async fn exchange(
         return Err(Broke::Failed(Failed::malformed("too many header fields")));
     }
     let (head, body) = response.into_parts();
-    let told = head.headers.get(CONTENT_LENGTH);
-    let told = told.and_then(|told| told.to_str().ok()?.parse().ok());
-    let stream = Stream {
-        left: match body.is_end_stream() {
+    let mut stream = Stream {
+        left: match is_of_head || body.is_end_stream() {
             true => Some(0),
-            false => told,
+            false => length(&head),
         },
-        body,
+        coming: Some(Coming {
+            body,
+            // The answer goes its way; the endpoint may still be reading.
+            _upload: upload.map(|upload| AbortOnDropHandle::new(tokio::spawn(upload))),
+            place,
+        }),
         is_lost: false,
-        // The answer goes its way; the endpoint may still be reading.
-        _upload: upload.map(|upload| AbortOnDropHandle::new(tokio::spawn(upload))),
-        place,
     };
+    stream.settle();
     Ok(Response::from_parts(head, Inbound::of_stream(stream)))
+}
+
+/// How long an answer's body is, if its head tells.
+fn length(head: &response::Parts) -> Option<u64> {
+    if matches!(
+        head.status,
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    ) {
+        return Some(0);
+    }
+    let told = head.headers.get(CONTENT_LENGTH)?;
+    told.to_str().ok()?.parse().ok()
 }
 
 /// Sends a body as fast as the endpoint takes it. Room on the connection is asked for only
@@ -115,27 +141,34 @@ async fn send(mut sink: SendStream<Bytes>, body: Upload) {
 
 impl Stream {
     pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
-        loop {
-            return Poll::Ready(match ready!(self.body.poll_data(cx)) {
-                Some(Ok(data)) if data.is_empty() && !self.body.is_end_stream() => continue,
-                Some(Ok(data)) => {
-                    let size = data.len();
-                    // It fails for more than has come, which this is not.
-                    let _ = self.body.flow_control().release_capacity(size);
-                    self.left = self.left.map(|left| left.saturating_sub(size as u64));
-                    Some(Ok(data))
-                }
-                Some(Err(error)) => {
-                    self.is_lost = is_shared(&error);
-                    Some(Err(Cut(self.place.link().detail(&error))))
-                }
-                None => None, // Trailers do not cross a proxy.
-            });
+        let Some(coming) = &mut self.coming else {
+            return Poll::Ready(None);
+        };
+        Poll::Ready(match ready!(coming.poll_data(cx)) {
+            Some(Ok(data)) => {
+                self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+                self.settle();
+                Some(Ok(data))
+            }
+            Some(Err(error)) => {
+                self.is_lost = is_shared(&error);
+                Some(Err(Cut(coming.place.link().detail(&error))))
+            }
+            None => None, // Trailers do not cross a proxy.
+        })
+    }
+
+    /// Lets the stream end by itself, if all of the answer has come.
+    fn settle(&mut self) {
+        if self.left == Some(0)
+            && let Some(coming) = self.coming.take_if(|it| !it.body.is_end_stream())
+        {
+            tokio::spawn(timeout(ENDING_MAX, coming.end()));
         }
     }
 
     pub(crate) fn is_end(&self) -> bool {
-        self.body.is_end_stream()
+        (self.coming.as_ref()).is_none_or(|coming| coming.body.is_end_stream())
     }
 
     pub(crate) fn left(&self) -> Option<u64> {
@@ -145,7 +178,29 @@ impl Stream {
     /// Whether it broke with its connection, of which another request tells. To ask is to
     /// tell of it.
     pub(crate) fn is_told(&self) -> bool {
-        self.is_lost && !self.place.link().blame()
+        let coming = self.coming.as_ref().filter(|_| self.is_lost);
+        coming.is_some_and(|coming| !coming.place.link().blame())
+    }
+}
+
+impl Coming {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+        loop {
+            let data = ready!(self.body.poll_data(cx)).transpose()?;
+            if let Some(data) = &data {
+                if data.is_empty() && !self.body.is_end_stream() {
+                    continue;
+                }
+                // It fails for more than has come, which this is not.
+                let _ = self.body.flow_control().release_capacity(data.len());
+            }
+            return Poll::Ready(data.map(Ok));
+        }
+    }
+
+    /// Waits for the end of what has nothing more to say.
+    async fn end(mut self) {
+        while let Some(Ok(_)) = poll_fn(|cx| self.poll_data(cx)).await {}
     }
 }
 

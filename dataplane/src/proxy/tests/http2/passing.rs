@@ -1,5 +1,9 @@
 //! What passes, and what does not.
 
+use std::{future::poll_fn, sync::Arc};
+
+use http::Method;
+
 use super::*;
 use crate::proxy::tests::bodies::post;
 
@@ -116,6 +120,57 @@ async fn an_answer_that_is_not_as_long_as_it_says_is_broken() {
     let proxy = Proxy::with(&[&upstream], http2).await;
     assert!(!proxy.post().await.whole);
     assert_eq!(of_first(proxy.reported(1).await), [Class::StreamBroken]);
+}
+
+#[tokio::test]
+async fn an_answer_has_come_once_its_length_has() {
+    let gate = Gate::new();
+    let (held, resets) = (gate.clone(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&resets);
+    let upstream = each(move |(request, mut respond): Asked| {
+        let (held, counted) = (held.clone(), Arc::clone(&counted));
+        async move {
+            let (head, body) = match (request.method(), request.uri().path()) {
+                (&Method::HEAD, _) => (Response::builder().header("content-length", "5"), ""),
+                (_, "/v1/204") => (Response::builder().status(204), ""),
+                (_, "/v1/304") => (Response::builder().status(304), ""),
+                (_, "/v1/0") => (Response::builder().header("content-length", "0"), ""),
+                (_, _) => (Response::builder().header("content-length", "2"), "ok"),
+            };
+            let head = head.body(()).unwrap();
+            let mut sink = respond.send_response(head, false).unwrap();
+            if !body.is_empty() {
+                sink.send_data(body.into(), false).unwrap();
+            }
+            let reset = poll_fn(|cx| sink.poll_reset(cx));
+            tokio::select! {
+                _ = reset => drop(counted.fetch_add(1, SeqCst)),
+                () = held.opened() => drop(sink.send_data("".into(), true)),
+            }
+        }
+    })
+    .await;
+    let proxy = Proxy::with(&[&upstream], http2).await;
+    for (path, wanted) in [
+        ("HEAD", "content-length: 5\r\n"),
+        ("204", "HTTP/1.1 204 "),
+        ("304", "HTTP/1.1 304 "),
+        ("0", "content-length: 0\r\n"),
+        ("2", "\r\n\r\nok"),
+    ] {
+        let request = match path {
+            "HEAD" => POST.replace("POST", "HEAD"),
+            path => POST.replace("messages", path),
+        };
+        let mut client = proxy.connect().await;
+        client.write(request).await;
+        client.reads(wanted).await;
+    }
+    eventually(|| proxy.router.outcomes(Class::Success) == 5).await;
+    gate.open();
+    assert_eq!(proxy.post().await.text(), "ok");
+    assert_eq!(resets.load(SeqCst), 0);
+    assert_eq!(upstream.connections(), 1);
 }
 
 #[tokio::test]
