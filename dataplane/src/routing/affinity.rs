@@ -21,6 +21,8 @@
 //!   one with the greatest `x`; the logarithm is [`cost`], in whole numbers, so that it
 //!   is the same on all machines.
 
+use std::hint::select_unpredictable;
+
 /// Intervals in which the logarithm is taken for a straight line.
 const STEPS: usize = 256;
 
@@ -62,9 +64,9 @@ impl Session {
         let (mut points, mut best) = (0, 0);
         for (number, endpoint) in endpoints.iter().enumerate() {
             let offered = mix(self.0 ^ endpoint);
-            if offered > points {
-                (points, best) = (offered, number);
-            }
+            // Nobody can predict who offers more.
+            best = select_unpredictable(offered > points, number, best);
+            points = points.max(offered);
         }
         (Bid { points, weight }, best)
     }

@@ -18,7 +18,8 @@ impl Routing {
             Strategy::Priority | Strategy::Weighted => (self.draw_by_weight(tier), None),
             Strategy::Random => (self.draw_any(tier), None),
             Strategy::RoundRobin => {
-                let number = self.router().turn() % tier.len() as u64;
+                // 32 bits of the count are divided in half the time, and take turns as well.
+                let number = self.router().turn() as u32 % tier.len() as u32;
                 (self.table().nth(tier, number as usize), None)
             }
             Strategy::LeastInflight | Strategy::PeakEwma => {
@@ -52,6 +53,7 @@ impl Routing {
         self.table().draw(tier, point)
     }
 
+    #[inline(always)]
     fn draw_any(&mut self, tier: &Tier) -> Place {
         let number = self.dice.below(tier.len() as u64);
         self.table().nth(tier, number as usize)

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::{
     ReturnPolicy, Routing, Session, Table,
+    admission::Admission,
     affinity::Bid,
     attempt::Taken,
     pace,
@@ -37,46 +38,56 @@ impl Routing {
     }
 
     /// Takes where the session belongs among the endpoints of a tier that can be used now.
-    /// Of one that is new only a part of its sessions knows yet.
+    #[inline(always)]
     pub(super) fn go_home(&mut self, tier: &Tier, now: Instant) -> Option<Taken> {
         let session = self.session.filter(|_| !seeded(Bug::SessionsAnywhere))?;
-        let knows = |place: Place| {
-            let share = self.share(place, now);
-            share == pace::FULL || session.is_within(self.table().hash(place), share)
+        let home = self.table().home(tier, session)?;
+        // As good as always it can be used, and nobody else need be asked.
+        let (home, admission) = match self.known(home, session, now) {
+            Some(admission) => (home, admission),
+            None => self.second_home(tier, session, now)?,
         };
-        let usable = |place: Place| self.usable(place, now);
-        let known = |place: Place| usable(place).filter(|_| knows(place));
-        let home = self.table().home(tier, session, known);
-        let (home, admission) = home.or_else(|| self.table().home(tier, session, usable))?;
         let taken = self.seize(home, admission, now)?;
         if self.stays() && !seeded(Bug::SessionsForgotten) {
             self.router().stays(session, self.table().hash(home));
         }
         Some(taken)
     }
-}
 
-impl Table {
-    /// Returns where a session belongs in a tier, among the endpoints that fit it, and what
-    /// was found of that. Those that others are preferred to are not asked whether they do.
-    pub(super) fn home<T>(
+    /// Returns where it belongs without those that cannot be used now, nor those that it does
+    /// not know yet, unless there are no others.
+    #[inline(never)]
+    fn second_home(
         &self,
         tier: &Tier,
         session: Session,
-        fits: impl Fn(Place) -> Option<T>,
-    ) -> Option<(Place, T)> {
-        let is_first = tier.blocks.start == 0 && tier.len() >= REMEMBERED_FROM;
-        let home = match is_first {
-            true => self.first_home(tier, session),
-            false => self.best(tier, session),
-        }?;
-        // As good as always it does, and nobody else need be asked.
-        let found = fits(home).map(|found| (home, found));
-        found.or_else(|| self.best_fitting(tier, session, fits))
+        now: Instant,
+    ) -> Option<(Place, Admission)> {
+        let known = |place| self.known(place, session, now);
+        let home = self.table().best_fitting(tier, session, known);
+        home.or_else(|| {
+            let usable = |place| self.usable(place, now);
+            self.table().best_fitting(tier, session, usable)
+        })
     }
 
-    /// The same in the first tier, whether the endpoint fits or not.
-    fn first_home(&self, tier: &Tier, session: Session) -> Option<Place> {
+    /// Returns how an endpoint may be tried now, if the session knows it. Of one that is new
+    /// only a part of its sessions does yet.
+    #[inline(always)]
+    fn known(&self, place: Place, session: Session, now: Instant) -> Option<Admission> {
+        let admission = self.usable(place, now)?;
+        let share = self.share(place, now);
+        let is_known = share == pace::FULL || session.is_within(self.table().hash(place), share);
+        is_known.then_some(admission)
+    }
+}
+
+impl Table {
+    /// Returns where a session belongs in a tier, whether the endpoint can be used or not.
+    fn home(&self, tier: &Tier, session: Session) -> Option<Place> {
+        if tier.blocks.start > 0 || tier.len() < REMEMBERED_FROM {
+            return self.best(tier, session);
+        }
         let homes = self.homes.get_or_init(Places::new);
         if let Some(known) = homes.get(session).map(Place)
             && tier.blocks.contains(&known.block())
@@ -89,7 +100,7 @@ impl Table {
         Some(home)
     }
 
-    /// Returns where a session belongs in a tier, whether the endpoint fits or not.
+    /// The same, found out anew.
     fn best(&self, tier: &Tier, session: Session) -> Option<Place> {
         let mut best: Option<(Bid, Place)> = None;
         for number in tier.blocks.clone() {
@@ -101,6 +112,8 @@ impl Table {
         best.map(|(_, place)| place)
     }
 
+    /// Returns where a session belongs among the endpoints of a tier that fit, and what was
+    /// found of that. Those that others are preferred to are not asked whether they do.
     fn best_fitting<T>(
         &self,
         tier: &Tier,

@@ -97,20 +97,20 @@ impl Pace {
 
     /// Takes a success.
     pub(super) fn succeeded(&self, now: Instant) {
-        let age = self.age(now);
-        if self.debt.get(age) > 0 {
-            self.debt.change(age, |debt| debt.saturating_sub(1));
+        if self.debt(now) > 0 {
+            self.debt
+                .change(self.age(now), |debt| debt.saturating_sub(1));
         }
     }
 
     /// Returns how many failures count as attempts in flight.
     pub(super) fn debt(&self, now: Instant) -> u32 {
-        self.debt.get(self.age(now))
+        self.debt.get(|| self.age(now))
     }
 
     /// Returns how soon it answers, in microseconds; 0 if that is not known.
     pub(super) fn latency(&self, now: Instant) -> u32 {
-        self.latency.get(self.age(now))
+        self.latency.get(|| self.age(now))
     }
 
     /// Returns how many half-lives have passed.
@@ -122,8 +122,13 @@ impl Pace {
 }
 
 impl Fading {
-    fn get(&self, age: u32) -> u32 {
-        Self::faded(self.0.load(Ordering::Relaxed), age)
+    /// Returns what it is now. Nothing does not fade: mostly nobody need know the time.
+    #[inline(always)]
+    fn get(&self, age: impl FnOnce() -> u32) -> u32 {
+        match self.0.load(Ordering::Relaxed) {
+            packed if packed as u32 == 0 => 0,
+            packed => Self::faded(packed, age()),
+        }
     }
 
     fn change(&self, age: u32, change: impl Fn(u32) -> u32) {
