@@ -82,6 +82,10 @@ pub struct Request {
     fingerprint: u64,
 }
 
+/// A client request that chooses as often as it is asked to.
+#[derive(Debug)]
+pub struct Choosing(Routing);
+
 /// One try at one endpoint. Dropped, its client has gone away.
 #[derive(Debug)]
 pub struct Attempt {
@@ -154,6 +158,29 @@ pub struct Rules {
     pub sessions_stay: bool,
     /// How long an endpoint that is new has less than its share.
     pub slow_start: Duration,
+}
+
+impl Choosing {
+    /// Chooses an endpoint that answers so soon.
+    pub fn serve(&mut self, took: Duration, now: Instant) {
+        if let routing::Next::Attempt(attempt) = self.0.next(now) {
+            attempt.answered();
+            attempt.timed(now + took);
+            attempt.finish(routing::Outcome::of(OutcomeClass::Success), now + took);
+        }
+        self.0.forget();
+    }
+
+    /// Chooses an endpoint for a session or for none, takes a place there and gives it back.
+    /// Returns whether there is one.
+    pub fn choose(&mut self, session: Option<&[u8]>, now: Instant) -> bool {
+        if let Some(session) = session {
+            self.0.keep(Session::of(session));
+        }
+        let is_chosen = matches!(self.0.next(now), routing::Next::Attempt(_));
+        self.0.forget();
+        is_chosen
+    }
 }
 
 impl Proxy {
@@ -292,16 +319,9 @@ impl Proxy {
         })
     }
 
-    /// Chooses an endpoint for a request that is never sent, and returns whether there is one:
-    /// to measure what that takes.
-    pub fn choose(&self, session: Option<&[u8]>, now: Instant) -> bool {
-        let Some(mut routing) = self.client.router.begin() else {
-            return false;
-        };
-        if let Some(session) = session {
-            routing.keep(Session::of(session));
-        }
-        matches!(routing.next(now), routing::Next::Attempt(_))
+    /// Begins a client request, to measure what its choices take. `None`: there is no view.
+    pub fn choosing(&self) -> Option<Choosing> {
+        self.client.router.begin().map(Choosing)
     }
 
     /// Returns the rules of the newest table.

@@ -124,6 +124,12 @@ impl Routing {
         });
     }
 
+    /// Forgets what was tried, so that the same request can be used to measure again.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn forget(&mut self) {
+        self.attempts = 0;
+    }
+
     /// Lets the request go where evidence is held: it holds some itself, and how it fares
     /// elsewhere decides what that is worth.
     pub(crate) fn pursue(&mut self) {

@@ -1,7 +1,9 @@
 //! What a choice costs, by strategy and number of endpoints, and for a request that names
-//! its session: begun, chosen and given up, in process, on one thread.
+//! its session: an endpoint is chosen, its place taken and given back, in process, on one
+//! thread. One row more has the request's beginning in it, for which the newest view is looked
+//! up and the request is counted.
 //!
-//! All endpoints are equals, none is left out and none is new. 1,000 sessions take turns,
+//! All endpoints are equals that have answered, none is left out and none is new. 1,000 sessions take turns,
 //! as many as a proxy remembers easily; what one costs that it does not remember is a
 //! figure of its own.
 //!
@@ -13,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use qcc_dataplane::simulation::Proxy;
+use qcc_dataplane::simulation::{Choosing, Proxy};
 use qcc_proto::v1::{
     AdminState, ClusterPolicy, HealthState, RoutedEndpoint, SnapshotChunk, Strategy, View,
     WatchSnapshotsResponse, watch_snapshots_response::Update,
@@ -39,6 +41,9 @@ const STRATEGIES: [(Strategy, &str); 6] = [
 /// Sessions that take turns.
 const SESSIONS: u64 = 1000;
 
+/// How soon endpoints have answered.
+const LATENCY: Duration = Duration::from_millis(20);
+
 /// Choices between two looks at the clock.
 const BATCH: u64 = 1000;
 
@@ -56,12 +61,13 @@ fn measure() -> Vec<Figure> {
     for (endpoints, most) in SIZES {
         let goal = Goal::AtMost(most);
         for (strategy, name) in STRATEGIES {
-            let proxy = proxy(endpoints, strategy);
-            let figure = figure(endpoints, name, |now, _| proxy.choose(None, now));
+            let mut request = warm(&proxy(endpoints, strategy), endpoints);
+            let figure = figure(endpoints, name, |now, _| request.choose(None, now));
             figures.push(figure.goal(goal));
         }
         let proxy = proxy(endpoints, Strategy::Priority);
-        let choose = |session: u64, now| proxy.choose(Some(&session.to_be_bytes()), now);
+        let mut request = warm(&proxy, endpoints);
+        let mut choose = |session: u64, now| request.choose(Some(&session.to_be_bytes()), now);
         let known = figure(endpoints, "a session", |now, count| {
             choose(count % SESSIONS, now)
         });
@@ -70,11 +76,26 @@ fn measure() -> Vec<Figure> {
             choose(SESSIONS + count, now)
         });
         figures.push(new);
+        let whole = figure(endpoints, "priority, with the beginning", |now, _| {
+            let request = proxy.choosing();
+            request.is_some_and(|mut request| request.choose(None, now))
+        });
+        figures.push(whole);
     }
     figures
 }
 
-fn figure(endpoints: u32, what: &str, choose: impl Fn(Instant, u64) -> bool) -> Figure {
+/// Begins a request, once all endpoints have answered some.
+fn warm(proxy: &Proxy, endpoints: u32) -> Choosing {
+    let now = Instant::now();
+    let mut request = proxy.choosing().expect("there is a view");
+    for _ in 0..20 * endpoints {
+        request.serve(LATENCY, now);
+    }
+    request
+}
+
+fn figure(endpoints: u32, what: &str, mut choose: impl FnMut(Instant, u64) -> bool) -> Figure {
     let sums: Vec<u64> = (1..=u64::from(endpoints)).map(|sum| sum * 100).collect();
     let total = u64::from(endpoints) * 100;
     let mut seed = 1;
