@@ -111,7 +111,7 @@ where
     loop {
         let head = poll_fn(|cx| connection.poll_head(presence, service, stop, cx)).await?;
         let Some(head) = head else {
-            return connection.close().await;
+            return connection.close(false).await;
         };
         let turn = presence.begin();
         let (response, asked, keeps_alive) = match head {
@@ -124,7 +124,7 @@ where
         };
         let may_go_on = keeps_alive && !stop.is_cancelled();
         if !connection.answer(response, asked, may_go_on).await? {
-            return connection.close().await;
+            return connection.close(keeps_alive).await;
         }
     }
 }
@@ -502,16 +502,17 @@ impl<'a, S: AsyncRead + AsyncWrite + Reset + Unpin> Connection<'a, S> {
         Poll::Ready(Ok(count))
     }
 
-    /// Ends a connection whose answers have been written.
-    async fn close(mut self) -> Result<(), Ended> {
-        let may_have_more = self.is_lost || self.upload.is_some() || !self.buffer.is_empty();
+    /// Ends a connection whose answers have been written. `is_surprise`: its client may have
+    /// sent another request before it could read that the connection ends.
+    async fn close(mut self, is_surprise: bool) -> Result<(), Ended> {
+        let has_more = self.is_lost || self.upload.is_some() || !self.buffer.is_empty();
         let ending = async {
             self.io.shutdown().await?;
             let unread = async |it: &mut Self| {
                 it.buffer.clear();
                 poll_fn(|cx| it.poll_fill(READ_BYTES_MIN, cx)).await
             };
-            while may_have_more && unread(&mut self).await? > 0 {}
+            while (has_more || is_surprise) && matches!(unread(&mut self).await, Ok(1..)) {}
             Ok(())
         };
         timeout(LINGER, ending).await.unwrap_or(Ok(()))

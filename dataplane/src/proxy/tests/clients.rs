@@ -9,7 +9,10 @@ use std::{
 };
 
 use qcc_proto::v1::OutcomeClass as Class;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use super::harness::*;
 
@@ -468,7 +471,38 @@ async fn when_the_proxy_stops_who_has_asked_is_answered_and_nobody_is_kept() {
         );
         assert!(client.is_closed().await);
     }
+    drop((in_body, waiting)); // They may still have something to say, but for so long only.
     soon(&mut proxy.serving).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_has_asked_again_before_hearing_that_its_connection_ends_is_not_reset() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = Upstream::start(move |_| {
+        let mut steps = answer(200, "", "fine");
+        steps.insert(0, Step::Gate(held.clone()));
+        steps
+    })
+    .await;
+    let mut proxy = Proxy::start(&[&upstream]).await;
+    let mut client = proxy.connect().await;
+    client.write(POST).await;
+    eventually(|| upstream.requests().len() == 1).await;
+    proxy.stop.cancel();
+    soon(async { while TcpStream::connect(proxy.address).await.is_ok() {} }).await;
+    // Both have come before the proxy looks at either, and it looks for the answer first.
+    gate.open();
+    client.write(POST).await;
+    let got = client.answer().await;
+    let heard = (got.text(), got.header("connection"));
+    assert_eq!(heard, ("fine", Some("close")));
+    assert!(client.is_closed().await);
+    // The kernel resets what is closed with something left to read.
+    assert!(client.stream.take_error().unwrap().is_none());
+    drop(client);
+    soon(&mut proxy.serving).await.unwrap();
+    assert_eq!(upstream.requests().len(), 1);
 }
 
 #[tokio::test]

@@ -133,7 +133,7 @@ async fn an_answer_that_stays_in_a_layer_below_is_not_waited_for_either() {
 #[tokio::test]
 async fn a_connection_that_cannot_be_shut_down_ends_all_the_same() {
     let mut io = impatient(Stuck);
-    soon(Connection::new(&mut io).close()).await.unwrap();
+    soon(Connection::new(&mut io).close(false)).await.unwrap();
 }
 
 #[tokio::test]
