@@ -202,10 +202,13 @@ impl Pool {
 
     /// Closes connections that have been idle for too long, or that have ended.
     pub(super) fn sweep(&self, now: Instant) {
-        let is_kept = |idle: &mut Idle| {
-            now.saturating_duration_since(idle.since) < IDLE_TIMEOUT && idle.connection.is_open()
+        let is_over = |idle: &mut Idle| {
+            now.saturating_duration_since(idle.since) >= IDLE_TIMEOUT || !idle.connection.is_open()
         };
-        self.idle().retain_mut(is_kept);
+        let mut idle = self.idle();
+        let over: Vec<_> = idle.extract_if(.., is_over).collect();
+        drop(idle);
+        drop(over); // Not under the lock: over TLS, each has a last word to write.
     }
 
     async fn connect(&self) -> Result<Box<Connection>, Failed> {
