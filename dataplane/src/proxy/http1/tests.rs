@@ -1,5 +1,7 @@
-use std::{convert::Infallible, pin::Pin};
+use std::{convert::Infallible, pin::Pin, task::Poll};
 
+use bytes::Bytes;
+use h2::{Ping, PingPong, SendStream};
 use http::{HeaderMap, HeaderName, Request};
 use http_body::Body as _;
 use http_body_util::BodyExt;
@@ -333,8 +335,8 @@ async fn a_cut_answer_is_no_ended_one_while_its_request_is_still_coming() {
     assert!(!answer.is_end());
 }
 
-/// A client's body over HTTP/2, which it sends itself.
-async fn coming_over_http2() -> (h2::SendStream<bytes::Bytes>, Upload, Arc<Progress>) {
+/// A client's body over HTTP/2, which it sends itself, and may ask whether it has come.
+async fn coming_over_http2() -> (SendStream<Bytes>, PingPong, Upload, Arc<Progress>) {
     let (ours, theirs) = tokio::io::duplex(64 << 10);
     let (sender, mut bodies) = mpsc::channel(1);
     let service = service_fn(move |request: Request<Incoming>| {
@@ -346,7 +348,8 @@ async fn coming_over_http2() -> (h2::SendStream<bytes::Bytes>, Upload, Arc<Progr
     });
     let server = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
     tokio::spawn(server.serve_connection(TokioIo::new(ours), service));
-    let (requests, connection) = h2::client::handshake(theirs).await.unwrap();
+    let (requests, mut connection) = h2::client::handshake(theirs).await.unwrap();
+    let pings = connection.ping_pong().unwrap();
     tokio::spawn(connection);
     let mut requests = requests.ready().await.unwrap();
     let request = Request::post("http://a/").body(()).unwrap();
@@ -356,18 +359,21 @@ async fn coming_over_http2() -> (h2::SendStream<bytes::Bytes>, Upload, Arc<Progr
     let mut body = Inbound::of_shared_client(bodies.recv().await.unwrap());
     let start = body.data().await.unwrap().unwrap();
     let (upload, progress) = Upload::streamed(start, body, None, Instant::now());
-    (client, upload, progress)
+    (client, pings, upload, progress)
 }
 
 #[tokio::test]
 async fn an_empty_piece_of_a_body_holds_nothing_up() {
     let (listener, pool) = endpoint().await;
-    let (mut client, upload, progress) = coming_over_http2().await;
+    let (mut client, mut pings, upload, progress) = coming_over_http2().await;
     let serve = async {
         let mut peer = listener.accept().await.unwrap().0;
         read_until(&mut peer, b"5\r\nstart\r\n").await;
         client.send_data("".into(), false).unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await; // It is a wake-up of its own.
+        // It comes alone. The first ping may overtake it.
+        for _ in 0..2 {
+            pings.ping(Ping::opaque()).await.unwrap();
+        }
         client.send_data("more".into(), false).unwrap();
         assert_eq!(read_until(&mut peer, b"more\r\n").await, "4\r\nmore\r\n");
         client.send_data("".into(), true).unwrap();
@@ -419,7 +425,15 @@ async fn a_body_that_breaks_off_is_not_sent_on_another_connection() {
     let start = poll_fn(|cx| Pin::new(&mut upload).poll_frame(cx)).await;
     start.unwrap().unwrap();
     drop(client);
-    tokio::time::sleep(Duration::from_millis(50)).await; // It is known by then.
+    let mut is_asked = false;
+    let is_known = poll_fn(|cx| {
+        if std::mem::replace(&mut is_asked, true) {
+            return Poll::Ready(()); // Woken for what it has not looked at.
+        }
+        assert!(Pin::new(&mut upload).poll_frame(cx).is_pending());
+        Poll::Pending
+    });
+    is_known.await;
     let broken = async {
         ask(&pool, upload, &progress).await.unwrap_err();
         assert_eq!(progress.fault(), Some(Fault::Broken));
