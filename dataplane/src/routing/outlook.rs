@@ -2,9 +2,9 @@
 //!
 //! To find that out, and why, means to look at each endpoint. Where there are thousands and
 //! all are out, or all are busy, a flood of requests would do nothing else. What is
-//! remembered holds for requests that have tried nothing, until something may have become
-//! selectable: that is told ([`Router::changed`](super::Router::changed)), but for the ends
-//! of pauses, which are known.
+//! remembered holds for requests that have tried nothing, and, where there is nothing for
+//! anybody, for all others; until something may have become selectable: that is told
+//! ([`Router::changed`](super::Router::changed)), but for the ends of pauses, which are known.
 
 use std::{
     sync::{
@@ -59,14 +59,18 @@ impl From<Finding> for Next {
 impl Routing {
     /// Finds out why there was nothing to choose. `None`: there is now.
     pub(super) fn survey(&self, now: Instant) -> Option<Next> {
+        if let Some(known) = self.foretold(now) {
+            return Some(known.into());
+        }
         let changes = self.router().outlook().changes(); // First: what comes later counts.
         let queue_timeout = self.policy().queue_timeout;
+        let may_try = self.may_try();
         let (mut selectable, mut busy) = (false, false);
         let mut until: Option<Instant> = None;
         let mut holds = HOLDS_MAX;
         for place in self.table().places() {
             let is_open = !self.has_tried(place) || self.spared == Some(place);
-            let usable = self.may_try() && is_open;
+            let usable = may_try && is_open;
             match self.admit(self.table().entry(place), now) {
                 Ok(_) if usable => return None,
                 Ok(_) => selectable = true,
@@ -89,6 +93,9 @@ impl Routing {
                     });
                 }
             }
+            if selectable && !may_try {
+                return Some(Next::Exhausted); // The others make no difference.
+            }
         }
         let finding = if busy || until.is_some() {
             Finding::Wait { until }
@@ -103,6 +110,14 @@ impl Routing {
             outlook.put(self.table(), changes, now + holds, finding.clone());
         }
         Some(finding.into())
+    }
+
+    /// Returns what is remembered, if it holds for whoever asks: that nobody has anywhere to
+    /// go. What the newest table shuts out, an older one does not let in.
+    fn foretold(&self, now: Instant) -> Option<Finding> {
+        let outlook = self.router().outlook();
+        let known = (self.pinned).with_newest(|newest| outlook.get(newest, now));
+        known.filter(|known| matches!(known, Finding::Unavailable(_)))
     }
 }
 
@@ -122,14 +137,14 @@ impl Outlook {
     }
 
     /// Returns what was found of this table, if it still holds.
-    pub(super) fn get(&self, table: &Arc<Table>, now: Instant) -> Option<Finding> {
+    pub(super) fn get(&self, table: &Table, now: Instant) -> Option<Finding> {
         if !self.is_bleak.load(Ordering::Relaxed) {
             return None;
         }
         let known = self.known.load();
         let known = known.as_ref()?;
         let holds = known.changes == self.changes()
-            && std::ptr::eq(known.table.as_ptr(), Arc::as_ptr(table))
+            && std::ptr::eq(known.table.as_ptr(), table)
             && now < known.until;
         holds.then(|| known.finding.clone())
     }

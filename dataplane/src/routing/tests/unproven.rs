@@ -56,6 +56,38 @@ fn that_all_are_busy_is_found_once_and_forgotten_with_the_first_change() {
 }
 
 #[test]
+fn that_nobody_has_anywhere_to_go_is_found_once_for_who_has_tried_some_too() {
+    let mut testbed = Testbed::new([endpoint("a"), endpoint("b"), endpoint("c")]);
+    let told = |next| match next {
+        Next::Unavailable(unavailable) => unavailable,
+        other => panic!("{other:?}"),
+    };
+    let mut tried = testbed.begin();
+    testbed.finish(attempt(tried.next(testbed.now)), Auth);
+    for _ in 0..2 {
+        testbed.finish(testbed.attempt(), Auth);
+    }
+    let found = told(testbed.next());
+    assert!(Arc::ptr_eq(&found, &told(tried.next(testbed.now))));
+
+    // By a later table it holds for an older one.
+    testbed.publish();
+    let found = told(testbed.next());
+    assert!(Arc::ptr_eq(&found, &told(tried.next(testbed.now))));
+    testbed.change("b", renew);
+    assert_eq!(testbed.choice().as_deref(), Some("b"));
+    assert!(!Arc::ptr_eq(&found, &told(tried.next(testbed.now))));
+
+    // With a pause within reach each has another thing to wait for.
+    let testbed = Testbed::new([endpoint("a"), endpoint("b")]);
+    let mut tried = testbed.begin();
+    testbed.throttle(attempt(tried.next(testbed.now)), RateLimited, 1.0);
+    testbed.finish(testbed.attempt(), Auth);
+    assert!(matches!(testbed.next(), Next::Wait { until: Some(_) }));
+    told(tried.next(testbed.now));
+}
+
+#[test]
 fn a_2xx_head_lifts_the_cap() {
     let testbed = Testbed::new([unproven("a")]);
     let attempts: Vec<Attempt> = (0..4).map(|_| testbed.attempt()).collect();
