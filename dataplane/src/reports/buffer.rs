@@ -1,7 +1,7 @@
 //! Reports that wait, and the batch that is on its way.
 //!
 //! ```text
-//!   push --> pending: no numbers yet, successes merge, oldest successes may drop
+//!   push --> pending: no numbers yet, successes merge, what matters least may drop
 //!               |
 //!          next_batch: gives out numbers
 //!               v
@@ -41,6 +41,11 @@ pub(crate) struct ReportBuffer {
     arrivals: u64,
     /// Arrival numbers of pending successes: the first to go when there is no room.
     successes: BTreeSet<u64>,
+    /// Of pending failures: the next to go.
+    failures: BTreeSet<u64>,
+    /// Of the first pending rejection of each credential: the last to go. This process stays
+    /// away until the control plane has heard of it, and nothing else tells it.
+    rejections: BTreeMap<Credential, u64>,
     /// Pending successes that may take in another one.
     mergeable: BTreeMap<Key, u64>,
     in_flight: Option<Batch>,
@@ -56,6 +61,9 @@ pub(crate) struct ReportBuffer {
 
 /// Successes that may be one report: same endpoint, generation and view.
 type Key = (Arc<str>, u64, View);
+
+/// An endpoint in a generation: what is rejected there is one credential.
+type Credential = (Arc<str>, u64);
 
 /// Reports with consecutive sequence numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +92,8 @@ impl ReportBuffer {
             pending: BTreeMap::new(),
             arrivals: 0,
             successes: BTreeSet::new(),
+            failures: BTreeSet::new(),
+            rejections: BTreeMap::new(),
             mergeable: BTreeMap::new(),
             in_flight: None,
             registry_id: Arc::default(),
@@ -94,8 +104,9 @@ impl ReportBuffer {
         }
     }
 
-    /// Takes a report. At the bound the oldest success goes, or, if there are only
-    /// failures, the oldest failure; whatever goes is counted.
+    /// Takes a report. At the bound the oldest success goes, or, if there is none, the
+    /// oldest failure that is not the first word on a rejected credential; if there are only
+    /// such, the report itself, unless it is one. Whatever goes is counted.
     ///
     /// A report about a registry that is gone is dropped.
     pub(crate) fn push(&mut self, report: Report) {
@@ -122,14 +133,21 @@ impl ReportBuffer {
             self.mergeable
                 .retain(|(other, of, _), _| other != name || of != generation);
         }
-        if self.len() >= self.capacity {
-            self.drop_one();
+        let credential = (Arc::clone(&report.endpoint), report.generation);
+        let is_rejection = report.is_rejection() && !self.rejections.contains_key(&credential);
+        if self.len() >= self.capacity && !self.make_room(is_rejection) {
+            self.count_dropped(&report);
+            return;
         }
         let arrival = self.arrivals;
         self.arrivals += 1;
         if report.is_success() {
             self.successes.insert(arrival);
             self.mergeable.insert(key, arrival);
+        } else if is_rejection {
+            self.rejections.insert(credential, arrival);
+        } else {
+            self.failures.insert(arrival);
         }
         self.pending.insert(arrival, report);
     }
@@ -148,6 +166,8 @@ impl ReportBuffer {
                 .first_key_value()
                 .map_or(self.arrivals, |(&at, _)| at);
             self.successes = self.successes.split_off(&left);
+            self.failures = self.failures.split_off(&left);
+            self.rejections.retain(|_, at| *at >= left);
             self.mergeable.retain(|_, at| *at >= left);
             let batch = Batch {
                 registry_id: Arc::clone(&self.registry_id),
@@ -220,6 +240,8 @@ impl ReportBuffer {
         let lost = in_flight.iter().chain(pending.values());
         self.dropped_total += lost.map(|report| u64::from(report.count)).sum::<u64>();
         self.successes.clear();
+        self.failures.clear();
+        self.rejections.clear();
         self.mergeable.clear();
         self.dropped = 0;
     }
@@ -249,16 +271,32 @@ impl ReportBuffer {
         self.dropped_total
     }
 
-    fn drop_one(&mut self) {
-        let oldest = self.successes.pop_first();
-        let victim = oldest.or_else(|| self.pending.keys().next().copied());
-        let Some(lost) = victim.and_then(|arrival| self.pending.remove(&arrival)) else {
-            return; // All are in flight: for that long there is one more.
+    /// Makes room for a report, or returns that what is there matters more.
+    fn make_room(&mut self, is_rejection: bool) -> bool {
+        let least = (self.successes.pop_first()).or_else(|| self.failures.pop_first());
+        let oldest = || self.pending.keys().next().copied();
+        let victim = match least {
+            Some(arrival) => Some(arrival),
+            // All are in flight: for that long there is one more.
+            None if self.pending.is_empty() => None,
+            None if !is_rejection => return false,
+            // What is in flight takes the place of as many that matter.
+            None => oldest().filter(|_| self.pending.len() >= self.capacity),
         };
-        let key = (Arc::clone(&lost.endpoint), lost.generation, lost.view);
-        if lost.is_success() && self.mergeable.get(&key) == victim.as_ref() {
-            self.mergeable.remove(&key);
+        if let Some(lost) = victim.and_then(|arrival| self.pending.remove(&arrival)) {
+            let key = (Arc::clone(&lost.endpoint), lost.generation, lost.view);
+            if lost.is_success() && self.mergeable.get(&key) == victim.as_ref() {
+                self.mergeable.remove(&key);
+            }
+            if lost.is_rejection() {
+                self.rejections.retain(|_, at| Some(*at) != victim);
+            }
+            self.count_dropped(&lost);
         }
+        true
+    }
+
+    fn count_dropped(&mut self, lost: &Report) {
         self.dropped += u64::from(lost.count);
         self.dropped_total += u64::from(lost.count);
     }

@@ -39,4 +39,8 @@ impl Report {
     fn is_success(&self) -> bool {
         self.outcome.class == OutcomeClass::Success
     }
+
+    fn is_rejection(&self) -> bool {
+        self.outcome.class == OutcomeClass::Auth
+    }
 }

@@ -122,6 +122,33 @@ fn at_the_bound_the_oldest_success_goes_and_failures_last() {
 }
 
 #[test]
+fn a_rejected_credential_is_told_whatever_else_is_dropped() {
+    let rejection = |endpoint| report(endpoint, 1, OutcomeClass::Auth);
+    let mut buffer = ReportBuffer::new(2);
+    for report in [
+        rejection("a"),
+        rejection("a"), // Says nothing more.
+        failure("b"),
+        rejection("c"),
+        failure("d"),
+        success("e"),
+    ] {
+        buffer.push(report);
+    }
+    assert_eq!(sent(&mut buffer), "a! c!");
+    assert_eq!(buffer.dropped_total(), 4);
+    // While all are in flight there is room for as many that matter, and one that does not.
+    for report in [success("e"), rejection("f"), success("g"), rejection("h")] {
+        buffer.push(report);
+    }
+    assert_eq!(buffer.len(), 4);
+    buffer.push(rejection("i"));
+    buffer.acknowledge(2);
+    assert_eq!(sent(&mut buffer), "h! i!");
+    assert_eq!(buffer.dropped_total(), 7);
+}
+
+#[test]
 fn what_was_dropped_takes_in_no_more() {
     let mut buffer = ReportBuffer::new(1);
     buffer.push(success("a"));
