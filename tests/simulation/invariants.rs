@@ -368,7 +368,7 @@ impl Judge {
     /// Returns the etag of an endpoint as an operator may have read it, some time ago.
     pub(crate) fn etag_read(&self, name: &str) -> Option<String> {
         let read = self.history.values().rev().nth(3)?;
-        Some(read.endpoints.get(name)?.etag())
+        Some(read.endpoints.get(name)?.etag("registry"))
     }
 
     /// Notes how many events are kept.

@@ -99,7 +99,7 @@ pub(super) fn endpoint(endpoint: &Endpoint, snapshot: &Snapshot, wall: Wall) -> 
             checks: stats.checks,
             checks_refused: stats.checks_refused,
         }),
-        etag: endpoint.etag(),
+        etag: endpoint.etag(&snapshot.registry_id),
         create_time: Some(moment(endpoint.created)),
         update_time: Some(moment(endpoint.updated)),
     }
@@ -217,7 +217,7 @@ pub(super) fn cluster(name: &ClusterName, cluster: &Cluster, snapshot: &Snapshot
         name: name.to_string(),
         policy: Some(policy(&cluster.policy)),
         endpoint_count: u32::try_from(members).unwrap_or(u32::MAX),
-        etag: cluster.configured.to_string(),
+        etag: cluster.configured.etag(&snapshot.registry_id),
         create_time: Some(moment(cluster.created)),
         update_time: Some(moment(cluster.updated)),
     }

@@ -177,8 +177,8 @@ impl Endpoint {
         self.changed = turn.view;
     }
 
-    /// Returns the text that identifies this configuration (AIP-154).
-    pub fn etag(&self) -> String {
-        self.configured.to_string()
+    /// Returns the text that identifies this configuration (AIP-154) in a registry.
+    pub fn etag(&self, registry_id: &str) -> String {
+        self.configured.etag(registry_id)
     }
 }

@@ -91,7 +91,7 @@ impl Registry {
                     .clusters
                     .get(&name)
                     .ok_or_else(|| Error::UnknownCluster(name.clone()))?;
-                check_etag(etag, || present.configured.to_string())?;
+                check_etag(etag, || present.configured.etag(&self.meta.registry_id))?;
                 if self.replace_policy(&name, policy, turn) {
                     self.log_cluster_act(EventKind::ClusterUpdated, &name, turn);
                 }
@@ -105,7 +105,7 @@ impl Registry {
                 let Some(present) = self.clusters.get(&name) else {
                     return missing(allow_missing, Error::UnknownCluster(name));
                 };
-                check_etag(etag, || present.configured.to_string())?;
+                check_etag(etag, || present.configured.etag(&self.meta.registry_id))?;
                 self.delete_cluster(&name)?;
                 self.log_cluster_act(EventKind::ClusterDeleted, &name, turn);
                 Ok(Answer::Done)
@@ -119,7 +119,7 @@ impl Registry {
             Mutation::UpdateEndpoint { spec, key, etag } => {
                 let name = spec.name.clone();
                 let present = self.known(&name)?;
-                check_etag(etag, || present.etag())?;
+                check_etag(etag, || present.etag(&self.meta.registry_id))?;
                 self.update_endpoint(spec, key, turn)?;
                 Ok(Answer::Endpoint(name))
             }
@@ -131,7 +131,7 @@ impl Registry {
                 let Some(present) = self.endpoints.get(&name) else {
                     return missing(allow_missing, Error::UnknownEndpoint(name));
                 };
-                check_etag(etag, || present.etag())?;
+                check_etag(etag, || present.etag(&self.meta.registry_id))?;
                 let was = present.health.state();
                 let act = EventKind::EndpointDeleted;
                 self.log_endpoint_act(act, &name, Some(was), &[], turn);

@@ -14,6 +14,10 @@ use super::{
     ProxyKey, ProxyRecord, Publication, RequestRecord,
 };
 
+/// How much of a registry's name an etag has: four random bytes tell those apart that an
+/// operator may have read of.
+const ETAG_ID_BYTES: usize = 8;
+
 /// One version of the published state. Ordered by term, then revision.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -155,6 +159,15 @@ pub struct CheckCounts {
     pub made: u64,
     /// Due but not made, since the endpoint's budget for the hour was spent.
     pub refused: u64,
+}
+
+impl View {
+    /// Returns the text that identifies what this view of a registry has changed last.
+    /// Another registry counts its views anew, and never meets what was read of this one.
+    pub(crate) fn etag(self, registry_id: &str) -> String {
+        let id = registry_id.get(..ETAG_ID_BYTES).unwrap_or(registry_id);
+        format!("{self}-{id}")
+    }
 }
 
 impl fmt::Display for View {

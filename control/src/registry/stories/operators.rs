@@ -82,6 +82,33 @@ fn a_request_that_is_repeated_is_answered_alike_and_done_once() {
 }
 
 #[test]
+fn what_was_read_of_a_registry_that_is_gone_changes_nothing() {
+    let (gone, mut story) = (Story::new(&["a"], &[]), Story::new(&["a"], &[]));
+    story.registry.meta.registry_id = "another".into();
+    let read = |story: &Story| {
+        let endpoint = &story.registry.endpoints["a"];
+        endpoint.etag(&story.registry.meta.registry_id)
+    };
+    let write = |etag| Mutation::UpdateEndpoint {
+        spec: Spec {
+            weight: 7,
+            ..spec("a")
+        },
+        key: KeyChange::Keep,
+        etag: Some(etag),
+    };
+    let (old, current) = (read(&gone), read(&story));
+    let refused = story.mutate(write(old));
+    assert_eq!(
+        refused,
+        Err(Error::EtagMismatch {
+            current: current.clone()
+        })
+    );
+    story.mutate(write(current)).expect("it is the present one");
+}
+
+#[test]
 fn another_base_url_asks_for_the_key_again() {
     let mut story = Story::healthy(&["a"], &[]);
     let moved = Spec {
