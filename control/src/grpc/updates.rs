@@ -267,7 +267,9 @@ impl Updates {
         let bytes = message(
             snapshot,
             now,
-            v1::watch_snapshots_response::Update::Bookmark(v1::SnapshotBookmark {}),
+            v1::watch_snapshots_response::Update::Bookmark(v1::SnapshotBookmark {
+                registry_id: snapshot.registry_id.to_string(),
+            }),
             planned_checks(members(snapshot, cluster)),
         );
         cache.insert(cluster.clone(), (snapshot.view, now, bytes.clone()));
@@ -307,6 +309,7 @@ fn encode_delta(
                 .map(|endpoint| routed(endpoint, snapshot))
                 .collect(),
             removed_endpoints: gone(changed, snapshot, Some(cluster)),
+            registry_id: snapshot.registry_id.to_string(),
         }),
         planned_checks(present),
     )

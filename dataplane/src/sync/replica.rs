@@ -10,8 +10,8 @@ use std::{fmt, sync::Arc, time::Instant};
 
 use imbl::OrdMap;
 use qcc_proto::v1::{
-    AdminState, RoutedEndpoint, SnapshotBookmark, SnapshotChunk, SnapshotDelta, View,
-    WatchSnapshotsResponse, watch_snapshots_response::Update as Message,
+    AdminState, RoutedEndpoint, SnapshotChunk, SnapshotDelta, View, WatchSnapshotsResponse,
+    watch_snapshots_response::Update as Message,
 };
 
 use super::convert::{self, Clocks};
@@ -192,7 +192,7 @@ impl Replica {
                 Err(OutOfStep::Nonsense("a change in the middle of a snapshot"))
             }
             Some(Message::Delta(delta)) => self.delta(view, delta, clocks, left_out),
-            Some(Message::Bookmark(SnapshotBookmark {})) => self.bookmark(view),
+            Some(Message::Bookmark(bookmark)) => self.bookmark(view, &bookmark.registry_id),
             None => Err(OutOfStep::Nonsense("a message without an update")),
         }
     }
@@ -241,7 +241,7 @@ impl Replica {
         left_out: &mut Vec<LeftOut>,
     ) -> Result<Applied, OutOfStep> {
         let theirs = delta.from_view.unwrap_or_default();
-        self.expect(theirs)?;
+        self.expect(theirs, &delta.registry_id)?;
         if let Some(policy) = &delta.policy
             && !seeded(Bug::PolicyIgnored)
         {
@@ -267,8 +267,8 @@ impl Replica {
         Ok(self.publish(view, false, Some(changes)))
     }
 
-    fn bookmark(&mut self, view: View) -> Result<Applied, OutOfStep> {
-        self.expect(view)?;
+    fn bookmark(&mut self, view: View, registry_id: &str) -> Result<Applied, OutOfStep> {
+        self.expect(view, registry_id)?;
         Ok(Applied::Current)
     }
 
@@ -282,8 +282,12 @@ impl Replica {
         theirs.is_some_and(|theirs| are_different(&self.contents.registry_id, theirs))
     }
 
-    fn expect(&self, theirs: View) -> Result<(), OutOfStep> {
+    /// Looks whether what a message builds on is what we have.
+    fn expect(&self, theirs: View, registry_id: &str) -> Result<(), OutOfStep> {
         let ours = self.view;
+        if are_different(&self.contents.registry_id, registry_id) {
+            return Err(OutOfStep::Nonsense("a change of another registry"));
+        }
         // After a fresh start only a snapshot can tell what the control plane has.
         if (ours == Some(theirs) && !self.fresh) || seeded(Bug::GapIgnored) {
             Ok(())
@@ -360,7 +364,8 @@ impl Contents {
 
 /// Returns whether both registries are named, and not the same.
 fn are_different(ours: &str, theirs: &str) -> bool {
-    !ours.is_empty() && !theirs.is_empty() && ours != theirs
+    let are_named = !ours.is_empty() && !theirs.is_empty();
+    are_named && ours != theirs
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-use qcc_proto::v1::{AdminState, HealthState};
+use qcc_proto::v1::{AdminState, HealthState, SnapshotBookmark};
 
 use super::*;
 
@@ -48,10 +48,13 @@ fn delta(from_view: View, changed: &[&str], removed: &[&str]) -> Message {
         policy: None,
         endpoints: changed.iter().map(|name| endpoint(name)).collect(),
         removed_endpoints: removed.iter().map(ToString::to_string).collect(),
+        registry_id: String::new(),
     })
 }
 
-const BOOKMARK: Message = Message::Bookmark(SnapshotBookmark {});
+const BOOKMARK: Message = Message::Bookmark(SnapshotBookmark {
+    registry_id: String::new(),
+});
 
 struct Follower(Replica);
 
@@ -239,6 +242,29 @@ fn another_registry_is_recognised_by_its_id_whatever_its_views_are() {
             )
             .unwrap();
         assert_eq!(names.unwrap(), ["m", "n"], "{theirs}");
+    }
+}
+
+#[test]
+fn what_follows_a_view_of_another_registry_is_not_taken_for_ours() {
+    for (registry_id, is_ours) in [("r2", false), ("r1", true), ("", true)] {
+        let Message::Delta(mut changed) = delta(view(1, 5), &["m"], &[]) else {
+            unreachable!("a change");
+        };
+        changed.registry_id = registry_id.into();
+        let unchanged = Message::Bookmark(SnapshotBookmark {
+            registry_id: registry_id.into(),
+        });
+        for (theirs, message) in [
+            (view(1, 6), Message::Delta(changed)),
+            (view(1, 5), unchanged),
+        ] {
+            let mut follower = Follower::at_1_5();
+            let applied = follower.apply(theirs, message);
+            assert_eq!(applied.is_ok(), is_ours, "{registry_id}");
+            let resumes = follower.0.open();
+            assert_eq!(resumes.is_some(), is_ours, "{registry_id}");
+        }
     }
 }
 

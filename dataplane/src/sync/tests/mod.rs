@@ -342,5 +342,9 @@ fn snapshot(term: u64, revision: u64, generation: u64) -> WatchSnapshotsResponse
 }
 
 fn bookmark(term: u64, revision: u64) -> WatchSnapshotsResponse {
-    message(term, revision, Update::Bookmark(SnapshotBookmark {}))
+    message(
+        term,
+        revision,
+        Update::Bookmark(SnapshotBookmark::default()),
+    )
 }
