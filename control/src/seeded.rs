@@ -66,6 +66,8 @@ pub enum Bug {
     EventIdsReused,
     /// What was asked is not stored with what came of it.
     RequestsLeftBehind,
+    /// A report about another registry counts.
+    ForeignReportCounts,
 }
 
 #[cfg(feature = "simulation")]

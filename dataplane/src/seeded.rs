@@ -20,6 +20,8 @@ pub enum Bug {
     ViewGoesBack,
     /// A change of another view than ours is taken.
     GapIgnored,
+    /// Another registry is taken for ours.
+    RegistryUnrecognised,
     /// What was sent and not answered is not sent again after a break.
     UnansweredForgotten,
     /// A success that is merged into another is not counted.
@@ -56,6 +58,16 @@ pub enum Bug {
     TurnNotPassed,
     /// A place is not given back.
     PlaceKept,
+    /// What was seen of endpoints outlives their registry.
+    MarksOutliveRegistry,
+    /// Reports that wait are sent to the next registry as if they were about that.
+    ReportsOutliveRegistry,
+    /// So is what an attempt comes to that has outlived its registry.
+    AttemptsOutliveRegistry,
+    /// A request of before goes where the next registry has the same generation.
+    RequestsOutliveRegistry,
+    /// A view that was kept is of no registry.
+    KeptViewUnnamed,
     /// It panics where it chooses.
     Panics,
 }

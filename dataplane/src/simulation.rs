@@ -261,6 +261,12 @@ impl Proxy {
         self.client.router.table().map(|table| table.view())
     }
 
+    /// Names the registry that it is of; empty if that is not known.
+    pub fn registry_id(&self) -> String {
+        let table = self.client.router.table();
+        table.map_or_else(String::new, |table| table.registry_id().to_string())
+    }
+
     /// Returns the first message of a stream of reports.
     pub fn hello(&self) -> StreamReportsRequest {
         Conversation::hello(&self.client.identity, &self.client.outbox, self.view())

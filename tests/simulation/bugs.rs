@@ -20,7 +20,7 @@ enum Bug {
 }
 
 /// Each mistake, and the invariants that it may break first.
-const BUGS: [(Bug, &[&str]); 56] = {
+const BUGS: [(Bug, &[&str]); 63] = {
     use control::Bug as C;
     use dataplane::Bug as P;
     [
@@ -54,6 +54,7 @@ const BUGS: [(Bug, &[&str]); 56] = {
         (Bug::Control(C::LogUnbounded), &["L-4"]),
         (Bug::Control(C::EventIdsReused), &["L-3"]),
         (Bug::Control(C::RequestsLeftBehind), &["I-6"]),
+        (Bug::Control(C::ForeignReportCounts), &["I-20"]),
         (Bug::Proxy(P::RejectionIgnored), &["R-10"]),
         (Bug::Proxy(P::MarkNeverExpires), &["I-31"]),
         (Bug::Proxy(P::ViewForgetsMarks), &["R-8", "R-10"]),
@@ -61,6 +62,7 @@ const BUGS: [(Bug, &[&str]); 56] = {
         (Bug::Proxy(P::UnprovenUnlimited), &["unproven:"]),
         (Bug::Proxy(P::ViewGoesBack), &["I-10"]),
         (Bug::Proxy(P::GapIgnored), &["I-17"]),
+        (Bug::Proxy(P::RegistryUnrecognised), &["I-23", "I-26"]),
         (Bug::Proxy(P::UnansweredForgotten), &["I-20"]),
         (Bug::Proxy(P::MergedNotCounted), &["I-23"]),
         (Bug::Proxy(P::ReportNamesNewest), &["R-4"]),
@@ -75,10 +77,15 @@ const BUGS: [(Bug, &[&str]); 56] = {
         (Bug::Proxy(P::SuspectNotSuspected), &["R-13", "R-16"]),
         (Bug::Proxy(P::BlameNotTurned), &["I-23"]),
         (Bug::Proxy(P::SuspectsUnlimited), &["I-23"]),
-        (Bug::Proxy(P::SessionsAnywhere), &["A-1"]),
+        (Bug::Proxy(P::SessionsAnywhere), &["A-1", "A-2"]),
         (Bug::Proxy(P::SessionsForgotten), &["A-2"]),
         (Bug::Proxy(P::TurnNotPassed), &["turns:"]),
         (Bug::Proxy(P::PlaceKept), &["balance:"]),
+        (Bug::Proxy(P::MarksOutliveRegistry), &["I-26"]),
+        (Bug::Proxy(P::ReportsOutliveRegistry), &["I-23"]),
+        (Bug::Proxy(P::AttemptsOutliveRegistry), &["R-4"]),
+        (Bug::Proxy(P::RequestsOutliveRegistry), &["R-11"]),
+        (Bug::Proxy(P::KeptViewUnnamed), &["I-14"]),
         (Bug::Proxy(P::Panics), &["S-8"]),
     ]
 };

@@ -13,9 +13,11 @@ use qcc_proto::v1;
 
 use crate::{
     checks::Check,
+    disk::Opened,
     event::Event,
     invariants::{Asked, Violation, names_of},
     network::{Frame, Way, Wire},
+    position::Position,
     time::{MS, S, Time},
     world::World,
 };
@@ -28,7 +30,7 @@ const KEEPALIVE: Time = 15 * S;
 
 /// One life of the control plane.
 pub(crate) struct Life {
-    /// Its number: its term.
+    /// Tells it from all others.
     pub(crate) number: u64,
     pub(crate) control: Control,
     pub(crate) connections: BTreeMap<Wire, Connection>,
@@ -74,9 +76,14 @@ impl World {
         if self.life.is_some() {
             return Ok(());
         }
-        let (term, records) = self.disk.open();
+        let Opened {
+            life,
+            term,
+            records,
+        } = self.disk.open();
+        // A name for a new registry. One that is there has its own.
         let seed = Seed {
-            registry_id: "registry".into(),
+            registry_id: life.to_string().into(),
             salt: vec![1],
         };
         let unreadable = |error| Violation::new("I-6 what is stored can be read", error);
@@ -86,11 +93,11 @@ impl World {
         let (control, found, turned) = started.map_err(unreadable)?;
         self.turn_to(format_args!(
             "control plane starts: view {}",
-            control.snapshot().view
+            Position::of(&control.snapshot())
         ));
         self.judge.started(&found, saved, term)?;
         self.life = Some(Life {
-            number: term,
+            number: life,
             control,
             connections: BTreeMap::new(),
             mailbox: Vec::new(),

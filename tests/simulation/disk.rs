@@ -16,8 +16,20 @@ pub(crate) struct Disk(Arc<Mutex<State>>);
 struct State {
     records: Records,
     term: u64,
+    lives: u64,
     commits: u64,
     dies: Option<Death>,
+}
+
+/// What a life of the control plane begins with.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// Tells it from all other lives, also where everything was lost.
+    pub(crate) life: u64,
+    /// Its term, which is on disk.
+    pub(crate) term: u64,
+    /// What was kept.
+    pub(crate) records: Records,
 }
 
 /// What becomes of the commit during which the process dies.
@@ -40,15 +52,28 @@ impl Disk {
         self.state().dies = None;
     }
 
-    /// Begins another life: returns its term, which is on disk, and what was kept.
-    pub(crate) fn open(&self) -> (u64, Records) {
+    /// Begins another life.
+    pub(crate) fn open(&self) -> Opened {
         let mut state = self.state();
+        state.lives += 1;
         state.term += 1;
         state.dies = None;
-        (state.term, state.records.clone())
+        Opened {
+            life: state.lives,
+            term: state.term,
+            records: state.records.clone(),
+        }
     }
 
-    /// Returns how many commits are on disk.
+    /// Loses everything.
+    pub(crate) fn lose(&self) {
+        let mut state = self.state();
+        state.records.clear();
+        state.term = 0;
+        state.dies = None;
+    }
+
+    /// Returns how many commits there have been.
     pub(crate) fn commits(&self) -> u64 {
         self.state().commits
     }

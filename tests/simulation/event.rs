@@ -84,6 +84,8 @@ pub(crate) enum Event {
     Mood,
     /// An operator acts.
     Operate,
+    /// An operator notices that the control plane knows nothing any more.
+    ApplyAgain,
     /// An operator, who heard nothing, asks again.
     Repeat { request: usize },
     /// Faults stop.
@@ -179,6 +181,10 @@ impl World {
             }
             Event::Operate => {
                 self.operate();
+                Ok(())
+            }
+            Event::ApplyAgain => {
+                self.apply_again();
                 Ok(())
             }
             Event::Repeat { request } => {

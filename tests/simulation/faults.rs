@@ -61,6 +61,7 @@ impl World {
                 let kept = self.random.percent(40);
                 self.disk.die(if kept { Death::Kept } else { Death::Lost });
             }
+            Fault::ControlLosesDisk => self.lose_disk(),
             Fault::ProxyDies => self.kill_proxy(proxy),
             Fault::NoEgress => {
                 self.nodes[proxy].egress = false;
@@ -79,6 +80,19 @@ impl World {
         }
         self.plan_fault();
         Ok(())
+    }
+
+    /// Lets the control plane die and lose its disk, which mostly happens once.
+    fn lose_disk(&mut self) {
+        self.kill_control();
+        self.disk.lose();
+        self.judge.loses_disk();
+        let noticed = self.random.span(S, 30 * S);
+        self.after(noticed, Event::ApplyAgain);
+        if self.random.percent(70) {
+            let others = |fault: &Fault| *fault != Fault::ControlLosesDisk;
+            self.plan.faults.retain(others);
+        }
     }
 
     fn break_connection(&mut self, proxy: usize) {

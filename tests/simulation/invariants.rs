@@ -7,7 +7,8 @@
 //! | module | judges |
 //! | --- | --- |
 //! | `turns` | what a turn of the writer has changed, by what it was asked |
-//! | `views` | what proxies are told, and whom they choose |
+//! | `views` | what readers see, and what proxies are told |
+//! | `choices` | whom proxies choose |
 //! | `equals` | who of equals is chosen, and who is under way |
 //! | `checks` | what is asked of endpoints, and how often |
 //! | `counts` | that each attempt counts once |
@@ -17,6 +18,7 @@
 //! | `end` | that everything becomes good when faults stop |
 
 mod checks;
+mod choices;
 mod counts;
 mod end;
 mod equals;
@@ -36,14 +38,16 @@ use qcc_control::{
     actor,
     registry::{
         Answer, CheckId, Clock, ClusterName, EndpointName, Events, Mutation, OutcomeClass, Policy,
-        ProxyKey, ReportBatch, Saved, Snapshot, Verdict, View,
+        ProxyKey, ReportBatch, Saved, Snapshot, Verdict,
     },
     simulation::{Ask, Said, Turned},
 };
 
-use crate::{checks::Check, time::Time, trace::Trace};
+use crate::{checks::Check, position::Position, time::Time, trace::Trace};
 use checks::Budgets;
 pub(crate) use checks::asked_in_order;
+use choices::Chosen;
+pub(crate) use choices::{Choice, Left};
 pub(crate) use counts::Ended;
 use counts::Ledger;
 use equals::Equals;
@@ -52,8 +56,6 @@ use falls::Rows;
 use suspects::Suspects;
 pub(crate) use suspects::symptom;
 use turns::Doubts;
-use views::Chosen;
-pub(crate) use views::{Choice, Left};
 
 /// A broken invariant.
 #[derive(Debug, Clone)]
@@ -193,8 +195,8 @@ pub(crate) struct Judge {
     /// The state after the last turn that is on disk, if that is known.
     durable: Option<Arc<Snapshot>>,
     /// Everything that was ever published.
-    history: BTreeMap<View, Arc<Snapshot>>,
-    /// Names and credentials of all generations that were ever published.
+    history: BTreeMap<Position, Arc<Snapshot>>,
+    /// Names and credentials of all generations that this registry has ever published.
     generations: BTreeMap<u64, (EndpointName, String)>,
     /// What was counted.
     ledger: Ledger,
@@ -213,6 +215,8 @@ pub(crate) struct Judge {
     streams: BTreeMap<String, u32>,
     /// Operators' requests that were answered well, and how.
     answers: BTreeMap<usize, Answer>,
+    /// Of requests that name an etag: where it was read.
+    read_at: BTreeMap<Arc<str>, Position>,
     /// Checks that were made.
     budgets: Budgets,
     /// Requests that were carried out, and whose effect is on disk.
@@ -239,6 +243,24 @@ impl Judge {
         self.doubts.restarted();
         self.rows.restarted();
         self.recovered(found, term)
+    }
+
+    /// Notes that the control plane has lost its disk. What it was asked and has promised
+    /// is gone; what proxies have and owe is not, and is of a registry that is gone.
+    pub(crate) fn loses_disk(&mut self) {
+        *self = Self {
+            history: std::mem::take(&mut self.history),
+            read_at: std::mem::take(&mut self.read_at),
+            ledger: std::mem::take(&mut self.ledger).of_proxies(),
+            suspects: std::mem::take(&mut self.suspects),
+            chosen: std::mem::take(&mut self.chosen),
+            equals: std::mem::take(&mut self.equals),
+            told: std::mem::take(&mut self.told).nothing(),
+            alone: self.alone,
+            commits: self.commits,
+            calm_at: self.calm_at,
+            ..Self::default()
+        };
     }
 
     /// Judges a turn.
@@ -365,10 +387,17 @@ impl Judge {
         Ok(())
     }
 
-    /// Returns the etag of an endpoint as an operator may have read it, some time ago.
-    pub(crate) fn etag_read(&self, name: &str) -> Option<String> {
-        let read = self.history.values().rev().nth(3)?;
-        Some(read.endpoints.get(name)?.etag("registry"))
+    /// Returns the etag of an endpoint as an operator may have read it, some time ago, and
+    /// where.
+    pub(crate) fn etag_read(&self, name: &str) -> Option<(String, Position)> {
+        let (position, read) = self.history.iter().rev().nth(3)?;
+        let etag = read.endpoints.get(name)?.etag(&read.registry_id);
+        Some((etag, *position))
+    }
+
+    /// Notes where the etag was read that a request names.
+    pub(crate) fn goes_by(&mut self, request: Arc<str>, read_at: Position) {
+        self.read_at.insert(request, read_at);
     }
 
     /// Notes how many events are kept.

@@ -2,7 +2,8 @@
 //! seed for each run, faults of every kind, and invariants after each step.
 //!
 //! - [`world`], [`event`]: what there is, and what can happen. [`plan`]: the mixture of a
-//!   run. [`random`], [`time`]: chance and clocks.
+//!   run. [`random`], [`time`]: chance and clocks. [`position`]: what views and generations
+//!   are of.
 //! - [`control`], [`checks`], [`proxy`], [`requests`]: the shells, in place of gRPC, HTTP
 //!   and tasks.
 //! - [`network`], [`disk`], [`upstream`]: what they stand on. [`operator`], [`rules`],
@@ -23,6 +24,7 @@ mod invariants;
 mod network;
 mod operator;
 mod plan;
+mod position;
 mod proxy;
 mod random;
 mod requests;

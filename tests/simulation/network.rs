@@ -1,8 +1,8 @@
 //! The wires between proxies and the control plane.
 //!
-//! A connection carries frames in order, each way, until it breaks; a partition holds
-//! them up. Where the plan is hostile frames are also lost, doubled and overtaken, as
-//! no transport should do and some middle box will.
+//! A connection carries the frames of each of its streams in order, each way, until it
+//! breaks; a partition holds them up. Where the plan is hostile frames are also lost,
+//! doubled and overtaken, as no transport should do and some middle box will.
 
 use std::collections::BTreeMap;
 
@@ -32,6 +32,26 @@ pub(crate) enum Frame {
     Close,
 }
 
+/// One of the streams that share a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stream {
+    Views,
+    Reports,
+    /// The connection's own.
+    Control,
+}
+
+impl Frame {
+    /// Returns the stream that it belongs to.
+    pub(crate) fn stream(&self) -> Stream {
+        match self {
+            Self::Watch(_) | Self::Update(_) => Stream::Views,
+            Self::Report(_) | Self::Answer(_) => Stream::Reports,
+            Self::Close => Stream::Control,
+        }
+    }
+}
+
 /// A way, seen from the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Way {
@@ -45,8 +65,8 @@ pub(crate) enum Way {
 #[derive(Debug, Default)]
 pub(crate) struct Network {
     wires: Wire,
-    /// When the last frame of a connection arrives, each way.
-    last: BTreeMap<(Wire, Way), Time>,
+    /// When the last frame of a stream arrives, each way.
+    last: BTreeMap<(Wire, Way, Stream), Time>,
     /// Ways that are cut, by proxy.
     cut: BTreeMap<(usize, Way), ()>,
 }
@@ -80,8 +100,7 @@ impl Network {
     /// Returns when copies of a frame arrive: usually one.
     pub(crate) fn arrivals(
         &mut self,
-        wire: Wire,
-        way: Way,
+        (wire, way, stream): (Wire, Way, Stream),
         now: Time,
         plan: &Plan,
         calm: bool,
@@ -98,12 +117,12 @@ impl Network {
         if random.percent(hostile) {
             return vec![at + random.span(50, 10 * plan.delay_max)];
         }
-        vec![self.no_overtaking(wire, way, at)]
+        vec![self.no_overtaking((wire, way, stream), at)]
     }
 
     /// Returns when a frame arrives that would arrive `at` if it were alone.
-    pub(crate) fn no_overtaking(&mut self, wire: Wire, way: Way, at: Time) -> Time {
-        let last = self.last.entry((wire, way)).or_default();
+    pub(crate) fn no_overtaking(&mut self, on: (Wire, Way, Stream), at: Time) -> Time {
+        let last = self.last.entry(on).or_default();
         *last = at.max(*last + 1);
         *last
     }

@@ -1,10 +1,6 @@
 //! Operators: what they ask, and that they ask again when they hear nothing.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use qcc_control::{
     actor,
@@ -28,8 +24,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Operator {
     requests: Vec<Pending>,
-    /// Names of all endpoints that were ever asked for.
-    names: BTreeSet<String>,
+    /// What was asked for last, of each endpoint that ever was.
+    specs: BTreeMap<String, Spec>,
     keys_drawn: u64,
 }
 
@@ -58,7 +54,24 @@ impl World {
     /// Brings the rules back with which the run began, and does not give up.
     pub(crate) fn calm_down(&mut self) {
         let rules = self.plain_rules();
-        self.request(rules);
+        self.insist(rules);
+    }
+
+    /// Asks for everything, or most of it, as if it were for the first time, and does not
+    /// give up.
+    pub(crate) fn apply_again(&mut self) {
+        self.turn_to(format_args!("all is applied again"));
+        let rules = self.plain_rules();
+        self.insist(rules);
+        let mut specs = Vec::new();
+        for (name, spec) in self.operator.specs.clone() {
+            match self.random.within(0..10) {
+                0 => {}
+                1..3 => specs.push(self.spec(&name)),
+                _ => specs.push(spec),
+            }
+        }
+        self.insist(apply(specs, false));
     }
 
     /// Plans the next act.
@@ -93,12 +106,13 @@ impl World {
                     key => KeyChange::Set(key),
                 };
                 // Read before, and perhaps changed since by somebody else.
-                let etag = self.random.percent(50).then(|| self.judge.etag_read(&name));
-                Mutation::UpdateEndpoint {
-                    spec,
-                    key,
-                    etag: etag.flatten(),
-                }
+                let read = self.random.percent(50).then(|| self.judge.etag_read(&name));
+                let etag = read.flatten().map(|(etag, read_at)| {
+                    let request = request_id(self.operator.requests.len());
+                    self.judge.goes_by(request, read_at);
+                    etag
+                });
+                Mutation::UpdateEndpoint { spec, key, etag }
             }
             4 | 5 => Mutation::Eject {
                 name: endpoint,
@@ -129,18 +143,7 @@ impl World {
                         specs.push(self.spec(&name));
                     }
                 }
-                Mutation::Apply(Declaration {
-                    clusters: Vec::new(),
-                    endpoints: specs
-                        .into_iter()
-                        .map(|spec| DeclaredEndpoint {
-                            key: KeyChange::Set(spec.api_key.clone()),
-                            spec,
-                            admin_state: None,
-                        })
-                        .collect(),
-                    prune: self.random.percent(20),
-                })
+                apply(specs, self.random.percent(20))
             }
             16..18 if self.plan.rules_change => self.other_rules(),
             _ => {
@@ -153,12 +156,20 @@ impl World {
     }
 
     fn request(&mut self, mutation: Mutation) {
+        self.put_request(mutation, false);
+    }
+
+    fn insist(&mut self, mutation: Mutation) {
+        self.put_request(mutation, true);
+    }
+
+    fn put_request(&mut self, mutation: Mutation, insists: bool) {
         let number = self.operator.requests.len();
         self.operator.requests.push(Pending {
-            id: format!("request-{number}").into(),
+            id: request_id(number),
             mutation,
             answer: None,
-            insists: self.calm,
+            insists,
         });
         self.repeat(number);
     }
@@ -203,14 +214,13 @@ impl World {
         if self.random.percent(80) {
             self.upstreams.accept(name, &key);
         }
-        self.operator.names.insert(name.to_owned());
         let changes = self.plan.rules_change;
         let own = |random: &mut Random, percent| changes && random.percent(percent);
         let max_failures = own(&mut self.random, 20).then(|| self.random.within(1..6) as u32);
         let check = own(&mut self.random, 40).then(|| Box::new(check(&mut self.random)));
         let plain_timeout = own(&mut self.random, 40);
         let timeout = Duration::from_secs(self.random.within(2..8));
-        Spec {
+        let spec = Spec {
             name: endpoint_name(name),
             cluster: ClusterName::default_cluster(),
             base_url: format!("https://{name}.example"),
@@ -223,13 +233,32 @@ impl World {
             check,
             labels: BTreeMap::new(),
             allow_plaintext: false,
-        }
+        };
+        self.operator.specs.insert(name.to_owned(), spec.clone());
+        spec
     }
 
     /// Returns the names of all endpoints that there have been.
     pub(crate) fn names(&self) -> Vec<String> {
-        self.operator.names.iter().cloned().collect()
+        self.operator.specs.keys().cloned().collect()
     }
+}
+
+fn request_id(number: usize) -> Arc<str> {
+    format!("request-{number}").into()
+}
+
+fn apply(specs: Vec<Spec>, prune: bool) -> Mutation {
+    let declared = |spec: Spec| DeclaredEndpoint {
+        key: KeyChange::Set(spec.api_key.clone()),
+        spec,
+        admin_state: None,
+    };
+    Mutation::Apply(Declaration {
+        clusters: Vec::new(),
+        endpoints: specs.into_iter().map(declared).collect(),
+        prune,
+    })
 }
 
 fn endpoint_name(name: &str) -> EndpointName {

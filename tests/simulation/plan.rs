@@ -70,6 +70,8 @@ pub(crate) enum Fault {
     ControlDies,
     /// The control plane dies while it commits.
     ControlDiesCommitting,
+    /// The control plane dies and loses its disk: what comes back is another registry.
+    ControlLosesDisk,
     /// A proxy dies.
     ProxyDies,
     /// A proxy reaches no endpoint for a time.
@@ -92,6 +94,7 @@ pub(crate) const STRATEGIES: [Strategy; 6] = [
     Strategy::PeakEwma,
 ];
 
+/// What about half of the runs have.
 const FAULTS: [Fault; 11] = [
     Fault::Partition,
     Fault::HalfPartition,
@@ -109,7 +112,13 @@ const FAULTS: [Fault; 11] = [
 impl Plan {
     /// Draws a mixture.
     pub(crate) fn draw(random: &mut Random) -> Self {
-        let faults = FAULTS.into_iter().filter(|_| random.percent(45)).collect();
+        let mut faults: Vec<Fault> = (FAULTS.into_iter())
+            .filter(|_| random.percent(45))
+            .collect();
+        // In few: until all is applied again there is little to be wrong about.
+        if random.percent(20) {
+            faults.push(Fault::ControlLosesDisk);
+        }
         Self {
             proxies: random.within(1..5) as usize,
             endpoints: random.within(1..5) as usize,

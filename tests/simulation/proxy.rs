@@ -13,6 +13,7 @@ use crate::{
     event::Event,
     invariants::Violation,
     network::{Frame, Way, Wire},
+    position::Position,
     requests::{Asking, Trying},
     time::{MS, Monotonic, S, Time},
     world::World,
@@ -89,6 +90,14 @@ impl Node {
     }
 }
 
+impl Run {
+    /// Returns the view that new requests are routed by.
+    pub(crate) fn position(&self) -> Option<Position> {
+        let view = self.proxy.view()?;
+        Some(Position::of_wire(&self.proxy.registry_id(), Some(view)))
+    }
+}
+
 impl World {
     /// Starts a proxy.
     pub(crate) fn start_proxy(&mut self, proxy: usize) {
@@ -151,11 +160,14 @@ impl World {
         if let Err(error) = run.proxy.restore(&kept, instant) {
             return Err(Violation::new("D-10 what was kept can be used", error));
         }
-        let (key, view) = (run.key.clone(), run.proxy.view());
+        let Some(position) = run.position() else {
+            return Ok(());
+        };
+        let key = run.key.clone();
         let (seen, rules) = (run.proxy.endpoints(instant), run.proxy.rules());
-        self.turn_to(format_args!("p{proxy} starts from {}", shown(view)));
-        self.judge.applied(&key, None, view, &seen, rules)?;
-        self.judge.remembers(&key, &seen)?;
+        self.turn_to(format_args!("p{proxy} starts from {position}"));
+        self.judge.applied(&key, None, position, &seen, rules)?;
+        self.judge.remembers(&key, position, &seen)?;
         // As if the session had failed: the next one resumes from there.
         if let Some(wire) = self.nodes[proxy].wire() {
             self.lose(proxy, wire);
@@ -184,9 +196,10 @@ impl World {
         });
         let watch = run.proxy.watch();
         let hello = run.proxy.hello();
+        let resumes = watch.resume_from.is_some();
+        let position = shown(run.position());
         self.turn_to(format_args!(
-            "p{proxy} connects by {wire}, resumes from {}",
-            shown(watch.resume_from)
+            "p{proxy} connects by {wire} at {position}, resumes: {resumes}"
         ));
         self.send(proxy, wire, Way::Up, Frame::Watch(encode(&watch)));
         self.send(proxy, wire, Way::Up, Frame::Report(encode(&hello)));
@@ -256,7 +269,7 @@ impl World {
                 let Some(run) = self.nodes[proxy].run.as_mut() else {
                     return Ok(());
                 };
-                let before = run.proxy.view();
+                let before = run.position();
                 match run.proxy.apply(message, instant) {
                     Ok(()) => self.applied(proxy, wire, before),
                     Err(error) => {
@@ -278,6 +291,7 @@ impl World {
                 let Some(run) = self.nodes[proxy].run.as_mut() else {
                     return Ok(());
                 };
+                (self.judge).is_told(&run.key, answer.acknowledged_sequence);
                 if let Err(error) = run.proxy.answered(&answer) {
                     self.turn_to(format_args!("p{proxy} gives up: {error}"));
                     self.lose(proxy, wire);
@@ -306,21 +320,23 @@ impl World {
         &mut self,
         proxy: usize,
         wire: Wire,
-        before: Option<v1::View>,
+        before: Option<Position>,
     ) -> Result<(), Violation> {
         let node = &self.nodes[proxy];
         let Some(run) = &node.run else { return Ok(()) };
-        let view = run.proxy.view();
-        if view != before {
+        let position = run.position();
+        if let Some(position) = position.filter(|_| position != before) {
             let instant = node.clock.at(self.now);
             let seen = run.proxy.endpoints(instant);
             let rules = run.proxy.rules();
-            self.judge.applied(&run.key, before, view, &seen, rules)?;
-            let kept = run.proxy.keep(instant);
-            if self.plan.keeps_views && self.random.percent(70) {
-                self.nodes[proxy].kept = kept;
+            self.judge
+                .applied(&run.key, before, position, &seen, rules)?;
+            if before.is_some_and(|before| before.registry != position.registry) {
+                let dropped = run.proxy.dropped();
+                self.judge.begins_anew(&run.key, &seen, dropped)?;
             }
-            self.turn_to(format_args!("p{proxy} applies {}", shown(view)));
+            self.keep_view(proxy);
+            self.turn_to(format_args!("p{proxy} applies {position}"));
             let asked = self.session(proxy, wire).is_some_and(|s| s.asked.is_some());
             if !asked {
                 self.plan_report(proxy, MS);
@@ -328,6 +344,15 @@ impl World {
             self.wake(proxy);
         }
         Ok(())
+    }
+
+    /// Lets a proxy write its view to disk, which may come too late.
+    pub(crate) fn keep_view(&mut self, proxy: usize) {
+        let node = &mut self.nodes[proxy];
+        let Some(run) = &node.run else { return };
+        if self.plan.keeps_views && self.random.percent(70) {
+            node.kept = run.proxy.keep(node.clock.at(self.now));
+        }
     }
 
     /// Lets the reporter wake after a span, unless it wakes before.
@@ -396,9 +421,9 @@ impl World {
 
     /// Sends a frame.
     pub(crate) fn send(&mut self, proxy: usize, wire: Wire, way: Way, frame: Frame) {
-        let arrivals =
-            self.network
-                .arrivals(wire, way, self.now, &self.plan, self.calm, &mut self.random);
+        let on = (wire, way, frame.stream());
+        let random = &mut self.random;
+        let arrivals = (self.network).arrivals(on, self.now, &self.plan, self.calm, random);
         for at in arrivals {
             let frame = frame.clone();
             self.at(
@@ -424,7 +449,8 @@ impl World {
         if self.network.is_cut(proxy, way) {
             // The sender's kernel tries again.
             let later = self.now + self.random.within(200 * MS..S);
-            let at = self.network.no_overtaking(wire, way, later);
+            let on = (wire, way, frame.stream());
+            let at = self.network.no_overtaking(on, later);
             self.at(
                 at,
                 Event::Arrive {
@@ -447,6 +473,6 @@ fn encode(message: &impl Message) -> Bytes {
     Bytes::from(message.encode_to_vec())
 }
 
-pub(crate) fn shown(view: Option<v1::View>) -> String {
-    view.map_or_else(|| "nothing".to_owned(), |view| view.to_string())
+pub(crate) fn shown(position: Option<Position>) -> String {
+    position.map_or_else(|| "nothing".to_owned(), |position| position.to_string())
 }

@@ -1,7 +1,7 @@
 //! Client requests on their way through a proxy: whom they try, what comes of it, and
 //! where they go then. Who is chosen is decided by the real router.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Instant};
 
 use qcc_dataplane::simulation::{Attempt, Next, Reply, Request};
 use qcc_proto::v1;
@@ -9,7 +9,8 @@ use qcc_proto::v1;
 use crate::{
     event::Event,
     invariants::{Choice, Ended, Left, Violation, symptom},
-    proxy::{FLUSH, shown},
+    position::{Generation, Position},
+    proxy::FLUSH,
     time::{MS, S, Time},
     trace::Trace,
     upstream::{Poison, told},
@@ -26,7 +27,7 @@ pub(crate) struct Asking {
     session: Option<u64>,
     tried: BTreeSet<String>,
     /// The view that it is routed by, from its first attempt on.
-    view: Option<v1::View>,
+    view: Option<Position>,
     since: Time,
 }
 
@@ -34,10 +35,11 @@ pub(crate) struct Asking {
 pub(crate) struct Trying {
     attempt: Attempt,
     pub(crate) endpoint: String,
-    pub(crate) generation: u64,
+    pub(crate) generation: Generation,
     request: u64,
-    /// The view under which it was chosen.
-    view: Option<v1::View>,
+    /// The view under which it was chosen, and when, on the proxy's clock.
+    view: Position,
+    chosen_at: Instant,
     /// What will come of it, if that is settled already.
     reply: Option<Reply>,
     key: String,
@@ -108,11 +110,14 @@ impl World {
             return Ok(());
         }
         let seen = run.proxy.endpoints(instant);
-        let newest = run.proxy.view();
+        let Some(newest) = run.position() else {
+            return Ok(());
+        };
         let holding = (run.requests.values()).any(|it| it.request.held_until().is_some());
         for seen in &seen {
             let there = (run.attempts.values()).filter(|trying| {
-                (&trying.endpoint, trying.generation) == (&seen.name, seen.generation)
+                let generation = newest.generation(seen.generation);
+                (&trying.endpoint, trying.generation) == (&seen.name, generation)
             });
             self.judge
                 .is_counted(&run.key, seen, there.count(), holding)?;
@@ -124,7 +129,7 @@ impl World {
         if !matches!(next, Next::Attempt(_) | Next::Stands) {
             let left = Left {
                 tried: &asking.tried,
-                pinned: asking.view.or(newest),
+                pinned: asking.view.unwrap_or(newest),
                 newest,
                 waits: matches!(next, Next::Wait(_)),
             };
@@ -132,30 +137,28 @@ impl World {
         }
         match next {
             Next::Attempt(attempt) => {
-                let pinned = *asking.view.get_or_insert(newest.unwrap_or_default());
+                let pinned = *asking.view.get_or_insert(newest);
                 let others = asking.tried.clone();
                 let again = !asking.tried.insert(attempt.endpoint.clone());
                 let (poison, session) = (asking.poison, asking.session);
                 run.serial += 1;
                 let serial = run.serial;
-                let chosen = (attempt.endpoint.clone(), attempt.generation);
+                let generation = pinned.generation(attempt.generation);
+                let chosen = (attempt.endpoint.clone(), generation);
                 let in_flight = (run.attempts.values())
                     .filter(|other| (&other.endpoint, other.generation) == (&chosen.0, chosen.1))
                     .count();
                 let (key, timeout) = (attempt.key.clone(), attempt.timeout);
-                let view = newest;
                 let incarnation = run.key.clone();
                 self.note(format_args!(
-                    "p{proxy} tries {} in generation {} at {}",
-                    chosen.0,
-                    chosen.1,
-                    shown(view)
+                    "p{proxy} tries {} in generation {} at {newest}",
+                    chosen.0, chosen.1
                 ));
                 let choice = Choice {
                     chosen: &chosen,
                     key: &key,
                     timeout,
-                    view,
+                    newest,
                     pinned,
                     tried: &others,
                     again,
@@ -181,7 +184,8 @@ impl World {
                     endpoint: chosen.0,
                     generation: chosen.1,
                     request,
-                    view: Some(pinned),
+                    view: pinned,
+                    chosen_at: instant,
                     reply: reply.clone(),
                     key,
                 };
@@ -374,6 +378,11 @@ impl World {
                 trying.endpoint, trying.generation
             ),
         );
+        if outcome == v1::OutcomeClass::Success {
+            let chosen_at = trying.chosen_at;
+            self.judge
+                .succeeded(&key, &trying.endpoint, trying.generation, chosen_at);
+        }
         let cool_downs = self.judge.rules(trying.view).cool_downs;
         let told = told(&reply, outcome, cool_downs).map(|wait| instant + wait);
         if let Some(until) = told {
@@ -387,6 +396,9 @@ impl World {
             class: outcome,
         };
         self.judge.ended(&key, request, ended, symptom(&reply));
+        if outcome == v1::OutcomeClass::Auth {
+            self.keep_view(proxy);
+        }
         self.served += u64::from(outcome == v1::OutcomeClass::Success);
         let ok = matches!(
             outcome,

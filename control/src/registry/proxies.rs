@@ -89,7 +89,7 @@ impl Registry {
         let ours = batch
             .registry_id
             .as_ref()
-            .is_none_or(|id| *id == self.meta.registry_id);
+            .is_none_or(|id| *id == self.meta.registry_id || seeded(Bug::ForeignReportCounts));
         let alone = self.is_alone(&proxy.id, turn.now.clock);
         let record = self.proxy_record(proxy, now);
         let Some(duplicates) = record.duplicates(&batch) else {

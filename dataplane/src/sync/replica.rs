@@ -365,7 +365,7 @@ impl Contents {
 /// Returns whether both registries are named, and not the same.
 fn are_different(ours: &str, theirs: &str) -> bool {
     let are_named = !ours.is_empty() && !theirs.is_empty();
-    are_named && ours != theirs
+    are_named && ours != theirs && !seeded(Bug::RegistryUnrecognised)
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use crate::{
         Affinity, Generation, Health, Policy, ReturnPolicy, Routed, Strategy, Table,
         UpstreamProtocol,
     },
+    seeded::{Bug, seeded},
     sync::{Clocks, convert},
 };
 
@@ -81,7 +82,10 @@ impl Contents {
                 clock_ms: CLOCK_MS,
                 policy: Some(policy(table.policy())),
                 endpoints: endpoints.collect(),
-                registry_id: table.registry_id().to_string(),
+                registry_id: match seeded(Bug::KeptViewUnnamed) {
+                    true => String::new(),
+                    false => table.registry_id().to_string(),
+                },
                 planned_checks: Vec::new(),
             },
             marks: Marks {

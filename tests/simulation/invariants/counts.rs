@@ -7,17 +7,24 @@ use qcc_control::registry::{OutcomeClass, ProxyKey, Snapshot};
 use qcc_proto::v1;
 
 use super::{Asked, Judge, Violation};
-use crate::upstream::class as class_of;
+use crate::{
+    position::{Generation, Position},
+    upstream::class as class_of,
+};
 
 /// What was counted, by somebody who counts slowly.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    /// What the present life has applied.
+    /// What the present life has applied, of this registry.
     applied: Applied,
     /// What of that is on disk.
     durable: Applied,
     /// Outcomes by the number under which they were sent.
     sent: BTreeMap<(ProxyKey, u64), Sent>,
+    /// What each run of a proxy has sent, by number, until it is told that it was taken.
+    waiting: BTreeMap<ProxyKey, BTreeMap<u64, u64>>,
+    /// Attempts of a run of a proxy that were taken, as it was told.
+    taken: BTreeMap<ProxyKey, u64>,
     /// Attempts that ended and have to be reported.
     finished: BTreeMap<ProxyKey, u64>,
     /// The same, by what has to be said of them; without what was sent.
@@ -42,9 +49,9 @@ pub(crate) struct Ended {
     /// Where it went.
     pub(crate) endpoint: String,
     /// In which generation.
-    pub(crate) generation: u64,
+    pub(crate) generation: Generation,
     /// The view under which it was chosen.
-    pub(crate) view: Option<v1::View>,
+    pub(crate) view: Position,
     /// What it came to.
     pub(crate) class: v1::OutcomeClass,
 }
@@ -54,7 +61,7 @@ pub(crate) struct Ended {
 struct Sent {
     endpoint: String,
     generation: u64,
-    view: Option<v1::View>,
+    view: Position,
     class: i32,
     count: u32,
 }
@@ -67,6 +74,16 @@ pub(super) struct News {
 }
 
 impl Ledger {
+    /// Returns what remains where the control plane has lost everything.
+    pub(super) fn of_proxies(self) -> Self {
+        Self {
+            applied: Applied::default(),
+            durable: Applied::default(),
+            news: Vec::new(),
+            ..self
+        }
+    }
+
     /// Notes that what was applied is on disk.
     pub(super) fn keep(&mut self) {
         self.durable = self.applied.clone();
@@ -104,13 +121,15 @@ impl Judge {
             let sent = Sent {
                 endpoint: outcome.endpoint.clone(),
                 generation: outcome.generation,
-                view: outcome.view,
+                view: Position::of_wire(&batch.registry_id, outcome.view),
                 class: outcome.class,
                 count: outcome.count,
             };
             let key = (proxy.clone(), number);
             let Some(before) = self.ledger.sent.get(&key) else {
-                self.said_first(proxy, number, outcome)?;
+                self.said_first(proxy, number, outcome, sent.view)?;
+                let waiting = self.ledger.waiting.entry(proxy.clone()).or_default();
+                waiting.insert(number, u64::from(sent.count));
                 self.ledger.sent.insert(key, sent);
                 continue;
             };
@@ -131,11 +150,12 @@ impl Judge {
         proxy: &ProxyKey,
         number: u64,
         outcome: &v1::Outcome,
+        view: Position,
     ) -> Result<(), Violation> {
         let ended = Ended {
             endpoint: outcome.endpoint.clone(),
-            generation: outcome.generation,
-            view: outcome.view,
+            generation: view.generation(outcome.generation),
+            view,
             class: outcome.class(),
         };
         let count = u64::from(outcome.count);
@@ -162,13 +182,17 @@ impl Judge {
     /// Notes that a run of a proxy has ended: what it has not delivered is lost.
     pub(crate) fn died(&mut self, proxy: &ProxyKey) {
         self.ledger.finished.remove(proxy);
+        self.ledger.waiting.remove(proxy);
+        self.ledger.taken.remove(proxy);
         self.ledger.unsent.retain(|(of, _), _| of != proxy);
         self.suspects.died(proxy);
     }
 
-    /// Counts what a turn was asked to apply, each number once.
+    /// Counts what a turn was asked to apply, each number once. What is about another
+    /// registry is taken, and changes nothing.
     pub(super) fn count(&mut self, asked: &[Asked]) {
         self.ledger.news.clear();
+        let ours = self.now.as_ref().map(|now| now.registry_id.clone());
         for asked in asked {
             let Asked::Report(proxy, batch) = asked else {
                 continue;
@@ -184,6 +208,9 @@ impl Judge {
                     continue;
                 }
                 *up_to = number;
+                if batch.registry_id != ours {
+                    continue;
+                }
                 let of_run = ledger.applied.of_run.entry(proxy.clone()).or_default();
                 *of_run += u64::from(outcome.count);
                 let attempts = &mut ledger.applied.attempts;
@@ -239,11 +266,51 @@ impl Judge {
         Ok(())
     }
 
+    /// Notes that a run of a proxy is told what was taken of its reports.
+    pub(crate) fn is_told(&mut self, proxy: &ProxyKey, acknowledged: u64) {
+        let Some(waiting) = self.ledger.waiting.get_mut(proxy) else {
+            return;
+        };
+        let left = waiting.split_off(&(acknowledged + 1));
+        let taken = std::mem::replace(waiting, left);
+        let of_run = self.ledger.taken.entry(proxy.clone()).or_default();
+        *of_run += taken.values().sum::<u64>();
+    }
+
+    /// Notes that a run of a proxy drops what it has of a registry that is gone, and
+    /// judges that it counts that.
+    pub(super) fn drops_all(&mut self, proxy: &ProxyKey, dropped: u64) -> Result<(), Violation> {
+        self.ledger.waiting.remove(proxy);
+        self.adds_up(proxy, dropped)
+    }
+
+    /// Judges that all attempts of a run of a proxy are accounted for.
+    fn adds_up(&self, proxy: &ProxyKey, dropped: u64) -> Result<(), Violation> {
+        let ledger = &self.ledger;
+        let finished = ledger.finished.get(proxy).copied().unwrap_or_default();
+        let taken = ledger.taken.get(proxy).copied().unwrap_or_default();
+        if taken + dropped == finished {
+            return Ok(());
+        }
+        Err(Violation::new(
+            "I-23 each attempt is reported once, or counted as dropped",
+            format!(
+                "{finished} of {} have ended, {taken} were taken and {dropped} dropped; not sent: {:?}",
+                proxy.id,
+                (ledger.unsent.iter())
+                    .filter(|((of, _), _)| of == proxy)
+                    .map(|((_, ended), count)| (ended, count))
+                    .collect::<Vec<_>>()
+            ),
+        ))
+    }
+
     /// Judges at the end that nothing is missing: every attempt of a run has been
-    /// delivered, dropped and said so, or is still there.
+    /// delivered, or dropped and said so, and those of this registry have taken effect.
     pub(crate) fn delivered(
         &self,
         proxy: &ProxyKey,
+        now: Position,
         unacknowledged: usize,
         dropped: u64,
     ) -> Result<(), Violation> {
@@ -253,26 +320,11 @@ impl Judge {
                 format!("{unacknowledged} of {} are not", proxy.id),
             ));
         }
-        let sent: u64 = self
-            .ledger
-            .sent
+        let sent: u64 = (self.ledger.sent)
             .range((proxy.clone(), 0)..=(proxy.clone(), u64::MAX))
+            .filter(|(_, sent)| sent.view.registry == now.registry)
             .map(|(_, sent)| u64::from(sent.count))
             .sum();
-        let finished = self.ledger.finished.get(proxy).copied().unwrap_or_default();
-        if sent + dropped != finished {
-            return Err(Violation::new(
-                "I-23 each attempt is reported once, or counted as dropped",
-                format!(
-                    "{finished} of {} have ended, {sent} were sent and {dropped} dropped; not sent: {:?}",
-                    proxy.id,
-                    (self.ledger.unsent.iter())
-                        .filter(|((of, _), _)| of == proxy)
-                        .map(|((_, ended), count)| (ended, count))
-                        .collect::<Vec<_>>()
-                ),
-            ));
-        }
         let applied = self.ledger.durable.of_run.get(proxy).copied();
         if applied.unwrap_or_default() != sent {
             return Err(Violation::new(
@@ -280,6 +332,6 @@ impl Judge {
                 format!("{sent} were sent by {}, {applied:?} took effect", proxy.id),
             ));
         }
-        Ok(())
+        self.adds_up(proxy, dropped)
     }
 }

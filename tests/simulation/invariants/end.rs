@@ -6,8 +6,11 @@ use qcc_control::registry::{AdminState, CheckKind, Health, ProxyKey};
 use qcc_dataplane::simulation::Seen;
 use qcc_proto::v1;
 
-use super::{Judge, Violation, checks::check_of, views::of_wire};
-use crate::world::World;
+use super::{Judge, Violation, checks::check_of};
+use crate::{
+    position::{Generation, Position},
+    world::World,
+};
 
 impl World {
     /// Judges the end of a run.
@@ -44,14 +47,11 @@ impl World {
                     format!("p{proxy} does not run"),
                 ));
             };
-            let view = run.proxy.view();
-            if view.map(of_wire) != Some(snapshot.view) {
+            let (theirs, ours) = (run.position(), Position::of(&snapshot));
+            if theirs != Some(ours) {
                 return Err(Violation::new(
                     "I-30 all agree in the end",
-                    format!(
-                        "p{proxy} is at {view:?}, the control plane at {}",
-                        snapshot.view
-                    ),
+                    format!("p{proxy} is at {theirs:?}, the control plane at {ours}"),
                 ));
             }
             let instant = node.clock.at(self.now);
@@ -65,7 +65,9 @@ impl World {
                     check_of(endpoint, super::rules(&snapshot)).kind == CheckKind::None
                 });
                 let paused = unchecked && seen.state == v1::HealthState::Degraded;
-                let asked = paused || self.judge.may_wait(&run.key, &seen, instant);
+                let generation = ours.generation(seen.generation);
+                let may_wait = (self.judge).may_wait(&run.key, &seen, generation, instant);
+                let asked = paused || may_wait;
                 let away = !seen.reason.is_empty() && !trying && !asked;
                 if seen.admin == v1::AdminState::Enabled && away {
                     return Err(Violation::new(
@@ -79,7 +81,7 @@ impl World {
             }
             let (waiting, dropped) = (run.proxy.unacknowledged(), run.proxy.dropped());
             let key = run.key.clone();
-            self.judge.delivered(&key, waiting, dropped)?;
+            self.judge.delivered(&key, ours, waiting, dropped)?;
         }
         Ok(())
     }
@@ -88,12 +90,15 @@ impl World {
 impl Judge {
     /// Returns whether a proxy may stay away from an endpoint because that has asked it
     /// to: a minute at most, then it finds out whether that still holds.
-    fn may_wait(&self, proxy: &ProxyKey, seen: &Seen, now: Instant) -> bool {
+    fn may_wait(
+        &self,
+        proxy: &ProxyKey,
+        seen: &Seen,
+        generation: Generation,
+        now: Instant,
+    ) -> bool {
         let is_pause =
             seen.reason.starts_with("rate limited") || seen.reason.starts_with("overloaded");
-        is_pause
-            && self
-                .chosen
-                .may_wait(proxy, &seen.name, seen.generation, now)
+        is_pause && self.chosen.may_wait(proxy, &seen.name, generation, now)
     }
 }

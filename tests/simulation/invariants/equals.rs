@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use qcc_control::registry::{
-    AdminState, Endpoint, Health, Policy, ProxyKey, ReturnPolicy, Strategy, View,
+    AdminState, Endpoint, Health, Policy, ProxyKey, ReturnPolicy, Strategy,
 };
 use qcc_dataplane::simulation::Seen;
 
-use super::{Choice, Judge, Violation, rules, views::of_wire};
+use super::{Choice, Judge, Violation, rules};
+use crate::position::Position;
 
 /// Endpoints by name, with their weights.
 type Weights = BTreeMap<String, u32>;
@@ -21,7 +22,7 @@ pub(super) struct Equals {
     /// Where each session went last through a run of a proxy, where they stay.
     last: BTreeMap<(ProxyKey, u64), String>,
     /// Whose turn it was last, and among whom, by run of a proxy.
-    turns: BTreeMap<ProxyKey, (View, Weights, String)>,
+    turns: BTreeMap<ProxyKey, (Position, Weights, String)>,
 }
 
 impl Equals {
@@ -48,8 +49,7 @@ impl Judge {
         seen: &[Seen],
     ) -> Result<(), Violation> {
         let before = self.equals.turns.remove(proxy);
-        let view = of_wire(choice.pinned);
-        let Some(truth) = self.history.get(&view) else {
+        let Some(truth) = self.history.get(&choice.pinned) else {
             return Ok(());
         };
         let rules = rules(truth);
@@ -87,7 +87,7 @@ impl Judge {
         let is_whole = tier == weights(&|_| true) && ranks.iter().all(|(rank, _)| *rank >= best);
         let Some(session) = session else {
             if rules.strategy == Strategy::RoundRobin && is_whole && tier.len() > 1 {
-                let turn = (view, tier, name.clone());
+                let turn = (choice.pinned, tier, name.clone());
                 if before.as_ref() == Some(&turn) {
                     return Err(Violation::new(
                         "turns: each of the equals has its turn",

@@ -6,12 +6,13 @@ use qcc_control::registry::ProxyKey;
 use qcc_dataplane::simulation::Reply;
 
 use super::{Judge, Violation, counts::Ended};
+use crate::position::Generation;
 
 /// Different requests in a row that may be to blame in one endpoint's place.
 const IN_A_ROW_MAX: usize = 2;
 
 /// An endpoint and its generation, as a run of a proxy knows them.
-type Known = (ProxyKey, String, u64);
+pub(super) type Known = (ProxyKey, String, Generation);
 
 /// What requests are suspected of.
 #[derive(Debug, Default)]

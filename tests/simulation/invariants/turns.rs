@@ -11,7 +11,7 @@ use super::{
     Asked, Judge, Violation, checks::check_of, counts::Ledger, is_failure, is_local, is_pause,
     views::acts_like,
 };
-use crate::{time::Time, trace::Trace};
+use crate::{position::Position, time::Time, trace::Trace};
 
 /// By how much a doubt may wait longer for another one than the rules say.
 const ROUNDING: Duration = Duration::from_millis(500);
@@ -88,7 +88,8 @@ impl Judge {
             ));
         }
         if let Some(durable) = self.durable.take() {
-            let same = durable.endpoints.len() == found.endpoints.len()
+            let same = durable.registry_id == found.registry_id
+                && durable.endpoints.len() == found.endpoints.len()
                 && durable.totals == found.totals
                 && super::rules(&durable) == super::rules(found)
                 && durable.endpoints.iter().all(|(name, kept)| {
@@ -104,7 +105,11 @@ impl Judge {
                 });
                 return Err(Violation::new(
                     "I-6 a start finds what was committed",
-                    format!("lost of {}: {lost:?}", durable.view),
+                    format!(
+                        "lost of {}, at {}: {lost:?}",
+                        Position::of(&durable),
+                        Position::of(found)
+                    ),
                 ));
             }
         }
@@ -308,17 +313,26 @@ impl Judge {
     /// Judges that an operator who has read something changes that, and nothing newer.
     fn is_not_lost(&self, was: &Endpoint, is: &Endpoint, asked: &[Asked]) -> Result<(), Violation> {
         let expected = asked.iter().find_map(|asked| match asked {
-            Asked::Operator { names, etag, .. } if names.contains(&is.spec.name) => etag.as_ref(),
+            Asked::Operator {
+                names,
+                etag,
+                request,
+                ..
+            } if names.contains(&is.spec.name) => etag.as_ref().zip(request.as_ref()),
             _ => None,
         });
-        if expected.is_some_and(|etag| *etag != was.etag("registry")) && was.etag() != is.etag() {
+        let Some(now) = self.now.as_deref() else {
+            return Ok(());
+        };
+        let present = was.etag(&now.registry_id);
+        let is_old = |(etag, request): (&String, &Arc<str>)| {
+            let read_at = self.read_at.get(request).map(|read_at| read_at.registry);
+            *etag != present || read_at != Some(Position::of(now).registry)
+        };
+        if expected.is_some_and(is_old) && was.configured != is.configured {
             return Err(Violation::new(
                 "I-1 no update is lost",
-                format!(
-                    "`{}` was at {}, not at {expected:?}",
-                    is.spec.name,
-                    was.etag("registry")
-                ),
+                format!("`{}` was at {present}, not at {expected:?}", is.spec.name),
             ));
         }
         Ok(())

@@ -1,141 +1,36 @@
-//! What proxies are told, and whom they choose.
+//! What readers see, and what proxies are told.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
 use qcc_control::registry::{
-    AdminState, Endpoint, Health, OutcomeClass, Policy, ProxyKey, ReturnPolicy, Snapshot, Strategy,
-    View,
+    AdminState, Endpoint, Health, Policy, ProxyKey, ReturnPolicy, Snapshot, Strategy,
 };
 use qcc_dataplane::simulation::{Rules, Seen};
 use qcc_proto::v1;
 
-use super::{Judge, Violation, equals, rules};
-
-/// What proxies have seen of endpoints.
-#[derive(Debug, Default)]
-pub(super) struct Chosen {
-    /// Endpoints and generations that have answered 401, by run of a proxy.
-    rejected: BTreeSet<(ProxyKey, String, u64)>,
-    /// Endpoints and generations that have answered a run of a proxy well.
-    proven: BTreeSet<(ProxyKey, String, u64)>,
-    /// Endpoints and generations that a run of a proxy has seen fail in any way.
-    bad: BTreeSet<(ProxyKey, String, u64)>,
-    /// Until when endpoints have asked a run of a proxy to stay away, unless the fleet has
-    /// seen the end of it since.
-    told: BTreeMap<(ProxyKey, String, u64), Pause>,
-}
-
-/// What an endpoint has asked a run of a proxy for.
-#[derive(Debug, Clone, Copy)]
-struct Pause {
-    /// When it did so last.
-    told: Instant,
-    until: Instant,
-}
-
-/// What a proxy says of whom it has rejected a credential.
-const REJECTED: &str = "credential rejected here";
-
-/// How often a pause is tried that the fleet does not know of.
-const TRIAL_INTERVAL: Duration = Duration::from_secs(60);
-
-/// A choice that a proxy has made.
-#[derive(Debug)]
-pub(crate) struct Choice<'a> {
-    /// Whom it chose, in which generation.
-    pub(crate) chosen: &'a (String, u64),
-    /// What it sends along.
-    pub(crate) key: &'a str,
-    /// How long it waits for a head.
-    pub(crate) timeout: Duration,
-    /// Its newest view.
-    pub(crate) view: Option<v1::View>,
-    /// The view that the request is routed by.
-    pub(crate) pinned: v1::View,
-    /// Whom the request has tried before.
-    pub(crate) tried: &'a BTreeSet<String>,
-    /// Whether that was one of them.
-    pub(crate) again: bool,
-    /// Attempts at it that are under way.
-    pub(crate) in_flight: usize,
-    /// The session that the request names.
-    pub(crate) session: Option<u64>,
-    /// When, on the proxy's clock.
-    pub(crate) at: Instant,
-}
-
-/// A request that gets no endpoint.
-#[derive(Debug)]
-pub(crate) struct Left<'a> {
-    /// Whom it has tried.
-    pub(crate) tried: &'a BTreeSet<String>,
-    /// The view that it is routed by.
-    pub(crate) pinned: Option<v1::View>,
-    /// The proxy's newest view, by whose rules it says who is free.
-    pub(crate) newest: Option<v1::View>,
-    /// Whether it is to ask again.
-    pub(crate) waits: bool,
-}
-
-impl Chosen {
-    pub(super) fn rejected(&mut self, proxy: &ProxyKey, endpoint: &str, generation: u64) {
-        self.rejected
-            .insert((proxy.clone(), endpoint.to_owned(), generation));
-    }
-
-    pub(super) fn ended(
-        &mut self,
-        proxy: &ProxyKey,
-        endpoint: &str,
-        generation: u64,
-        class: OutcomeClass,
-    ) {
-        if class != OutcomeClass::Success {
-            self.bad
-                .insert((proxy.clone(), endpoint.to_owned(), generation));
-        }
-    }
-
-    fn is_proven(&self, known: &(ProxyKey, String, u64)) -> bool {
-        self.proven.contains(known)
-    }
-
-    /// Returns whether a run of a proxy may stay away because it was asked to.
-    pub(super) fn may_wait(
-        &self,
-        proxy: &ProxyKey,
-        endpoint: &str,
-        generation: u64,
-        now: Instant,
-    ) -> bool {
-        let known = (proxy.clone(), endpoint.to_owned(), generation);
-        let told = self.told.get(&known);
-        told.is_some_and(|pause| now < pause.until.min(pause.told + TRIAL_INTERVAL))
-    }
-}
+use super::{Judge, Violation, rules};
+use crate::{position::Position, proxy::shown};
 
 impl Judge {
     /// Returns the rules of a view.
-    pub(crate) fn rules(&self, view: Option<v1::View>) -> Policy {
-        let truth = view.and_then(|view| self.history.get(&of_wire(view)));
+    pub(crate) fn rules(&self, view: Position) -> Policy {
+        let truth = self.history.get(&view);
         truth.map(|truth| rules(truth).clone()).unwrap_or_default()
     }
 
     /// Judges what readers see now.
     pub(super) fn publish(&mut self, seen: &Arc<Snapshot>) -> Result<(), Violation> {
+        let now = Position::of(seen);
         if let Some((newest, _)) = self.history.last_key_value()
-            && (seen.view < *newest || seen.view.revision < newest.revision)
+            && (now < *newest
+                || (now.registry == newest.registry && now.view.revision < newest.view.revision))
         {
             return Err(Violation::new(
                 "I-8 neither term nor revision ever falls",
-                format!("{} after {newest}", seen.view),
+                format!("{now} after {newest}"),
             ));
         }
-        if let Some(before) = self.history.get(&seen.view) {
+        if let Some(before) = self.history.get(&now) {
             let same = before.endpoints.len() == seen.endpoints.len()
                 && rules(before) == rules(seen)
                 && before.endpoints.iter().all(|(name, one)| {
@@ -145,7 +40,7 @@ impl Judge {
             if !same {
                 return Err(Violation::new(
                     "R-2 a view is one state",
-                    format!("{} was published with two", seen.view),
+                    format!("{now} was published with two"),
                 ));
             }
         }
@@ -162,7 +57,7 @@ impl Judge {
                 ));
             }
         }
-        self.history.insert(seen.view, seen.clone());
+        self.history.insert(now, seen.clone());
         Ok(())
     }
 
@@ -170,20 +65,19 @@ impl Judge {
     pub(crate) fn applied(
         &mut self,
         proxy: &ProxyKey,
-        before: Option<v1::View>,
-        view: Option<v1::View>,
+        before: Option<Position>,
+        view: Position,
         seen: &[Seen],
         theirs: Option<Rules>,
     ) -> Result<(), Violation> {
-        let Some(view) = view else { return Ok(()) };
         let proxy_id = proxy.id.as_str();
         if before.is_some_and(|before| view < before) {
             return Err(Violation::new(
                 "I-10 a proxy's view never goes back",
-                format!("{proxy_id} goes from {before:?} to {view}"),
+                format!("{proxy_id} goes from {} to {view}", shown(before)),
             ));
         }
-        let Some(truth) = self.history.get(&of_wire(view)) else {
+        let Some(truth) = self.history.get(&view) else {
             return Err(Violation::new(
                 "I-14 a proxy holds what was published",
                 format!("{proxy_id} is at {view}, which never was"),
@@ -215,280 +109,11 @@ impl Judge {
                 ),
             ));
         }
-        let was = before.and_then(|before| self.history.get(&of_wire(before)));
-        for (name, is) in &truth.endpoints {
-            if is.proven {
-                let known = (proxy.clone(), name.to_string(), is.generation.0);
-                self.chosen.proven.insert(known);
-            }
-            let was = was.and_then(|was| was.endpoints.get(name));
-            let paused = was.is_some_and(|was| matches!(was.health, Health::Degraded { .. }));
-            if paused && matches!(is.health, Health::Healthy { .. }) {
-                let lifted = (proxy.clone(), name.to_string(), is.generation.0);
-                self.chosen.told.remove(&lifted);
-            }
-        }
+        let was = before.filter(|before| before.registry == view.registry);
+        let was = was.and_then(|before| self.history.get(&before));
+        self.chosen
+            .are_told(proxy, view, truth, was.map(|was| &**was));
         Ok(())
-    }
-
-    /// Judges what a run of a proxy knows of rejections that an earlier one has seen.
-    pub(crate) fn remembers(&mut self, proxy: &ProxyKey, seen: &[Seen]) -> Result<(), Violation> {
-        for seen in seen.iter().filter(|seen| seen.reason == REJECTED) {
-            let earlier = |(of, name, generation): &(ProxyKey, String, u64)| {
-                of.id == proxy.id && *name == seen.name && *generation == seen.generation
-            };
-            if !self.chosen.rejected.iter().any(earlier) {
-                return Err(Violation::new(
-                    "I-26 no failure of before condemns",
-                    format!("{} stays away from `{}`: no 401", proxy.id, seen.name),
-                ));
-            }
-            let known = (proxy.clone(), seen.name.clone(), seen.generation);
-            self.chosen.rejected.insert(known.clone());
-            self.chosen.bad.insert(known);
-        }
-        Ok(())
-    }
-
-    /// Notes that an endpoint has answered a run of a proxy well.
-    pub(crate) fn answered_well(&mut self, proxy: &ProxyKey, endpoint: &str, generation: u64) {
-        let known = (proxy.clone(), endpoint.to_owned(), generation);
-        self.suspects.acquit(&known);
-        self.chosen.proven.insert(known);
-    }
-
-    /// Notes until when an endpoint has asked a run of a proxy to stay away.
-    pub(crate) fn told_to_wait(
-        &mut self,
-        proxy: &ProxyKey,
-        endpoint: &str,
-        generation: u64,
-        now: Instant,
-        until: Instant,
-    ) {
-        let known = (proxy.clone(), endpoint.to_owned(), generation);
-        let told = Pause { told: now, until };
-        let before = self.chosen.told.entry(known).or_insert(told);
-        *before = Pause {
-            told: now,
-            until: until.max(before.until),
-        };
-    }
-
-    /// Judges that a request gets no endpoint: there is none for it.
-    pub(crate) fn left_alone(
-        &mut self,
-        proxy: &ProxyKey,
-        left: &Left<'_>,
-        seen: &[Seen],
-    ) -> Result<(), Violation> {
-        self.equals.looked(proxy);
-        let truth = left
-            .pinned
-            .and_then(|view| self.history.get(&of_wire(view)));
-        let Some(truth) = truth else { return Ok(()) };
-        if *rules(truth) != self.rules(left.newest) {
-            return Ok(()); // It has other limits.
-        }
-        if left.tried.len() >= rules(truth).attempts_max as usize {
-            return Ok(());
-        }
-        for seen in seen.iter().filter(|seen| !left.tried.contains(&seen.name)) {
-            let routed = truth.endpoints.get(seen.name.as_str());
-            let Some(routed) = routed.filter(|it| it.generation.0 == seen.generation) else {
-                continue; // The request goes by an older view.
-            };
-            let open = routed.spec.admin_state == AdminState::Enabled
-                && matches!(
-                    routed.health,
-                    Health::Healthy { .. } | Health::Unknown { .. }
-                );
-            if open && seen.reason.is_empty() {
-                return Err(Violation::new(
-                    "R-13 a request that can be served is served",
-                    format!("{} leaves out `{}`, which is free", proxy.id, seen.name),
-                ));
-            }
-            let known = (proxy.clone(), seen.name.clone(), seen.generation);
-            let good = seen.admin == v1::AdminState::Enabled
-                && seen.state == v1::HealthState::Healthy
-                && !self.chosen.bad.contains(&known)
-                && !self.suspects.is_held(&known);
-            if open && good && (seen.known || !left.waits) {
-                return Err(Violation::new(
-                    "R-13 a request that can be served is served",
-                    format!(
-                        "{} leaves out `{}`, of which nobody has seen anything bad: {}",
-                        proxy.id, seen.name, seen.reason
-                    ),
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Judges a choice.
-    pub(crate) fn chosen(
-        &mut self,
-        proxy: &ProxyKey,
-        choice: &Choice<'_>,
-        seen: &[Seen],
-    ) -> Result<(), Violation> {
-        let Choice {
-            chosen: (name, generation),
-            key,
-            view,
-            again,
-            in_flight,
-            ..
-        } = *choice;
-        let known = (proxy.clone(), name.clone(), *generation);
-        if self.chosen.rejected.contains(&known) {
-            return Err(Violation::new(
-                "R-10 a proxy that has seen a 401 stays away",
-                format!(
-                    "{} chooses `{name}` in generation {generation} again",
-                    proxy.id
-                ),
-            ));
-        }
-        if again {
-            return Err(Violation::new(
-                "D-1 a request tries an endpoint once",
-                format!("{} chooses `{name}` a second time", proxy.id),
-            ));
-        }
-        let pinned = self.rules(Some(choice.pinned));
-        if choice.tried.len() >= pinned.attempts_max as usize {
-            return Err(Violation::new(
-                "D-1 a request makes as many attempts as it may",
-                format!("{} tries `{name}` after {:?}", proxy.id, choice.tried),
-            ));
-        }
-        let truth = view.and_then(|view| self.history.get(&of_wire(view)));
-        let Some(endpoint) = truth.and_then(|truth| truth.endpoints.get(name.as_str())) else {
-            return Err(Violation::new(
-                "R-11 a proxy chooses what its view lets through",
-                format!("{} chooses `{name}`, which is not there", proxy.id),
-            ));
-        };
-        let lets_through = endpoint.spec.admin_state == AdminState::Enabled
-            && endpoint.health.incident().is_none()
-            && endpoint.generation.0 == *generation;
-        if !lets_through {
-            return Err(Violation::new(
-                "R-11 a proxy chooses what its view lets through",
-                format!(
-                    "{} chooses `{name}` in generation {generation}; the view says {:?}, {:?}, generation {}",
-                    proxy.id, endpoint.spec.admin_state, endpoint.health, endpoint.generation.0
-                ),
-            ));
-        }
-        self.waited(proxy, choice, seen)?;
-        self.is_best(proxy, choice, seen)?;
-        let is_proven = endpoint.proven || self.chosen.is_proven(&known);
-        if !is_proven && in_flight >= pinned.unproven_concurrency as usize {
-            return Err(Violation::new(
-                "unproven: few find out about an endpoint that nobody has proven",
-                format!(
-                    "{} has {in_flight} at `{name}` and begins one more",
-                    proxy.id
-                ),
-            ));
-        }
-        let was = self.history.get(&of_wire(choice.pinned));
-        let was = was.and_then(|was| was.endpoints.get(name.as_str()));
-        let own = was.and_then(|was| was.spec.timeout);
-        let limit = own.unwrap_or(pinned.timeouts.first_byte);
-        if choice.timeout != limit {
-            return Err(Violation::new(
-                "R-2 a request goes by one view",
-                format!(
-                    "{} waits {:?} for `{name}`, not {limit:?}",
-                    proxy.id, choice.timeout
-                ),
-            ));
-        }
-        if key_of(endpoint) != key {
-            return Err(Violation::new(
-                "S-3 a key goes to its endpoint",
-                format!("{} sends another key to `{name}`", proxy.id),
-            ));
-        }
-        self.is_due(proxy, choice, seen)
-    }
-}
-
-impl Judge {
-    /// Judges that a pause is over as somebody is chosen.
-    fn waited(
-        &self,
-        proxy: &ProxyKey,
-        choice: &Choice<'_>,
-        seen: &[Seen],
-    ) -> Result<(), Violation> {
-        let (name, generation) = choice.chosen;
-        let present = seen.iter().find(|seen| seen.name == *name);
-        let until = present.and_then(|seen| seen.until);
-        if until.is_some_and(|until| choice.at < until) {
-            return Err(Violation::new(
-                "R-11 a proxy chooses what its view lets through",
-                format!("{} chooses `{name}`, which its view pauses", proxy.id),
-            ));
-        }
-        let may_wait = self.chosen.may_wait(proxy, name, *generation, choice.at);
-        if may_wait {
-            return Err(Violation::new(
-                "R-8 a proxy stays away for as long as it was asked to",
-                format!("{} chooses `{name}` before that", proxy.id),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Judges that nobody better was free, by the proxy's own account of a moment before.
-    fn is_best(
-        &self,
-        proxy: &ProxyKey,
-        choice: &Choice<'_>,
-        seen: &[Seen],
-    ) -> Result<(), Violation> {
-        let Some(truth) = self.history.get(&of_wire(choice.pinned)) else {
-            return Ok(());
-        };
-        if *rules(truth) != self.rules(choice.view) {
-            return Ok(()); // It has other limits.
-        }
-        let (name, _) = choice.chosen;
-        let is_flat = rules(truth).strategy == Strategy::Weighted;
-        let chosen = truth.endpoints.get(name.as_str());
-        let Some(rank) = chosen.map(|it| equals::rank(it, is_flat)) else {
-            return Ok(());
-        };
-        if self.equals.stays(proxy, choice, rules(truth)) {
-            return Ok(());
-        }
-        let better = seen.iter().find(|seen| {
-            let routed = truth.endpoints.get(seen.name.as_str());
-            routed.is_some_and(|routed| {
-                seen.reason.is_empty()
-                    && !choice.tried.contains(&seen.name)
-                    && routed.generation.0 == seen.generation
-                    && routed.spec.admin_state == AdminState::Enabled
-                    && matches!(
-                        routed.health,
-                        Health::Healthy { .. } | Health::Unknown { .. }
-                    )
-                    && equals::rank(routed, is_flat) < rank
-            })
-        });
-        match better {
-            None => Ok(()),
-            Some(better) => Err(Violation::new(
-                "order: the better endpoint comes first",
-                format!("{} chooses `{name}`, not `{}`", proxy.id, better.name),
-            )),
-        }
     }
 }
 
@@ -589,14 +214,7 @@ pub(super) fn acts_like(one: &Endpoint, other: &Endpoint) -> bool {
     summary(one) == summary(other) && one.health.acts_like(&other.health) && one.spec == other.spec
 }
 
-fn key_of(endpoint: &Endpoint) -> String {
+pub(super) fn key_of(endpoint: &Endpoint) -> String {
     let key = endpoint.spec.api_key.as_ref();
     key.map_or("", |key| key.expose()).to_owned()
-}
-
-pub(super) fn of_wire(view: v1::View) -> View {
-    View {
-        term: view.term,
-        revision: view.revision,
-    }
 }
