@@ -1,168 +1,30 @@
 //! Answers of our own, in the shape that the caller's library expects.
 //!
+//! - [`kind`]: why we answer. [`shape`]: how the library that calls reads it.
+//!
 //! The one place that builds them. They name endpoints and reasons, never credentials,
 //! and nothing that a client sent.
 
-use std::{borrow::Cow, fmt::Write, time::Duration};
+mod kind;
+mod shape;
+
+use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+    HeaderName, HeaderValue, Response, StatusCode,
     header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use self::kind::Facts;
+pub(super) use self::{kind::Kind, shape::Shape};
 use super::{relay::Body, upload::Fault};
 use crate::client_keys::Denied;
 
 const X_QCC_ERROR: HeaderName = HeaderName::from_static("x-qcc-error");
 const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
-const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-
-/// Why we answer instead of an endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// The head breaks a rule of HTTP or of ours.
-    Malformed,
-    /// The head is longer than is taken.
-    HeadTooLarge,
-    /// Its target alone is.
-    TargetTooLong,
-    /// The body broke off or is badly framed.
-    BodyBroken,
-    /// The client stopped sending its body.
-    BodyTimeout,
-    /// The body is longer than is taken.
-    BodyTooLarge,
-    /// CONNECT or TRACE.
-    Method,
-    /// A path under our own prefix that does not exist.
-    NotFound,
-    /// The client has no key, where one is asked for.
-    KeyRequired,
-    /// It has none of ours.
-    KeyRejected,
-    /// An `expect` that we cannot meet.
-    Expectation,
-    /// There is no view yet.
-    NoView,
-    /// We are stopping.
-    Draining,
-    /// There are too many requests at a time.
-    Overloaded,
-    /// No endpoint is selectable.
-    NoEndpoint,
-    /// Every selectable endpoint is busy.
-    Busy,
-    /// Every try was refused for its credential.
-    CredentialsRejected,
-    /// Every try failed before an answer.
-    Unreachable,
-    /// No answer came in time.
-    Timeout,
-}
-
-/// What is fixed for each kind: status, our name for it, Anthropic's name for it.
-struct Facts(StatusCode, &'static str, &'static str);
-
-impl Kind {
-    fn facts(self) -> Facts {
-        const INVALID: &str = "invalid_request_error";
-        // Not `overloaded_error`: for that one Claude Code shows a fixed text instead of ours.
-        const API: &str = "api_error";
-        const AUTH: &str = "authentication_error";
-        use StatusCode as Status;
-        match self {
-            Self::Malformed => Facts(Status::BAD_REQUEST, "malformed_request", INVALID),
-            Self::HeadTooLarge => {
-                let status = Status::REQUEST_HEADER_FIELDS_TOO_LARGE;
-                Facts(status, "head_too_large", INVALID)
-            }
-            Self::TargetTooLong => Facts(Status::URI_TOO_LONG, "target_too_long", INVALID),
-            Self::BodyBroken => Facts(Status::BAD_REQUEST, "malformed_body", INVALID),
-            Self::BodyTimeout => Facts(Status::REQUEST_TIMEOUT, "body_timeout", "timeout_error"),
-            Self::BodyTooLarge => {
-                let name = "body_too_large";
-                Facts(Status::PAYLOAD_TOO_LARGE, name, "request_too_large")
-            }
-            Self::Method => Facts(Status::METHOD_NOT_ALLOWED, "method_not_allowed", INVALID),
-            Self::NotFound => Facts(Status::NOT_FOUND, "not_found", "not_found_error"),
-            Self::KeyRequired => Facts(Status::UNAUTHORIZED, "client_key_required", AUTH),
-            Self::KeyRejected => Facts(Status::UNAUTHORIZED, "client_key_rejected", AUTH),
-            Self::Expectation => Facts(Status::EXPECTATION_FAILED, "expectation_failed", INVALID),
-            Self::NoView => Facts(Status::SERVICE_UNAVAILABLE, "no_view", API),
-            Self::Draining => Facts(Status::SERVICE_UNAVAILABLE, "draining", API),
-            Self::Overloaded => {
-                let status = Status::SERVICE_UNAVAILABLE;
-                Facts(status, "overloaded", "overloaded_error")
-            }
-            Self::NoEndpoint => Facts(Status::SERVICE_UNAVAILABLE, "no_endpoint_available", API),
-            Self::Busy => Facts(Status::SERVICE_UNAVAILABLE, "endpoints_busy", API),
-            Self::CredentialsRejected => Facts(Status::BAD_GATEWAY, "credentials_rejected", API),
-            Self::Unreachable => Facts(Status::BAD_GATEWAY, "endpoints_unreachable", API),
-            Self::Timeout => Facts(
-                Status::GATEWAY_TIMEOUT,
-                "endpoints_timed_out",
-                "timeout_error",
-            ),
-        }
-    }
-
-    /// Whether the connection is in a state, or the client of a kind, that ends it.
-    fn closes(self) -> bool {
-        match self {
-            Self::Malformed
-            | Self::HeadTooLarge
-            | Self::TargetTooLong
-            | Self::BodyBroken
-            | Self::BodyTimeout
-            | Self::BodyTooLarge
-            | Self::Method
-            | Self::Expectation
-            | Self::Draining => true,
-            Self::NotFound
-            | Self::KeyRequired
-            | Self::KeyRejected
-            | Self::NoView
-            | Self::Overloaded
-            | Self::NoEndpoint
-            | Self::Busy
-            | Self::CredentialsRejected
-            | Self::Unreachable
-            | Self::Timeout => false,
-        }
-    }
-
-    /// Whether it is about the client's key.
-    fn is_about_the_key(self) -> bool {
-        matches!(self, Self::KeyRequired | Self::KeyRejected)
-    }
-
-    /// The shortest sensible pause before another try, where another may help.
-    fn retry_after(self) -> Option<Duration> {
-        match self {
-            Self::NoView | Self::Draining | Self::Overloaded | Self::NoEndpoint | Self::Busy => {
-                Some(Duration::from_secs(1))
-            }
-            Self::Malformed
-            | Self::HeadTooLarge
-            | Self::TargetTooLong
-            | Self::BodyBroken
-            | Self::BodyTimeout
-            | Self::BodyTooLarge
-            | Self::Method
-            | Self::NotFound
-            | Self::KeyRequired
-            | Self::KeyRejected
-            | Self::Expectation
-            | Self::CredentialsRejected
-            | Self::Unreachable
-            | Self::Timeout => None,
-        }
-    }
-}
 
 /// An answer of our own.
 #[derive(Debug)]
@@ -286,143 +148,12 @@ pub(super) fn json(page: &Value) -> Response<Body> {
     response
 }
 
-/// Which library is calling, by what it calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
-    /// `{"type": "error", "error": {"type", "message"}, "request_id"}`.
-    Anthropic,
-    /// `{"error": {"message", "type", "param", "code"}}`.
-    OpenAi,
-    /// RFC 9457.
-    Problem,
-}
-
-impl Shape {
-    /// Tells by path and headers.
-    pub(super) fn of(path: &str, headers: &HeaderMap) -> Self {
-        const OPENAI: [&str; 10] = [
-            "chat",
-            "completions",
-            "responses",
-            "embeddings",
-            "models",
-            "moderations",
-            "images",
-            "audio",
-            "files",
-            "batches",
-        ];
-        let Some(resource) = path.strip_prefix("/v1/") else {
-            return Self::Problem;
-        };
-        let resource = resource.split('/').next().unwrap_or_default();
-        if resource == "messages" || headers.contains_key("anthropic-version") {
-            Self::Anthropic
-        } else if OPENAI.contains(&resource) {
-            Self::OpenAi
-        } else {
-            Self::Problem
-        }
-    }
-
-    fn content_type(self) -> HeaderValue {
-        HeaderValue::from_static(match self {
-            Self::Anthropic | Self::OpenAi => "application/json",
-            Self::Problem => "application/problem+json",
-        })
-    }
-
-    fn request_id(self) -> HeaderName {
-        match self {
-            Self::Anthropic => REQUEST_ID,
-            Self::OpenAi | Self::Problem => X_REQUEST_ID,
-        }
-    }
-
-    fn error(self, kind: Kind, message: &str, request_id: &str) -> Bytes {
-        let Facts(status, name, error_type) = kind.facts();
-        let body = match self {
-            Self::Anthropic => json!({
-                "type": "error",
-                "error": { "type": error_type, "message": message },
-                "request_id": request_id,
-            }),
-            Self::OpenAi => json!({ "error": {
-                "message": message,
-                "type": error_type,
-                "param": null,
-                "code": name,
-            }}),
-            Self::Problem => json!({
-                "title": status.canonical_reason(),
-                "status": status.as_u16(),
-                "detail": message,
-                "reason": name,
-                "request_id": request_id,
-            }),
-        };
-        body.to_string().into()
-    }
-
-    /// The last event of a stream that breaks off: not an end that could be taken for
-    /// a proper one. `at_boundary`: the stream stands between two events. `None`: nobody
-    /// knows what its readers would make of an event of ours; breaking off has to do.
-    pub(super) fn stream_error(self, message: &str, at_boundary: bool) -> Option<Bytes> {
-        // A half event cannot be taken back. Closing it lets the error be read; what its
-        // reader makes of the half is an error as well.
-        let mut event = String::from(if at_boundary { "" } else { "\n\n" });
-        let written = match self {
-            Self::Anthropic => {
-                let error = json!({ "type": "api_error", "message": message });
-                let data = json!({ "type": "error", "error": error });
-                write!(event, "event: error\ndata: {data}\n\n")
-            }
-            Self::OpenAi => {
-                let data = json!({ "error": {
-                    "message": message,
-                    "type": "api_error",
-                    "param": null,
-                    "code": "stream_broken",
-                }});
-                write!(event, "data: {data}\n\n")
-            }
-            Self::Problem => return None,
-        };
-        written.ok().map(|()| event.into())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
+    use serde_json::json;
 
     use super::*;
-
-    fn shape(path: &str, fields: &[(&'static str, &'static str)]) -> Shape {
-        let headers = fields
-            .iter()
-            .map(|(name, value)| {
-                (
-                    HeaderName::from_static(name),
-                    HeaderValue::from_static(value),
-                )
-            })
-            .collect();
-        Shape::of(path, &headers)
-    }
-
-    #[test]
-    fn the_shape_is_that_of_the_library_that_calls() {
-        let version: &[_] = &[("anthropic-version", "2026-10-21")];
-        assert_eq!(shape("/v1/messages", &[]), Shape::Anthropic);
-        assert_eq!(shape("/v1/messages/count_tokens", &[]), Shape::Anthropic);
-        assert_eq!(shape("/v1/models", version), Shape::Anthropic);
-        assert_eq!(shape("/v1/models", &[]), Shape::OpenAi);
-        assert_eq!(shape("/v1/chat/completions", &[]), Shape::OpenAi);
-        assert_eq!(shape("/v1/responses", &[]), Shape::OpenAi);
-        assert_eq!(shape("/v1/chatter", &[]), Shape::Problem);
-        assert_eq!(shape("/else", version), Shape::Problem);
-    }
 
     async fn answer(refusal: Refusal, shape: Shape) -> (Response<()>, Value) {
         let (head, body) = refusal.into_response(shape, true).into_parts();
@@ -604,18 +335,5 @@ mod tests {
         let refusal = Refusal::new(Kind::NoEndpoint, "m").retry_after(Duration::ZERO);
         let response = refusal.into_response(Shape::Problem, false);
         assert_eq!(response.headers()["retry-after"], "1");
-    }
-
-    #[test]
-    fn a_broken_stream_ends_in_an_error_event() {
-        let event = Shape::Anthropic.stream_error("cut", false).unwrap();
-        let event = std::str::from_utf8(&event).unwrap();
-        let data = event.strip_prefix("\n\nevent: error\ndata: ").unwrap();
-        let data: Value = serde_json::from_str(data).unwrap();
-        assert_eq!(data["type"], "error");
-        assert_eq!(data["error"]["type"], "api_error");
-        let event = Shape::OpenAi.stream_error("cut", true).unwrap();
-        assert!(event.starts_with(b"data: {\"error\":"));
-        assert_eq!(Shape::Problem.stream_error("cut", true), None);
     }
 }
