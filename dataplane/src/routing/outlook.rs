@@ -16,7 +16,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 
-use super::{Next, Routing, Table, Unavailable};
+use super::{Next, Routing, Table, Unavailable, admission::Party};
 
 /// Longest time for which it is remembered: what people are told of seconds stays true.
 const HOLDS_MAX: Duration = Duration::from_millis(100);
@@ -57,6 +57,17 @@ impl From<Finding> for Next {
 }
 
 impl Routing {
+    /// Returns what is remembered, if that is all there is to say to this request.
+    #[inline(always)]
+    pub(super) fn remembered(&self, now: Instant) -> Option<Finding> {
+        match self.attempts {
+            0 => self.router().outlook().get(self.table(), now),
+            // These two may go where others may not.
+            _ if self.party == Party::Suspect || self.spared.is_some() => None,
+            _ => self.foretold(now),
+        }
+    }
+
     /// Finds out why there was nothing to choose. `None`: there is now.
     pub(super) fn survey(&self, now: Instant) -> Option<Next> {
         if let Some(known) = self.foretold(now) {

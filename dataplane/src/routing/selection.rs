@@ -170,9 +170,7 @@ impl Routing {
         if !std::mem::replace(&mut self.is_counted, true) {
             self.dice = Dice::new(self.router().count_request(now));
         }
-        if self.attempts == 0
-            && let Some(known) = self.router().outlook().get(self.table(), now)
-        {
+        if let Some(known) = self.remembered(now) {
             return known.into();
         }
         loop {
