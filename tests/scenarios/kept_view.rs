@@ -146,6 +146,39 @@ async fn a_proxy_that_was_stopped_keeps_the_last_it_heard() {
     assert_eq!(response.served_by(), "b");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_proxy_could_not_tell_of_a_key_its_next_run_tells() {
+    let mut testbed = Testbed::start()
+        .patient_checks()
+        .endpoints(["a", "b"])
+        .await;
+    let (first, path, flags) = keep(&mut testbed).await;
+    let url = testbed.control().url();
+    testbed.control().kill();
+    let before = fs::read(&path).expect("it is there");
+    testbed.upstream("a").respond(401);
+    let response = testbed.proxy(first).message().await.expect_status(200);
+    assert_eq!(response.served_by(), "b");
+    let asked = testbed.upstream("a").requests().len();
+    eventually("the mark is kept", async || match fs::read(&path) {
+        Ok(now) if now != before => Ok(()),
+        other => Err(format!("{:?}", other.map(|bytes| bytes.len()))),
+    })
+    .await;
+    testbed.proxy(first).kill();
+
+    let second = start(&mut testbed, &url, &flags).await;
+    let response = testbed.proxy(second).message().await.expect_status(200);
+    assert_eq!(response.served_by(), "b");
+    testbed.control().start().await;
+    let endpoint = (testbed.control())
+        .eventually_is("a", HealthState::Unhealthy)
+        .await;
+    assert_eq!(endpoint.health.unwrap_or_default().cause(), Cause::Auth);
+    assert_eq!(testbed.control().queue_stats().await.total_failed, 1);
+    assert_eq!(testbed.upstream("a").requests().len(), asked);
+}
+
 /// Does something to a kept view that it must not survive.
 type Spoil<'a> = dyn Fn(&Path) -> std::io::Result<()> + 'a;
 

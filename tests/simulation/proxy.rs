@@ -325,6 +325,9 @@ impl World {
         let node = &self.nodes[proxy];
         let Some(run) = &node.run else { return Ok(()) };
         let position = run.position();
+        if let Some(position) = position {
+            self.judge.is_spoken_to(&run.key, position);
+        }
         if let Some(position) = position.filter(|_| position != before) {
             let instant = node.clock.at(self.now);
             let seen = run.proxy.endpoints(instant);

@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -15,11 +15,11 @@ use qcc_proto::v1::{OutcomeClass, View};
 use tokio::sync::{Notify, futures::Notified, watch};
 
 use super::{
-    Generation, Policy, Routed, Routing, Session, Table, budget::Budget, outlook::Outlook,
-    places::Places,
+    Generation, Outcome, Policy, Routed, Routing, Session, Table, budget::Budget, endpoint::Health,
+    mark::Block, outlook::Outlook, places::Places,
 };
 use crate::{
-    reports::Outbox,
+    reports::{Outbox, Report},
     seeded::{Bug, seeded},
 };
 
@@ -62,6 +62,8 @@ struct Shared {
     resorts: AtomicU64,
     /// How often a credential was rejected since the process started.
     rejections: watch::Sender<u64>,
+    /// Generations that an earlier process saw rejected, until a control plane has spoken.
+    inherited: Mutex<Vec<Generation>>,
     outbox: Arc<Outbox>,
 }
 
@@ -134,6 +136,7 @@ impl Router {
                 outcomes: Default::default(),
                 resorts: AtomicU64::new(0),
                 rejections: watch::Sender::default(),
+                inherited: Mutex::default(),
                 outbox,
             }),
         }
@@ -199,7 +202,11 @@ impl Router {
                 previous.change(view, policy, names, |name| endpoints.get(name).cloned())
             }
             None => match update.restored {
-                Some(rejected) => Table::restore(view, life, policy, endpoints.values(), &rejected),
+                Some(rejected) => {
+                    let table = Table::restore(view, life, policy, endpoints.values(), &rejected);
+                    *self.inherited() = rejected;
+                    table
+                }
                 None => Table::build(view, life, policy, endpoints.values(), previous.as_deref()),
             },
         };
@@ -210,6 +217,45 @@ impl Router {
         }
         self.shared.table.store(Some(Arc::new(table)));
         self.wake();
+    }
+
+    /// Reports what an earlier process saw rejected, now that a control plane has spoken. Where
+    /// its view has not taken the endpoint out in that generation, that process was gone before
+    /// it could tell, and this one would stay away until somebody changes the key.
+    pub(crate) fn testify(&self, now: Instant) {
+        let inherited = std::mem::take(&mut *self.inherited());
+        let Some(table) = self.table().filter(|_| !inherited.is_empty()) else {
+            return;
+        };
+        for (name, generation) in inherited {
+            let Some(entry) = table.find(&name) else {
+                continue;
+            };
+            let is_rejected = entry.routed.endpoint.generation == generation
+                && entry.live.mark().block == Block::Rejected;
+            if !is_rejected || matches!(entry.routed.health, Health::Unhealthy { .. }) {
+                continue;
+            }
+            let report = Report {
+                endpoint: name,
+                generation,
+                life: table.life(),
+                view: table.view(),
+                count: 1,
+                at: now,
+                outcome: Outcome {
+                    detail: "seen before the proxy was started again".to_owned(),
+                    ..Outcome::of(OutcomeClass::Auth)
+                },
+            };
+            self.outbox().push(report, true);
+        }
+    }
+
+    fn inherited(&self) -> MutexGuard<'_, Vec<Generation>> {
+        (self.shared.inherited)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes when endpoints of the newest table are checked next. Nothing is decided by it

@@ -108,6 +108,7 @@ impl<'a> Watch<'a> {
                 Some(view)
             }
         };
+        self.client.router.testify(now);
         let planned = planned.iter().take(PLANNED_MAX);
         let planned = planned.map(|it| (&*it.endpoint, clocks.deadline(it.due_clock_ms)));
         self.client.router.expect_checks(planned);

@@ -17,6 +17,8 @@ use crate::position::{Generation, Position};
 pub(super) struct Chosen {
     /// Endpoints and generations that have answered 401, by run of a proxy.
     rejected: BTreeSet<Known>,
+    /// Those of an earlier run of the proxy, until a control plane has spoken to this one.
+    inherited: BTreeSet<Known>,
     /// Endpoints and generations that have answered a run of a proxy well.
     proven: BTreeSet<Known>,
     /// Endpoints and generations that a run of a proxy has seen fail in any way.
@@ -82,6 +84,14 @@ impl Chosen {
     pub(super) fn rejected(&mut self, proxy: &ProxyKey, endpoint: &str, generation: Generation) {
         self.rejected
             .insert((proxy.clone(), endpoint.to_owned(), generation));
+    }
+
+    /// Returns whom an earlier run of a proxy has seen rejected, and asks no more.
+    pub(super) fn take_inherited(&mut self, proxy: &ProxyKey) -> Vec<(String, Generation)> {
+        let of_run = self.inherited.extract_if(.., |(of, ..)| of == proxy);
+        of_run
+            .map(|(_, name, generation)| (name, generation))
+            .collect()
     }
 
     pub(super) fn ended(
@@ -185,6 +195,7 @@ impl Judge {
             }
             let known = (proxy.clone(), seen.name.clone(), now);
             self.chosen.rejected.insert(known.clone());
+            self.chosen.inherited.insert(known.clone());
             self.chosen.bad.insert(known);
         }
         Ok(())

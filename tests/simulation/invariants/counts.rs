@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use qcc_control::registry::{OutcomeClass, ProxyKey, Snapshot};
+use qcc_control::registry::{Health, OutcomeClass, ProxyKey, Snapshot};
 use qcc_proto::v1;
 
 use super::{Asked, Judge, Violation};
@@ -108,6 +108,33 @@ impl Judge {
             *self.ledger.finished.entry(proxy.clone()).or_default() += 1;
             let of_kind = self.ledger.unsent.entry((proxy.clone(), ended));
             *of_kind.or_default() += 1;
+        }
+    }
+
+    /// Notes that a control plane has spoken to a run of a proxy, which is at this view now.
+    /// Where that does not know of a rejection that an earlier run has seen, this one owes it.
+    pub(crate) fn is_spoken_to(&mut self, proxy: &ProxyKey, view: Position) {
+        let inherited = self.chosen.take_inherited(proxy);
+        let Some(truth) = self.history.get(&view) else {
+            return;
+        };
+        for (endpoint, generation) in inherited {
+            let known = truth.endpoints.get(endpoint.as_str());
+            let is_in_use = known.is_some_and(|known| {
+                view.generation(known.generation.0) == generation
+                    && !matches!(known.health, Health::Unhealthy(_))
+            });
+            if is_in_use {
+                let ended = Ended {
+                    endpoint,
+                    generation,
+                    view,
+                    class: v1::OutcomeClass::Auth,
+                };
+                *self.ledger.finished.entry(proxy.clone()).or_default() += 1;
+                let of_kind = self.ledger.unsent.entry((proxy.clone(), ended));
+                *of_kind.or_default() += 1;
+            }
         }
     }
 

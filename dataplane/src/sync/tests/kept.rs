@@ -1,6 +1,7 @@
 //! A view that an earlier process kept.
 
 use super::*;
+use crate::sync::watch::Watch;
 
 /// A view that an earlier process kept an hour ago.
 fn kept(registry_id: &str, view: View) -> Kept {
@@ -104,6 +105,56 @@ async fn what_was_kept_is_let_go_of_once_a_control_plane_has_answered() {
     let testbed = Testbed::with(Some(kept)).await;
     until(|| with_a_key.upgrade().is_none()).await; // Not only at the end of the session.
     assert!(!testbed.sync.is_finished() && testbed.link.state().connected.is_some());
+}
+
+/// A message by which a control plane tells of the kept endpoint.
+fn told(registry_id: &str, generation: u64, state: HealthState) -> WatchSnapshotsResponse {
+    let Some(Update::Snapshot(mut chunk)) = snapshot(1, 2, generation).update else {
+        unreachable!("a snapshot");
+    };
+    chunk.registry_id = registry_id.into();
+    chunk.endpoints[0].name = "kept".into();
+    chunk.endpoints[0].state = state.into();
+    chunk.endpoints[0].cause = v1::Cause::Timeout.into();
+    message(1, 2, Update::Snapshot(chunk))
+}
+
+#[test]
+fn what_an_earlier_process_saw_rejected_is_told_to_a_control_plane_that_does_not_know() {
+    const HEALTHY: HealthState = HealthState::Healthy;
+    for (what, first, is_told) in [
+        ("nothing has changed", bookmark(1, 1), true),
+        ("it is still in use", told("r", 1, HEALTHY), true),
+        ("it is out", told("r", 1, HealthState::Unhealthy), false),
+        ("it has another key", told("r", 2, HEALTHY), false),
+        ("another registry", told("s", 1, HEALTHY), false),
+    ] {
+        let kept = Kept {
+            rejected: vec![("kept".into(), 1)],
+            ..kept("r", OLD)
+        };
+        let (mut client, ..) = lonely(Vec::new(), kept);
+        let kept = client.kept.take().unwrap();
+        let mut replica = Replica::default();
+        client.restore(kept, &mut replica);
+        assert!(client.outbox.buffer().is_empty(), "{what}: not before");
+        let url = Uri::from_static("http://127.0.0.1:1");
+        let mut watch = Watch::new(&client, &url, &mut replica);
+        watch.request();
+        let view = first.view.unwrap_or_default();
+        let nothing_new = bookmark(view.term, view.revision);
+        for message in [first, nothing_new] {
+            watch.apply(message, Instant::now()).unwrap();
+        }
+        let mut buffer = client.outbox.buffer();
+        let batch = buffer.next_batch();
+        let outcomes = batch.map_or_else(Vec::new, |batch| batch.reports.clone());
+        let told: Vec<_> = (outcomes.iter())
+            .map(|report| (&*report.endpoint, report.generation, report.outcome.class))
+            .collect();
+        let expected = [("kept", 1, OutcomeClass::Auth)];
+        assert_eq!(told, &expected[..usize::from(is_told)], "{what}");
+    }
 }
 
 #[tokio::test]
