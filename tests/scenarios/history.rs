@@ -81,13 +81,29 @@ async fn an_incident_is_told_as_it_happens_and_after_a_crash() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_has_not_happened_cannot_be_resumed_from() {
     let testbed = Testbed::start().await;
-    let request = WatchEventsRequest {
-        after_id: Some(1_000_000),
+    let follow = WatchEventsRequest::default();
+    let stream = testbed.control().events().watch_events(follow).await;
+    let mut stream = stream.expect("events can be followed").into_inner();
+    let first = stream.message().await.expect("it lasts");
+    let first = first.expect("where it stands");
+    let resume = WatchEventsRequest {
+        after_id: Some(first.position),
+        registry_id: first.registry_id,
         ..WatchEventsRequest::default()
     };
-    let refused = testbed.control().events().watch_events(request).await;
-    let status = refused.expect_err("that is in the future");
-    assert_eq!(status.code(), tonic::Code::OutOfRange);
+    assert!(!resume.registry_id.is_empty());
+    let resumed = testbed.control().events().watch_events(resume).await;
+    resumed.expect("it has happened");
+    for (after_id, registry_id) in [(1_000_000, ""), (0, "of-a-disk-that-is-lost")] {
+        let request = WatchEventsRequest {
+            after_id: Some(after_id),
+            registry_id: registry_id.to_owned(),
+            ..WatchEventsRequest::default()
+        };
+        let refused = testbed.control().events().watch_events(request).await;
+        let status = refused.expect_err("that has not happened here");
+        assert_eq!(status.code(), tonic::Code::OutOfRange);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,7 +45,7 @@ async fn a_watch_is_a_snapshot_and_all_its_changes() {
     };
     client.delete_endpoint(delete).await.expect("it exists");
     let goal = control.view().await;
-    let mut last = View::default();
+    let (mut last, mut registry_id) = (View::default(), String::new());
     while last < goal {
         let step = watch
             .next()
@@ -66,7 +66,7 @@ async fn a_watch_is_a_snapshot_and_all_its_changes() {
             held.remove(&name);
         }
         if !step.more {
-            last = view;
+            (last, registry_id) = (view, step.registry_id);
         }
     }
     let listed = client
@@ -79,6 +79,7 @@ async fn a_watch_is_a_snapshot_and_all_its_changes() {
     // Going on from a view brings what came later, and nothing twice.
     let request = WatchEndpointsRequest {
         resume_from: Some(goal),
+        registry_id: registry_id.clone(),
         ..Default::default()
     };
     let mut resumed = client
@@ -116,20 +117,19 @@ async fn a_watch_is_a_snapshot_and_all_its_changes() {
         revision: goal.revision + 1000,
         ..goal
     };
-    let request = WatchEndpointsRequest {
-        resume_from: Some(future),
-        ..Default::default()
-    };
-    let status = match client.watch_endpoints(request).await {
-        Err(status) => status,
-        Ok(watch) => watch
-            .into_inner()
-            .next()
-            .await
-            .expect("an answer")
-            .expect_err("the future"),
-    };
-    assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    for (view, registry_id) in [
+        (future, registry_id),
+        (goal, "of-a-disk-that-is-lost".to_owned()),
+    ] {
+        let request = WatchEndpointsRequest {
+            resume_from: Some(view),
+            registry_id,
+            ..Default::default()
+        };
+        let refused = client.watch_endpoints(request).await;
+        let status = refused.expect_err("this is not known here");
+        assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

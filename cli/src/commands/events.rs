@@ -76,6 +76,7 @@ async fn follow(
             None if args.limit() == 0 => None,
             None => Some(past.oldest_id.saturating_sub(1)),
         },
+        registry_id: String::new(),
         since_time: None,
         lines: Lines::default(),
         widths: Vec::new(),
@@ -89,6 +90,8 @@ struct Screen<'a> {
     args: &'a Events,
     context: &'a Context,
     after_id: Option<u64>,
+    /// The registry that it is of, once that has said so.
+    registry_id: String,
     /// The time of the newest event that was shown, for a control plane that does not know its number.
     since_time: Option<prost_types::Timestamp>,
     lines: Lines,
@@ -108,6 +111,7 @@ impl Reader for Screen<'_> {
             },
             kinds: kinds(self.args),
             after_id: self.after_id,
+            registry_id: self.registry_id.clone(),
         });
         let response = Client::new(channel).watch_events(request).await?;
         Ok(response.into_inner())
@@ -120,12 +124,14 @@ impl Reader for Screen<'_> {
         }
         self.show(step.events.iter())?;
         self.after_id = Some(step.position);
+        self.registry_id = step.registry_id;
         Ok(())
     }
 
     fn broke(&mut self) {}
 
     fn start_over(&mut self) -> bool {
+        self.registry_id.clear();
         self.after_id.take().is_some()
     }
 }

@@ -105,6 +105,7 @@ impl EventService for Log {
         let mut watches = self.watches.lock().expect("no test has panicked");
         watches.push(request.into_inner());
         let step = |events: Vec<v1::Event>, position, gap| v1::WatchEventsResponse {
+            registry_id: String::new(),
             events,
             position,
             gap,

@@ -322,6 +322,7 @@ impl EndpointService for Api {
         let request = request.into_inner();
         let cluster = validate::cluster_filter(&request.cluster)?;
         let resume_from = request.resume_from.map(|view| reports::view(Some(view)));
+        self.is_of_registry(&request.registry_id)?;
         let newest = self.feed.snapshot().view;
         if resume_from.is_some_and(|view| view > newest) {
             return Err(status(

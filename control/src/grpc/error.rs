@@ -54,6 +54,16 @@ pub(super) fn invalid(field: &str, rule: impl Into<String>) -> Status {
     violations.none(()).expect_err("there is a violation")
 }
 
+/// Returns OUT_OF_RANGE for what a client goes on from, and has read of another registry.
+pub(super) fn other_registry() -> Status {
+    status(
+        Code::OutOfRange,
+        "`registry_id` names another registry than that of this control plane",
+        "OTHER_REGISTRY",
+        &[],
+    )
+}
+
 /// Returns NOT_FOUND for a resource.
 pub(super) fn not_found(kind: &str, name: &str) -> Status {
     status(

@@ -68,6 +68,7 @@ impl EventService for Api {
             request.since_time,
             request.kinds().collect(),
         )?;
+        self.is_of_registry(&request.registry_id)?;
         let newest = self.feed.events().borrow().newest();
         let position = match request.after_id {
             Some(id) if id > newest => {
@@ -104,10 +105,15 @@ fn watch(
     let (messages, stream) = tokio::sync::mpsc::channel(1);
     tokio::spawn(async move {
         let mut newest = api.feed.events();
+        let registry_id = api.feed.snapshot().registry_id.clone();
         loop {
             let events = newest.borrow_and_update().clone();
             loop {
-                let message = step(&events, &filter, &mut position, strict);
+                let step = step(&events, &filter, &mut position, strict);
+                let message = v1::WatchEventsResponse {
+                    registry_id: registry_id.to_string(),
+                    ..step
+                };
                 strict = true;
                 if messages.send(Ok(message)).await.is_err() {
                     return;
@@ -130,8 +136,8 @@ fn watch(
     tokio_stream::wrappers::ReceiverStream::new(stream)
 }
 
-/// Returns the next message of a watch, and moves its position: to the newest event if
-/// there is no more to say.
+/// Returns what the next message of a watch has to say, and moves its position: to the newest
+/// event if there is no more.
 fn step(
     events: &Events,
     filter: &Filter,
@@ -151,6 +157,7 @@ fn step(
         events: new.into_iter().map(|event| message(event)).collect(),
         position: *position,
         gap,
+        ..Default::default()
     }
 }
 

@@ -162,6 +162,18 @@ impl Api {
         Ok((answer, self.feed.snapshot()))
     }
 
+    /// Looks whether what a client goes on from was read of this registry, if it says so.
+    ///
+    /// # Errors
+    ///
+    /// OUT_OF_RANGE for another one.
+    fn is_of_registry(&self, named: &str) -> Result<(), Status> {
+        if named.is_empty() || *named == *self.feed.snapshot().registry_id {
+            return Ok(());
+        }
+        Err(error::other_registry())
+    }
+
     /// Makes a change that is safe to repeat by its nature.
     async fn simple(
         &self,

@@ -82,6 +82,7 @@ fn step(
                     .collect(),
                 removed_endpoints: gone(&changed, snapshot, cluster),
                 more: false,
+                registry_id: snapshot.registry_id.to_string(),
             }]
         }
         Since::TooOld | Since::Future => {
@@ -99,6 +100,7 @@ fn step(
                         .collect(),
                     removed_endpoints: Vec::new(),
                     more: part + 1 < parts,
+                    registry_id: snapshot.registry_id.to_string(),
                 })
                 .collect()
         }

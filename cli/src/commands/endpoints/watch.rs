@@ -28,6 +28,7 @@ pub(super) async fn run(
         context,
         cluster,
         resume_from: None,
+        registry_id: String::new(),
         shown: BTreeMap::new(),
         fresh: None,
         widths: Vec::new(),
@@ -41,6 +42,8 @@ struct Screen<'a> {
     cluster: String,
     /// The last view that was shown whole.
     resume_from: Option<v1::View>,
+    /// The registry that it is of.
+    registry_id: String,
     shown: BTreeMap<String, v1::Endpoint>,
     /// The snapshot under way, part by part.
     fresh: Option<BTreeMap<String, v1::Endpoint>>,
@@ -54,6 +57,7 @@ impl Reader for Screen<'_> {
         let request = self.context.control.request(v1::WatchEndpointsRequest {
             cluster: self.cluster.clone(),
             resume_from: self.resume_from,
+            registry_id: self.registry_id.clone(),
         });
         let response = Client::new(channel).watch_endpoints(request).await?;
         Ok(response.into_inner())
@@ -63,6 +67,7 @@ impl Reader for Screen<'_> {
         self.show(&step)?;
         if !step.more {
             self.resume_from = step.view;
+            self.registry_id = step.registry_id;
         }
         Ok(())
     }
@@ -72,6 +77,7 @@ impl Reader for Screen<'_> {
     }
 
     fn start_over(&mut self) -> bool {
+        self.registry_id.clear();
         self.resume_from.take().is_some()
     }
 }
