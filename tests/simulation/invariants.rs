@@ -331,9 +331,9 @@ impl Judge {
             }
         }
         self.count(asked);
-        self.rows.may_have_seen(&self.ledger.news);
+        let before = self.now.as_deref();
+        self.rows.may_have_seen(&self.ledger.news, asked, before);
         if commits > self.commits {
-            let before = self.now.as_deref();
             self.doubts.note(asked, before, clock, &self.ledger);
             self.ledger.keep();
             self.durable = Some(Arc::new(state));

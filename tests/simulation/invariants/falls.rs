@@ -41,8 +41,17 @@ impl Rows {
         }
     }
 
-    /// Notes news of a turn that may have been lost.
-    pub(super) fn may_have_seen(&mut self, news: &[News]) {
+    /// Notes news of a turn that may have been lost, checks that have failed among them.
+    pub(super) fn may_have_seen(
+        &mut self,
+        news: &[News],
+        asked: &[Asked],
+        before: Option<&Snapshot>,
+    ) {
+        for (name, was) in before.iter().flat_map(|before| &before.endpoints) {
+            let has_failed = checked(asked, name) == Some(false);
+            self.row(name.as_str(), was.generation.0).at_most += u32::from(has_failed);
+        }
         for news in news {
             let row = self.row(&news.outcome.endpoint, news.outcome.generation.0);
             row.at_most += u32::from(is_counted(news.outcome.facts.outcome));
