@@ -72,7 +72,11 @@ impl End {
                 rejected(tries).final_answer()
             }
             Self::Unavailable(unavailable) => {
-                no_endpoint(Kind::NoEndpoint, "no endpoint is available", &unavailable)
+                let what = match routing.has_endpoints() {
+                    true => "no endpoint is available",
+                    false => "this proxy's cluster has no endpoints",
+                };
+                no_endpoint(Kind::NoEndpoint, what, &unavailable)
             }
             Self::Busy(why) => {
                 let unavailable = routing.unavailable(Instant::now());

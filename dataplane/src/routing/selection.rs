@@ -99,6 +99,11 @@ impl Routing {
         self.table().policy()
     }
 
+    /// Whether there is any endpoint, selectable or not.
+    pub(crate) fn has_endpoints(&self) -> bool {
+        self.table().len() > 0
+    }
+
     /// Returns the view that this request is routed by.
     pub(crate) fn view(&self) -> View {
         self.table().view()

@@ -89,6 +89,19 @@ async fn a_request_waits_for_a_pause_that_ends_in_time() {
 }
 
 #[tokio::test]
+async fn where_there_is_no_endpoint_at_all_the_client_is_told_that() {
+    let proxy = Proxy::start(&[]).await;
+    let got = proxy.post().await;
+    assert_eq!(got.status(), 503);
+    assert_eq!(got.header("retry-after"), Some("30")); // Somebody has to add one.
+    assert!(
+        got.text().contains("cluster has no endpoints"),
+        "{}",
+        got.text()
+    );
+}
+
+#[tokio::test]
 async fn where_nothing_is_left_the_client_is_told_why_of_each_and_when_to_come_back() {
     let paused = Upstream::always(answer(429, "retry-after: 60\r\n", "")).await;
     let rejected = Upstream::always(answer(401, "", "")).await;
