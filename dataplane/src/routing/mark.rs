@@ -288,7 +288,7 @@ impl Mark {
     }
 
     fn paused(&self, cause: Cause, wait: Duration, chosen_at: u64, now: Instant) -> Self {
-        let (until, trial) = (now + wait, now + TRIAL_INTERVAL);
+        let (until, trial) = (now + wait, self.next_trial(now));
         self.blocked(match self.block {
             Block::Paused {
                 cause, until: old, ..
@@ -367,9 +367,18 @@ impl Mark {
             Block::Paused { cause, until, .. } => Block::Paused {
                 cause,
                 until,
-                trial: now + TRIAL_INTERVAL,
+                trial: self.next_trial(now),
             },
             Block::Clear | Block::Suspended { .. } | Block::Rejected => self.block,
+        }
+    }
+
+    /// Returns when a pause is tried next. Evidence that was held comes as of when it was
+    /// seen: it brings no trial forward.
+    fn next_trial(&self, now: Instant) -> Instant {
+        match self.block {
+            Block::Paused { trial, .. } => trial.max(now + TRIAL_INTERVAL),
+            Block::Clear | Block::Suspended { .. } | Block::Rejected => now + TRIAL_INTERVAL,
         }
     }
 

@@ -257,6 +257,20 @@ fn a_trial_inside_of_a_pause_that_fails_in_another_way_is_not_repeated_at_once()
 }
 
 #[test]
+fn evidence_that_was_held_brings_no_trial_of_a_pause_forward() {
+    let mut testbed = Testbed::new([endpoint("a"), spare("b")]);
+    let [refused, limited] = [testbed.attempt(), testbed.attempt()];
+    let held = refused.hold(Outcome::of(Forbidden), testbed.now);
+    testbed.pass(1.0);
+    testbed.finish(limited, RateLimited);
+    drop(held); // From here on it stands, as of a second ago.
+    testbed.pass(59.9);
+    assert_eq!(testbed.choice().as_deref(), Some("b"));
+    testbed.pass(0.1);
+    assert_eq!(testbed.choice().as_deref(), Some("a"));
+}
+
+#[test]
 fn no_deadline_is_shortened() {
     let mut testbed = Testbed::new([endpoint("a")]);
     let attempts: Vec<Attempt> = (0..3).map(|_| testbed.attempt()).collect();
