@@ -277,14 +277,19 @@ pub(crate) fn command(name: &str) -> Command {
 pub fn by_shell(script: &str, command: &Command) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", script]);
-    shell.arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
+    hand_over(command, &mut shell);
+    shell
+}
+
+/// Makes a command the last arguments of another one, in the same environment.
+pub(crate) fn hand_over(inner: &Command, outer: &mut Command) {
+    outer.arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
         match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
         };
     }
-    shell
 }
 
 /// Takes away the settings that the person who runs the tests may have.

@@ -8,7 +8,7 @@ use std::{
 use rustix::process::Pid;
 
 use crate::{
-    process::{Logs, Process},
+    process::{Logs, Process, hand_over},
     wait::eventually,
 };
 
@@ -48,13 +48,7 @@ impl Injection {
         let mut command = Command::new("strace");
         command.args(["-D", "-f"]);
         self.add_to(&mut command);
-        command.arg(inner.get_program()).args(inner.get_args());
-        for (name, value) in inner.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
+        hand_over(inner, &mut command);
         command
     }
 
