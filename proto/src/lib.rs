@@ -9,11 +9,13 @@
 //!   connections with them. [`rarely`]: log records about what strangers do.
 //! - [`reload`]: a configuration that is read again while its program runs.
 //! - [`resources`]: the file in which people declare clusters and endpoints.
+//! - [`defaults`]: what a cluster's policy is unless somebody says otherwise.
 //! - [`duration`]: durations as people write them.
 //! - [`upstream`]: requests to endpoints and the meaning of their answers.
 //! - [`FILE_DESCRIPTOR_SET`]: the same contract as data, for reflection and JSON.
 
 pub mod client_keys;
+pub mod defaults;
 pub mod duration;
 pub mod encoded;
 pub mod exposition;

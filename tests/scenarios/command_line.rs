@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use crate::metrics::raw;
 
+const README: &str = include_str!("../../README.md");
+
 /// The value at a path of field names.
 fn at<'a>(value: &'a Value, path: &[&str]) -> &'a str {
     let found = path.iter().fold(value, |value, &field| &value[field]);
@@ -168,6 +170,52 @@ async fn exit_codes_tell_what_went_wrong() {
             assert_eq!(output.stdout, "", "{arguments:?}");
         }
     }
+}
+
+/// Flags whose help states a default, with it.
+fn defaults(help: &str) -> Vec<String> {
+    let mut flag = "";
+    let mut stated = Vec::new();
+    for line in help.lines().map(str::trim) {
+        if line.starts_with("--") {
+            flag = line.split(' ').next().unwrap_or_default();
+        }
+        let default = (line.strip_suffix(']')).and_then(|line| line.rsplit_once("[default: "));
+        if let Some((_, value)) = default
+            && !value.starts_with("by ")
+        {
+            stated.push(format!("{flag}={value}"));
+        }
+    }
+    stated
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_defaults_that_are_stated_are_those_in_force() {
+    let testbed = Testbed::start().await;
+    let help = testbed.ctl(&["clusters", "add", "--help"]).await;
+    let (help, _) = help.stdout.split_once("Global options:").expect("them");
+    let stated = defaults(help);
+    assert!(
+        stated.contains(&"--max-failures=3".to_owned()),
+        "{stated:?}"
+    );
+    let add = ["clusters", "add", "stated"].into_iter();
+    let add: Vec<_> = add.chain(stated.iter().map(String::as_str)).collect();
+    testbed.ctl(&add).await.expect_code(0);
+    let mut policies = Vec::new();
+    for name in ["default", "stated"] {
+        let get = ["clusters", "get", name, "-o", "json"];
+        let mut cluster = testbed.ctl(&get).await.expect_code(0).json();
+        policies.push(cluster["policy"].take());
+    }
+    assert_eq!(policies[0], policies[1]);
+
+    let (_, file) = README.split_once("\n[[clusters]]\n").expect("an example");
+    let (file, _) = file.split_once("\n[[endpoints]]\n").expect("its end");
+    let file = format!("[[clusters]]\n{file}");
+    let diff = ["diff", "-f", "-"];
+    testbed.ctl_with(&diff, &[], &file).await.expect_code(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use qcc_proto::defaults;
 use serde::{Deserialize, Serialize};
+
+pub use qcc_proto::defaults::{CHECK_MAX_TOKENS, CHECK_TIMEOUT};
 
 /// The rules for a cluster's endpoints. Fields are documented on
 /// `qcc.v1.ClusterPolicy`.
@@ -215,12 +218,6 @@ impl ApiFlavor {
     }
 }
 
-/// Six characters need few tokens; reasoning models need some before they answer.
-pub const CHECK_MAX_TOKENS: u32 = 64;
-
-/// As long as a request's own first byte may take.
-pub const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// A pause longer than this is checked inside, in case the provider relents.
 pub(super) const LONG_PAUSE: Duration = Duration::from_secs(60);
 
@@ -230,47 +227,46 @@ impl Policy {
         Self {
             api,
             credential_scheme: api.credential_scheme(),
-            attempts_max: 3,
-            max_failures: 3,
-            unproven_concurrency: 4,
+            attempts_max: defaults::ATTEMPTS_MAX,
+            max_failures: defaults::MAX_FAILURES,
+            unproven_concurrency: defaults::UNPROVEN_CONCURRENCY,
             timeouts: Timeouts {
-                connect: Duration::from_secs(5),
-                first_byte: Duration::from_secs(30),
-                // Below the 300 s after which clients give up on a silent stream.
-                idle: Duration::from_secs(240),
-                total: Duration::from_secs(600),
+                connect: defaults::CONNECT_TIMEOUT,
+                first_byte: defaults::FIRST_BYTE_TIMEOUT,
+                idle: defaults::IDLE_TIMEOUT,
+                total: defaults::TOTAL_TIMEOUT,
             },
             cool_downs: CoolDowns {
-                overloaded: Duration::from_secs(10),
-                rate_limited: Duration::from_secs(600),
-                max: Duration::from_secs(600),
+                overloaded: defaults::OVERLOADED_COOL_DOWN,
+                rate_limited: defaults::RATE_LIMITED_COOL_DOWN,
+                max: defaults::MAX_COOL_DOWN,
             },
             check: api.check(),
             verification: VerificationSchedule {
-                first: Duration::from_secs(5),
-                max: Duration::from_secs(60),
-                auth_max: Duration::from_secs(300),
-                per_hour_max: 60,
+                first: defaults::VERIFY_FIRST,
+                max: defaults::VERIFY_MAX,
+                auth_max: defaults::VERIFY_AUTH_MAX,
+                per_hour_max: defaults::VERIFY_PER_HOUR_MAX,
             },
-            corroboration_window: Duration::from_secs(30),
-            queue_timeout: Duration::from_secs(2),
+            corroboration_window: defaults::CORROBORATION_WINDOW,
+            queue_timeout: defaults::QUEUE_TIMEOUT,
             strategy: Strategy::Priority,
             affinity: Affinity {
-                enabled: true,
+                enabled: defaults::AFFINITY,
                 headers: Vec::new(),
                 return_policy: ReturnPolicy::Return,
             },
-            slow_start: Duration::from_secs(30),
+            slow_start: defaults::SLOW_START,
             retry_budget: RetryBudget {
-                percent: 20,
-                min_per_second: 3,
+                percent: defaults::RETRY_BUDGET_PERCENT,
+                min_per_second: defaults::RETRY_BUDGET_MIN_PER_SECOND,
             },
-            hold_timeout: Duration::from_secs(2),
-            max_ejected_percent: 0,
-            last_resort: false,
+            hold_timeout: defaults::HOLD_TIMEOUT,
+            max_ejected_percent: defaults::MAX_EJECTED_PERCENT,
+            last_resort: defaults::LAST_RESORT,
             model_override: None,
             model_aliases: BTreeMap::new(),
-            expose_headers: true,
+            expose_headers: defaults::EXPOSE_HEADERS,
             upstream_protocol: UpstreamProtocol::Http1,
         }
     }

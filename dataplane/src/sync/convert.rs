@@ -9,7 +9,7 @@ use std::{
 
 use http::Uri;
 use qcc_proto::{
-    duration,
+    defaults, duration,
     upstream::{self, credential_header},
     v1,
 };
@@ -21,8 +21,6 @@ use crate::routing::{
 
 /// No wait is longer: the largest value that the contract allows anywhere.
 const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
-/// The contract's default for [`Endpoint::first_byte_timeout`].
-const FIRST_BYTE_DEFAULT: Duration = Duration::from_secs(30);
 
 /// The contract's bound for `RoutedEndpoint.mark_summary`.
 const SUMMARY_BYTES_MAX: usize = 400;
@@ -102,7 +100,7 @@ pub(crate) fn routed(endpoint: v1::RoutedEndpoint, clocks: Clocks) -> Result<Rou
         v1::AdminState::Unspecified => return Err(Error::AdminState(endpoint.admin_state)),
         known => known,
     };
-    let first_byte_timeout = limit(&endpoint.first_byte_timeout, FIRST_BYTE_DEFAULT);
+    let first_byte_timeout = limit(&endpoint.first_byte_timeout, defaults::FIRST_BYTE_TIMEOUT);
     Ok(Routed {
         admin,
         health: health(&endpoint, clocks)?,
@@ -127,53 +125,53 @@ pub(crate) fn routed(endpoint: v1::RoutedEndpoint, clocks: Clocks) -> Result<Rou
 /// force has none, and a proxy without a policy would be worth less than one with a
 /// slightly different one.
 pub(crate) fn policy(policy: &v1::ClusterPolicy) -> Policy {
-    let defaults = Policy::default();
     let timeouts = policy.timeouts.unwrap_or_default();
     let cool_downs = policy.cool_downs.unwrap_or_default();
     let verification = policy.verification.unwrap_or_default();
     let budget = policy.retry_budget.unwrap_or_default();
-    let attempts_max = policy.attempts_max.unwrap_or(defaults.attempts_max);
+    let attempts_max = policy.attempts_max.unwrap_or(defaults::ATTEMPTS_MAX);
     let unproven = policy.unproven_concurrency;
     Policy {
         api: match policy.api() {
-            v1::ApiFlavor::Unspecified => defaults.api,
+            v1::ApiFlavor::Unspecified => v1::ApiFlavor::Anthropic,
             known => known,
         },
         attempts_max: attempts_max.clamp(1, ATTEMPTS_MAX as u32),
-        unproven_concurrency: unproven.unwrap_or(defaults.unproven_concurrency).max(1),
+        unproven_concurrency: unproven.unwrap_or(defaults::UNPROVEN_CONCURRENCY).max(1),
         timeouts: Timeouts {
-            connect: limit(&timeouts.connect, defaults.timeouts.connect),
-            idle: limit(&timeouts.idle, defaults.timeouts.idle),
-            total: limit(&timeouts.total, defaults.timeouts.total),
+            connect: limit(&timeouts.connect, defaults::CONNECT_TIMEOUT),
+            idle: limit(&timeouts.idle, defaults::IDLE_TIMEOUT),
+            total: limit(&timeouts.total, defaults::TOTAL_TIMEOUT),
         },
         cool_downs: CoolDowns {
-            overloaded: wait(&cool_downs.overloaded, defaults.cool_downs.overloaded),
-            rate_limited: wait(&cool_downs.rate_limited, defaults.cool_downs.rate_limited),
-            max: wait(&cool_downs.max, defaults.cool_downs.max),
+            overloaded: wait(&cool_downs.overloaded, defaults::OVERLOADED_COOL_DOWN),
+            rate_limited: wait(&cool_downs.rate_limited, defaults::RATE_LIMITED_COOL_DOWN),
+            max: wait(&cool_downs.max, defaults::MAX_COOL_DOWN),
         },
         verification: Verification {
-            max: wait(&verification.max, defaults.verification.max),
-            auth_max: wait(&verification.auth_max, defaults.verification.auth_max),
+            max: wait(&verification.max, defaults::VERIFY_MAX),
+            auth_max: wait(&verification.auth_max, defaults::VERIFY_AUTH_MAX),
         },
-        queue_timeout: wait(&policy.queue_timeout, defaults.queue_timeout),
+        queue_timeout: wait(&policy.queue_timeout, defaults::QUEUE_TIMEOUT),
         strategy: strategy(policy.strategy()),
-        affinity: affinity(policy.affinity.as_ref(), defaults.affinity),
-        slow_start: wait(&policy.slow_start, defaults.slow_start),
+        affinity: affinity(&policy.affinity.clone().unwrap_or_default()),
+        slow_start: wait(&policy.slow_start, defaults::SLOW_START),
         retry_budget: RetryBudget {
-            percent: budget.percent.unwrap_or(defaults.retry_budget.percent),
-            min_per_second: budget
-                .min_per_second
-                .unwrap_or(defaults.retry_budget.min_per_second),
+            percent: budget.percent.unwrap_or(defaults::RETRY_BUDGET_PERCENT),
+            min_per_second: (budget.min_per_second)
+                .unwrap_or(defaults::RETRY_BUDGET_MIN_PER_SECOND),
         },
-        hold_timeout: wait(&policy.hold_timeout, defaults.hold_timeout),
-        max_ejected_percent: policy.max_ejected_percent.unwrap_or_default().min(100),
-        last_resort: policy.last_resort.unwrap_or_default(),
+        hold_timeout: wait(&policy.hold_timeout, defaults::HOLD_TIMEOUT),
+        max_ejected_percent: (policy.max_ejected_percent)
+            .unwrap_or(defaults::MAX_EJECTED_PERCENT)
+            .min(100),
+        last_resort: policy.last_resort.unwrap_or(defaults::LAST_RESORT),
         model_override: (!policy.model_override.is_empty())
             .then(|| policy.model_override.as_str().into()),
         model_aliases: (policy.model_aliases.iter())
             .map(|(from, to)| (from.as_str().into(), to.as_str().into()))
             .collect(),
-        expose_headers: policy.expose_headers.unwrap_or(defaults.expose_headers),
+        expose_headers: policy.expose_headers.unwrap_or(defaults::EXPOSE_HEADERS),
         upstream_protocol: match policy.upstream_protocol() {
             v1::UpstreamProtocol::Unspecified | v1::UpstreamProtocol::Http1 => {
                 UpstreamProtocol::Http1
@@ -181,6 +179,13 @@ pub(crate) fn policy(policy: &v1::ClusterPolicy) -> Policy {
             v1::UpstreamProtocol::Auto => UpstreamProtocol::Auto,
             v1::UpstreamProtocol::Http2 => UpstreamProtocol::Http2,
         },
+    }
+}
+
+impl Default for Policy {
+    /// Returns the rules for a cluster of which nothing is said, or that does not exist yet.
+    fn default() -> Self {
+        policy(&v1::ClusterPolicy::default())
     }
 }
 
@@ -195,12 +200,9 @@ fn strategy(strategy: v1::Strategy) -> Strategy {
     }
 }
 
-fn affinity(affinity: Option<&v1::Affinity>, defaults: Affinity) -> Affinity {
-    let Some(affinity) = affinity else {
-        return defaults;
-    };
+fn affinity(affinity: &v1::Affinity) -> Affinity {
     Affinity {
-        enabled: affinity.enabled.unwrap_or(defaults.enabled),
+        enabled: affinity.enabled.unwrap_or(defaults::AFFINITY),
         headers: (affinity.headers.iter())
             .filter_map(|name| name.parse().ok())
             .collect(),
@@ -292,7 +294,10 @@ mod tests {
     fn an_endpoint_arrives_whole_and_never_prints_its_key() {
         let routed = routed(endpoint(), clocks()).unwrap();
         assert_eq!(routed.endpoint.base_url.path(), "/base");
-        assert_eq!(routed.endpoint.first_byte_timeout, FIRST_BYTE_DEFAULT);
+        assert_eq!(
+            routed.endpoint.first_byte_timeout,
+            defaults::FIRST_BYTE_TIMEOUT
+        );
         assert!(!format!("{routed:?}").contains("canary"));
     }
 
@@ -340,7 +345,6 @@ mod tests {
 
     #[test]
     fn a_policy_is_brought_into_its_range() {
-        assert_eq!(policy(&v1::ClusterPolicy::default()), Policy::default());
         let odd = policy(&v1::ClusterPolicy {
             attempts_max: Some(99),
             unproven_concurrency: Some(0),
