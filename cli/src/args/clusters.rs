@@ -117,8 +117,6 @@ pub(crate) struct PolicyFlags {
     /// Checks per endpoint and hour [default: 60].
     #[arg(long, value_name = "NUMBER")]
     verify_per_hour_max: Option<u32>,
-    #[command(flatten)]
-    selection: SelectionFlags,
     /// How long the head of an event stream is held back while it has no content; 0s: not at all [default: 2s].
     #[arg(long, value_name = "DURATION", value_parser = values::wire_duration)]
     hold_timeout: Option<prost_types::Duration>,
@@ -134,6 +132,8 @@ pub(crate) struct PolicyFlags {
     /// What is spoken to the endpoints [default: http1].
     #[arg(long, value_enum)]
     upstream_protocol: Option<Protocol>,
+    #[command(flatten)]
+    selection: SelectionFlags,
     #[command(flatten)]
     check: CheckFlags,
 }
