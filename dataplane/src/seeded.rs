@@ -10,6 +10,8 @@ pub enum Bug {
     RejectionIgnored,
     /// A suspension has no end.
     MarkNeverExpires,
+    /// The first one is as long as one after many failures.
+    SuspendedTooLong,
     /// A new view voids what this process has seen itself.
     ViewForgetsMarks,
     /// A request goes by the table that it began with, whatever the newest says.

@@ -20,7 +20,7 @@ enum Bug {
 }
 
 /// Each mistake, and the invariants that it may break first.
-const BUGS: [(Bug, &[&str]); 63] = {
+const BUGS: [(Bug, &[&str]); 64] = {
     use control::Bug as C;
     use dataplane::Bug as P;
     [
@@ -56,7 +56,8 @@ const BUGS: [(Bug, &[&str]); 63] = {
         (Bug::Control(C::RequestsLeftBehind), &["I-6"]),
         (Bug::Control(C::ForeignReportCounts), &["I-20"]),
         (Bug::Proxy(P::RejectionIgnored), &["R-10"]),
-        (Bug::Proxy(P::MarkNeverExpires), &["I-31"]),
+        (Bug::Proxy(P::MarkNeverExpires), &["R-13", "I-31"]),
+        (Bug::Proxy(P::SuspendedTooLong), &["R-13", "I-31"]),
         (Bug::Proxy(P::ViewForgetsMarks), &["R-8", "R-10"]),
         (Bug::Proxy(P::PinnedTableRules), &["R-11"]),
         (Bug::Proxy(P::UnprovenUnlimited), &["unproven:"]),

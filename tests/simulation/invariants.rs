@@ -54,7 +54,7 @@ use equals::Equals;
 use events::Told;
 use falls::Rows;
 use suspects::Suspects;
-pub(crate) use suspects::symptom;
+pub(crate) use suspects::{Evidence, symptom};
 use turns::Doubts;
 
 /// A broken invariant.

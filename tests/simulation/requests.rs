@@ -8,7 +8,7 @@ use qcc_proto::v1;
 
 use crate::{
     event::Event,
-    invariants::{Choice, Ended, Left, Violation, symptom},
+    invariants::{Choice, Ended, Evidence, Left, Violation, symptom},
     position::{Generation, Position},
     proxy::FLUSH,
     time::{MS, S, Time},
@@ -132,6 +132,7 @@ impl World {
                 pinned: asking.view.unwrap_or(newest),
                 newest,
                 waits: matches!(next, Next::Wait(_)),
+                at: instant,
             };
             self.judge.left_alone(&run.key, &left, &seen)?;
         }
@@ -217,7 +218,7 @@ impl World {
             Next::Wait(until) => {
                 let patience = asking.request.queue_timeout().as_micros() as Time;
                 if now - asking.since > patience {
-                    self.judge.stood(&run.key, request);
+                    self.judge.stood(&run.key, request, instant);
                     run.requests.remove(&request);
                     return Ok(());
                 }
@@ -234,11 +235,11 @@ impl World {
                 );
             }
             Next::Stands => {
-                self.judge.stood(&run.key, request);
+                self.judge.stood(&run.key, request, instant);
                 return self.proceed(proxy, number, request);
             }
             Next::Exhausted | Next::Unavailable => {
-                self.judge.stood(&run.key, request);
+                self.judge.stood(&run.key, request, instant);
                 run.requests.remove(&request);
             }
         }
@@ -306,7 +307,7 @@ impl World {
         let is_due = (asking.request.held_until()).is_some_and(|until| until <= instant);
         if is_due && asking.request.stand() {
             let key = run.key.clone();
-            self.judge.stood(&key, request);
+            self.judge.stood(&key, request, instant);
             self.plan_report(proxy, MS);
             self.wake(proxy);
         }
@@ -314,6 +315,7 @@ impl World {
 
     /// Lets an attempt have its head.
     pub(crate) fn head(&mut self, proxy: usize, run: u64, attempt: u64) {
+        let instant = self.nodes[proxy].clock.at(self.now);
         let Some(run) = self.alive(proxy, run) else {
             return;
         };
@@ -325,7 +327,7 @@ impl World {
         }
         let proven = (run.key.clone(), trying.endpoint.clone(), trying.generation);
         let request = trying.request;
-        self.judge.served(&proven.0, request);
+        self.judge.served(&proven.0, request, instant);
         self.judge.answered_well(&proven.0, &proven.1, proven.2);
     }
 
@@ -343,7 +345,7 @@ impl World {
         let key = alive.key.clone();
         if client_gone {
             alive.requests.remove(&trying.request);
-            self.judge.stood(&key, trying.request);
+            self.judge.stood(&key, trying.request, instant);
             return Ok(()); // Dropped: nobody is blamed for that.
         }
         let reply = match trying.reply {
@@ -362,7 +364,7 @@ impl World {
         let is_good = matches!(&reply, Reply::Head(status, _) if status.is_success());
         if is_good || matches!(reply, Reply::Broken) {
             asking.request.answered(&trying.attempt);
-            self.judge.served(&key, request);
+            self.judge.served(&key, request, instant);
             self.judge.answered_well(&key, &endpoint, trying.generation);
         }
         let outcome = (asking.request).finish(trying.attempt, &reply, instant, wall);
@@ -395,7 +397,12 @@ impl World {
             view: trying.view,
             class: outcome,
         };
-        self.judge.ended(&key, request, ended, symptom(&reply));
+        let evidence = Evidence {
+            ended,
+            chosen_at: trying.chosen_at,
+            at: instant,
+        };
+        self.judge.ended(&key, request, evidence, symptom(&reply));
         if outcome == v1::OutcomeClass::Auth {
             self.keep_view(proxy);
         }
@@ -406,7 +413,7 @@ impl World {
         );
         if ok && let Some(alive) = self.alive(proxy, run) {
             alive.requests.remove(&request);
-            self.judge.stood(&key, request);
+            self.judge.stood(&key, request, instant);
         }
         if let Some(until) = held_until {
             let at = self.nodes[proxy].clock.when(until, self.now) + MS;

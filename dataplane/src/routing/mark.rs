@@ -401,6 +401,9 @@ fn first_suspension() -> Duration {
     if seeded(Bug::MarkNeverExpires) {
         return Duration::from_secs(1 << 30);
     }
+    if seeded(Bug::SuspendedTooLong) {
+        return SUSPENSION_MAX;
+    }
     SUSPENSION_FIRST
 }
 

@@ -9,8 +9,11 @@ use qcc_control::registry::{AdminState, Health, OutcomeClass, ProxyKey, Snapshot
 use qcc_dataplane::simulation::Seen;
 use qcc_proto::v1;
 
-use super::{Judge, Violation, equals, rules, suspects::Known, views::key_of};
-use crate::position::{Generation, Position};
+use super::{Evidence, Judge, Violation, equals, rules, suspects::Known, views::key_of};
+use crate::{
+    position::{Generation, Position},
+    upstream::class as class_of,
+};
 
 /// What proxies have seen of endpoints.
 #[derive(Debug, Default)]
@@ -21,11 +24,25 @@ pub(super) struct Chosen {
     inherited: BTreeSet<Known>,
     /// Endpoints and generations that have answered a run of a proxy well.
     proven: BTreeSet<Known>,
-    /// Endpoints and generations that a run of a proxy has seen fail in any way.
-    bad: BTreeSet<Known>,
+    /// Endpoints and generations that a run of a proxy has seen fail, and nobody served since
+    /// who was sent there after that.
+    bad: BTreeMap<Known, Bad>,
     /// Until when endpoints have asked a run of a proxy to stay away, unless the fleet has
     /// seen the end of it since.
     told: BTreeMap<Known, Pause>,
+}
+
+/// What a run of a proxy has seen of an endpoint that fails.
+#[derive(Debug, Clone, Copy)]
+struct Bad {
+    /// How often it has failed, those left out that were under way as it did before.
+    failures: u32,
+    /// When the last failure was seen.
+    seen: Instant,
+    /// When the last evidence became that: later, if a request had it held.
+    stood: Instant,
+    /// Until when the proxy may stay away, if the endpoint asks for nothing.
+    until: Instant,
 }
 
 /// What an endpoint has asked a run of a proxy for.
@@ -41,6 +58,13 @@ const REJECTED: &str = "credential rejected here";
 
 /// How often a pause is tried that the fleet does not know of.
 const TRIAL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long a proxy stays away by itself after a failure. Twice as long after each one more
+/// of somebody who was sent to find out, until somebody is served.
+const SUSPENSION: Duration = Duration::from_secs(5);
+
+/// How long at most.
+const SUSPENSION_MAX: Duration = Duration::from_secs(60);
 
 /// A choice that a proxy has made.
 #[derive(Debug)]
@@ -78,6 +102,8 @@ pub(crate) struct Left<'a> {
     pub(crate) newest: Position,
     /// Whether it is to ask again.
     pub(crate) waits: bool,
+    /// When, on the proxy's clock.
+    pub(crate) at: Instant,
 }
 
 impl Chosen {
@@ -94,34 +120,70 @@ impl Chosen {
             .collect()
     }
 
-    pub(super) fn ended(
-        &mut self,
-        proxy: &ProxyKey,
-        endpoint: &str,
-        generation: Generation,
-        class: OutcomeClass,
-    ) {
-        if class != OutcomeClass::Success {
-            self.bad
-                .insert((proxy.clone(), endpoint.to_owned(), generation));
+    /// Notes what an attempt has come to.
+    pub(super) fn ended(&mut self, proxy: &ProxyKey, evidence: &Evidence, now: Instant) {
+        let Evidence {
+            ended,
+            chosen_at,
+            at,
+        } = evidence;
+        let known = (proxy.clone(), ended.endpoint.clone(), ended.generation);
+        let is_failure = match class_of(ended.class) {
+            OutcomeClass::Success | OutcomeClass::Request | OutcomeClass::Cancelled => return,
+            OutcomeClass::RateLimited | OutcomeClass::Overloaded => false,
+            OutcomeClass::Auth
+            | OutcomeClass::Forbidden
+            | OutcomeClass::ServerError
+            | OutcomeClass::Timeout
+            | OutcomeClass::Connect
+            | OutcomeClass::StreamBroken => true,
+        };
+        let bad = self.bad.entry(known).or_insert(Bad {
+            failures: 0,
+            seen: *at,
+            stood: now,
+            until: *at,
+        });
+        if is_failure {
+            let is_another = bad.failures == 0 || *chosen_at >= bad.stood;
+            bad.failures += u32::from(is_another);
+            bad.until = bad.until.max(*at + suspension(bad.failures));
         }
+        bad.seen = bad.seen.max(*at);
+        bad.stood = now;
     }
 
     fn is_proven(&self, known: &Known) -> bool {
         self.proven.contains(known)
     }
 
-    /// Returns whether a run of a proxy may stay away because it was asked to.
-    pub(super) fn may_wait(
-        &self,
-        proxy: &ProxyKey,
-        endpoint: &str,
-        generation: Generation,
-        now: Instant,
-    ) -> bool {
-        let known = (proxy.clone(), endpoint.to_owned(), generation);
-        let told = self.told.get(&known);
+    /// Returns whether a run of a proxy must stay away because it was asked to.
+    fn must_wait(&self, known: &Known, now: Instant) -> bool {
+        let told = self.told.get(known);
         told.is_some_and(|pause| now < pause.until.min(pause.told + TRIAL_INTERVAL))
+    }
+
+    /// Returns whether it may because it was asked to: a pause is not tried at once again if
+    /// it was tried in vain.
+    pub(super) fn may_wait(&self, known: &Known, now: Instant) -> bool {
+        self.told.get(known).is_some_and(|pause| {
+            let seen = self.bad.get(known).map(|bad| bad.seen);
+            let tried = seen.map_or(pause.told, |seen| seen.max(pause.told));
+            now < pause.until.min(tried + TRIAL_INTERVAL)
+        })
+    }
+
+    /// Returns whether a run of a proxy may stay away because of what it has seen fail.
+    pub(super) fn may_suspend(&self, known: &Known, now: Instant) -> bool {
+        self.bad.get(known).is_some_and(|bad| now < bad.until)
+    }
+
+    /// Returns whether a run of a proxy has no reason to stay away from an endpoint; `idle`:
+    /// nobody is there to find out.
+    fn is_free(&self, known: &Known, idle: bool, now: Instant) -> bool {
+        let is_clean = !self.bad.contains_key(known) && !self.told.contains_key(known);
+        let is_over = !self.may_wait(known, now) && !self.may_suspend(known, now);
+        !self.rejected.contains(known) && (is_clean || (is_over && idle))
     }
 
     /// Notes what a view says of endpoints, and what has changed since the one before.
@@ -195,8 +257,7 @@ impl Judge {
             }
             let known = (proxy.clone(), seen.name.clone(), now);
             self.chosen.rejected.insert(known.clone());
-            self.chosen.inherited.insert(known.clone());
-            self.chosen.bad.insert(known);
+            self.chosen.inherited.insert(known);
         }
         Ok(())
     }
@@ -231,8 +292,8 @@ impl Judge {
         };
     }
 
-    /// Notes that an attempt of a run of a proxy has succeeded. A pause that it was chosen
-    /// inside of is over.
+    /// Notes that an attempt of a run of a proxy has succeeded. If nothing bad has been seen
+    /// since it was chosen, all of before is over.
     pub(crate) fn succeeded(
         &mut self,
         proxy: &ProxyKey,
@@ -241,10 +302,11 @@ impl Judge {
         chosen_at: Instant,
     ) {
         let known = (proxy.clone(), endpoint.to_owned(), generation);
-        if let Entry::Occupied(pause) = self.chosen.told.entry(known)
-            && pause.get().told < chosen_at
+        if let Entry::Occupied(bad) = self.chosen.bad.entry(known)
+            && bad.get().stood < chosen_at
         {
-            pause.remove();
+            let (known, _) = bad.remove_entry();
+            self.chosen.told.remove(&known);
         }
     }
 
@@ -285,13 +347,13 @@ impl Judge {
             let known = (proxy.clone(), seen.name.clone(), generation);
             let good = seen.admin == v1::AdminState::Enabled
                 && seen.state == v1::HealthState::Healthy
-                && !self.chosen.bad.contains(&known)
+                && self.chosen.is_free(&known, seen.in_flight == 0, left.at)
                 && !self.suspects.is_held(&known);
             if open && good && (seen.known || !left.waits) {
                 return Err(Violation::new(
                     "R-13 a request that can be served is served",
                     format!(
-                        "{} leaves out `{}`, of which nobody has seen anything bad: {}",
+                        "{} leaves out `{}`, of which it has no reason to think badly: {}",
                         proxy.id, seen.name, seen.reason
                     ),
                 ));
@@ -415,8 +477,8 @@ impl Judge {
                 format!("{} chooses `{name}`, which its view pauses", proxy.id),
             ));
         }
-        let may_wait = self.chosen.may_wait(proxy, name, *generation, choice.at);
-        if may_wait {
+        let known = (proxy.clone(), name.clone(), *generation);
+        if self.chosen.must_wait(&known, choice.at) {
             return Err(Violation::new(
                 "R-8 a proxy stays away for as long as it was asked to",
                 format!("{} chooses `{name}` before that", proxy.id),
@@ -469,4 +531,10 @@ impl Judge {
             )),
         }
     }
+}
+
+/// Returns how long a proxy may stay away after so many failures.
+fn suspension(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(8);
+    (SUSPENSION * (1 << doublings)).min(SUSPENSION_MAX)
 }

@@ -1,12 +1,12 @@
 //! Each attempt counts once: from its end in a proxy, over every message that says so,
 //! to the numbers of the registry.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use qcc_control::registry::{Health, OutcomeClass, ProxyKey, Snapshot};
 use qcc_proto::v1;
 
-use super::{Asked, Judge, Violation};
+use super::{Asked, Evidence, Judge, Violation};
 use crate::{
     position::{Generation, Position},
     upstream::class as class_of,
@@ -96,11 +96,12 @@ impl Ledger {
 }
 
 impl Judge {
-    /// Notes that an attempt has ended, and that it is evidence.
-    pub(super) fn finished(&mut self, proxy: &ProxyKey, ended: Ended) {
+    /// Notes that an attempt has ended, and that it is evidence from now on.
+    pub(super) fn finished(&mut self, proxy: &ProxyKey, evidence: Evidence, now: Instant) {
+        self.chosen.ended(proxy, &evidence, now);
+        let ended = evidence.ended;
         let class = class_of(ended.class);
         let (endpoint, generation) = (&ended.endpoint, ended.generation);
-        self.chosen.ended(proxy, endpoint, generation, class);
         if class == OutcomeClass::Auth {
             self.chosen.rejected(proxy, endpoint, generation);
         }

@@ -2,15 +2,11 @@
 
 use std::time::Instant;
 
-use qcc_control::registry::{AdminState, CheckKind, Health, ProxyKey};
-use qcc_dataplane::simulation::Seen;
+use qcc_control::registry::{AdminState, CheckKind, Health};
 use qcc_proto::v1;
 
-use super::{Judge, Violation, checks::check_of};
-use crate::{
-    position::{Generation, Position},
-    world::World,
-};
+use super::{Judge, Violation, checks::check_of, suspects::Known};
+use crate::{position::Position, world::World};
 
 impl World {
     /// Judges the end of a run.
@@ -66,9 +62,9 @@ impl World {
                 });
                 let paused = unchecked && seen.state == v1::HealthState::Degraded;
                 let generation = ours.generation(seen.generation);
-                let may_wait = (self.judge).may_wait(&run.key, &seen, generation, instant);
-                let asked = paused || may_wait;
-                let away = !seen.reason.is_empty() && !trying && !asked;
+                let known = (run.key.clone(), seen.name.clone(), generation);
+                let may = paused || self.judge.may_stay_away(&known, &seen.reason, instant);
+                let away = !seen.reason.is_empty() && !trying && !may;
                 if seen.admin == v1::AdminState::Enabled && away {
                     return Err(Violation::new(
                         "I-31 every bad state has a way out",
@@ -88,17 +84,16 @@ impl World {
 }
 
 impl Judge {
-    /// Returns whether a proxy may stay away from an endpoint because that has asked it
-    /// to: a minute at most, then it finds out whether that still holds.
-    fn may_wait(
-        &self,
-        proxy: &ProxyKey,
-        seen: &Seen,
-        generation: Generation,
-        now: Instant,
-    ) -> bool {
-        let is_pause =
-            seen.reason.starts_with("rate limited") || seen.reason.starts_with("overloaded");
-        is_pause && self.chosen.may_wait(proxy, &seen.name, generation, now)
+    /// Returns whether a proxy may stay away from an endpoint for the reason that it gives, a
+    /// minute at most; then it finds out whether that still holds.
+    fn may_stay_away(&self, known: &Known, reason: &str, now: Instant) -> bool {
+        match reason {
+            _ if reason.starts_with("busy") => self.suspects.is_held(known),
+            _ if !reason.contains(" here, next try in ") => false,
+            _ if reason.starts_with("rate limited") || reason.starts_with("overloaded") => {
+                self.chosen.may_wait(known, now)
+            }
+            _ => self.chosen.may_suspend(known, now),
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! Whose fault it is that a request fails wherever it goes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use qcc_control::registry::ProxyKey;
 use qcc_dataplane::simulation::Reply;
@@ -30,11 +33,19 @@ struct Case {
     /// Tells it from others.
     fingerprint: u64,
     /// What its next attempt decides.
-    held: Option<(Ended, Symptom)>,
+    held: Option<(Evidence, Symptom)>,
     /// What it does to whomever it meets.
     symptom: Option<Symptom>,
     /// What it was blamed for.
-    excused: Vec<Ended>,
+    excused: Vec<Evidence>,
+}
+
+/// An attempt that has ended, and when, on the proxy's clock.
+#[derive(Debug, Clone)]
+pub(crate) struct Evidence {
+    pub(crate) ended: Ended,
+    pub(crate) chosen_at: Instant,
+    pub(crate) at: Instant,
 }
 
 /// A way of failing that may be the request's own fault.
@@ -73,23 +84,26 @@ impl Suspects {
             .range((proxy.clone(), 0)..=(proxy.clone(), u64::MAX));
         cases.any(|(_, case)| {
             let held = case.held.as_ref();
-            held.is_some_and(|(held, _)| held.endpoint == *name && held.generation == *generation)
+            held.is_some_and(|(Evidence { ended, .. }, _)| {
+                ended.endpoint == *name && ended.generation == *generation
+            })
         })
     }
 
     /// Puts an attempt down to its request; gives it back if too many were to blame.
-    fn excuse(&mut self, key: &(ProxyKey, u64), ended: Ended) -> Option<Ended> {
+    fn excuse(&mut self, key: &(ProxyKey, u64), evidence: Evidence) -> Option<Evidence> {
         let Some(case) = self.cases.get_mut(key) else {
-            return Some(ended);
+            return Some(evidence);
         };
+        let ended = &evidence.ended;
         let known = (key.0.clone(), ended.endpoint.clone(), ended.generation);
         let blamed = self.blamed.entry(known).or_default();
         if blamed.len() >= IN_A_ROW_MAX && !blamed.contains(&case.fingerprint) {
-            return Some(ended);
+            return Some(evidence);
         }
         blamed.insert(case.fingerprint);
         *(self.excused.entry((key.0.clone(), ended.clone()))).or_default() += 1;
-        case.excused.push(ended);
+        case.excused.push(evidence);
         None
     }
 }
@@ -111,64 +125,71 @@ impl Judge {
         &mut self,
         proxy: &ProxyKey,
         request: u64,
-        ended: Ended,
+        evidence: Evidence,
         symptom: Option<Symptom>,
     ) {
+        let now = evidence.at;
         let key = (proxy.clone(), request);
         let case = self.suspects.cases.get_mut(&key);
         let Some((case, symptom)) = case.zip(symptom) else {
-            self.release(proxy, request);
-            return self.finished(proxy, ended);
+            self.release(proxy, request, now);
+            return self.finished(proxy, evidence, now);
         };
         if case.symptom == Some(symptom) {
-            return self.excuse(&key, [ended]);
+            return self.excuse(&key, [evidence], now);
         }
+        let endpoint = &evidence.ended.endpoint;
         match case.held.take() {
-            Some((before, like)) if like == symptom && before.endpoint != ended.endpoint => {
+            Some((before, like)) if like == symptom && before.ended.endpoint != *endpoint => {
                 case.symptom = Some(symptom);
-                self.excuse(&key, [before, ended]);
+                self.excuse(&key, [before, evidence], now);
             }
             before => {
-                case.held = Some((ended, symptom));
+                case.held = Some((evidence, symptom));
                 if let Some((before, _)) = before {
-                    self.finished(proxy, before);
+                    self.finished(proxy, before, now);
                 }
             }
         }
     }
 
     /// Notes that what a request holds stands, or that it has ended.
-    pub(crate) fn stood(&mut self, proxy: &ProxyKey, request: u64) {
-        self.release(proxy, request);
+    pub(crate) fn stood(&mut self, proxy: &ProxyKey, request: u64, now: Instant) {
+        self.release(proxy, request, now);
     }
 
     /// Notes that an endpoint serves a request: those that did not are to blame.
-    pub(crate) fn served(&mut self, proxy: &ProxyKey, request: u64) {
-        self.release(proxy, request);
+    pub(crate) fn served(&mut self, proxy: &ProxyKey, request: u64, now: Instant) {
+        self.release(proxy, request, now);
         let case = self.suspects.cases.get_mut(&(proxy.clone(), request));
         let Some(case) = case else { return };
         case.symptom = None;
-        for ended in std::mem::take(&mut case.excused) {
-            let key = (proxy.clone(), ended);
+        for evidence in std::mem::take(&mut case.excused) {
+            let key = (proxy.clone(), evidence.ended.clone());
             if let Some(excused) = self.suspects.excused.get_mut(&key) {
                 *excused -= 1;
             }
-            self.finished(proxy, key.1);
+            self.finished(proxy, evidence, now);
         }
     }
 
-    fn excuse<const N: usize>(&mut self, key: &(ProxyKey, u64), ended: [Ended; N]) {
-        for ended in ended {
-            if let Some(ended) = self.suspects.excuse(key, ended) {
-                self.finished(&key.0, ended);
+    fn excuse<const N: usize>(
+        &mut self,
+        key: &(ProxyKey, u64),
+        evidence: [Evidence; N],
+        now: Instant,
+    ) {
+        for evidence in evidence {
+            if let Some(evidence) = self.suspects.excuse(key, evidence) {
+                self.finished(&key.0, evidence, now);
             }
         }
     }
 
-    fn release(&mut self, proxy: &ProxyKey, request: u64) {
+    fn release(&mut self, proxy: &ProxyKey, request: u64, now: Instant) {
         let case = self.suspects.cases.get_mut(&(proxy.clone(), request));
         if let Some((held, _)) = case.and_then(|case| case.held.take()) {
-            self.finished(proxy, held);
+            self.finished(proxy, held, now);
         }
     }
 
