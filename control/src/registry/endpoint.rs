@@ -117,6 +117,31 @@ pub(super) struct Turn {
     pub(super) view: View,
 }
 
+impl Spec {
+    /// Returns the names of the fields in which `other` differs, as the contract
+    /// spells them.
+    pub(super) fn differences(&self, other: &Self) -> Vec<&'static str> {
+        [
+            ("base_url", self.base_url != other.base_url),
+            ("credential", self.api_key != other.api_key),
+            ("priority", self.priority != other.priority),
+            ("weight", self.weight != other.weight),
+            ("max_failures", self.max_failures != other.max_failures),
+            ("timeout", self.timeout != other.timeout),
+            ("admin_state", self.admin_state != other.admin_state),
+            ("check", self.check != other.check),
+            ("labels", self.labels != other.labels),
+            (
+                "allow_plaintext",
+                self.allow_plaintext != other.allow_plaintext,
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(field, differs)| differs.then_some(field))
+        .collect()
+    }
+}
+
 impl Endpoint {
     pub(super) fn new(spec: Spec, generation: Generation, turn: Turn) -> Self {
         Self {

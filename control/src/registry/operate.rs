@@ -1,21 +1,18 @@
 //! What an operator may do.
 
-use std::{sync::Arc, time::Duration};
+mod clusters;
+mod endpoints;
+
+use std::time::Duration;
 
 use super::{
-    Answer, Cause, CheckKind, Cluster, ClusterName, Effect, Endpoint, EndpointName, Error,
-    EventKind, Evidence, Facts, Health, Incident, KeyChange, Moment, Mutation, Operator,
-    OutcomeClass, Policy, Registry, Request, Witness,
+    Answer, Cause, CheckKind, ClusterName, Endpoint, EndpointName, Error, EventKind, Evidence,
+    Facts, Health, Incident, KeyChange, Moment, Mutation, Operator, OutcomeClass, Policy, Registry,
+    Request, Witness,
     endpoint::{AdminState, Spec, Turn},
     requests::Known,
 };
 use crate::seeded::{Bug, seeded};
-
-/// Endpoints that a registry holds at most.
-pub(super) const ENDPOINTS_MAX: usize = 20_000;
-
-/// Clusters that a registry holds at most.
-pub(super) const CLUSTERS_MAX: usize = 1_000;
 
 impl Registry {
     /// Applies a mutation, whole or not at all. A `request` that was answered before
@@ -205,221 +202,6 @@ impl Registry {
         }
     }
 
-    pub(super) fn create_cluster(
-        &mut self,
-        name: ClusterName,
-        policy: Policy,
-        turn: Turn,
-    ) -> Result<(), Error> {
-        if self.clusters.contains_key(&name) {
-            return Err(Error::ClusterExists(name));
-        }
-        if self.clusters.len() >= CLUSTERS_MAX {
-            return Err(Error::TooMany {
-                what: "clusters",
-                limit: CLUSTERS_MAX,
-            });
-        }
-        self.insert_cluster(name, policy, turn);
-        Ok(())
-    }
-
-    pub(super) fn insert_cluster(&mut self, name: ClusterName, policy: Policy, turn: Turn) {
-        let cluster = Cluster {
-            policy,
-            configured: turn.view,
-            created: turn.now,
-            updated: turn.now,
-        };
-        self.clusters.insert(name.clone(), Arc::new(cluster));
-        self.cluster_changed(name);
-    }
-
-    /// Replaces a cluster's rules. Returns whether they differ.
-    pub(super) fn replace_policy(
-        &mut self,
-        name: &ClusterName,
-        policy: Policy,
-        turn: Turn,
-    ) -> bool {
-        let Some(cluster) = self.clusters.get_mut(name) else {
-            return false;
-        };
-        if cluster.policy == policy {
-            return false;
-        }
-        let before = &cluster.policy;
-        let asks_anew = before.api != policy.api
-            || before.credential_scheme != policy.credential_scheme
-            || before.check != policy.check;
-        let cluster = Arc::make_mut(cluster);
-        cluster.policy = policy;
-        cluster.configured = turn.view;
-        cluster.updated = turn.now;
-        self.cluster_changed(name.clone());
-        // What proxies are told of an endpoint has its cluster's values filled in.
-        for member in self.members(name) {
-            self.touch(&member, turn, |endpoint, policy, turn| {
-                if !seeded(Bug::MembersUntold) {
-                    endpoint.changed = turn.view;
-                }
-                if asks_anew {
-                    endpoint.ask_anew(policy, turn.now.clock);
-                } else {
-                    endpoint.replan_check(policy, turn.now.clock);
-                }
-            });
-        }
-        true
-    }
-
-    pub(super) fn delete_cluster(&mut self, name: &ClusterName) -> Result<(), Error> {
-        if *name == ClusterName::default_cluster() {
-            return Err(Error::DefaultCluster);
-        }
-        if !self.members(name).is_empty() {
-            return Err(Error::ClusterInUse(name.clone()));
-        }
-        self.clusters.remove(name);
-        self.cluster_changed(name.clone());
-        Ok(())
-    }
-
-    pub(super) fn create_endpoint(&mut self, spec: Spec, turn: Turn) -> Result<(), Error> {
-        let name = spec.name.clone();
-        if self.endpoints.contains_key(&name) {
-            return Err(Error::EndpointExists(name));
-        }
-        if !self.clusters.contains_key(&spec.cluster) {
-            return Err(Error::UnknownCluster(spec.cluster));
-        }
-        if self.endpoints.len() >= ENDPOINTS_MAX {
-            return Err(Error::TooMany {
-                what: "endpoints",
-                limit: ENDPOINTS_MAX,
-            });
-        }
-        let generation = self.draw_generation();
-        self.endpoints.insert(
-            name.clone(),
-            Arc::new(Endpoint::new(spec, generation, turn)),
-        );
-        self.alter(&name, turn, |endpoint, policy, turn| {
-            endpoint.plan_check(policy, turn.now.clock);
-        });
-        Ok(())
-    }
-
-    fn update_endpoint(&mut self, spec: Spec, key: KeyChange, turn: Turn) -> Result<(), Error> {
-        let name = spec.name.clone();
-        let was = self.known(&name)?.health.state();
-        let fields = self.replace_spec(spec, key, turn)?;
-        if !fields.is_empty() {
-            let act = EventKind::EndpointUpdated;
-            self.log_endpoint_act(act, &name, Some(was), &fields, turn);
-        }
-        Ok(())
-    }
-
-    /// Replaces an endpoint's configuration. Returns the names of the fields that
-    /// differ. Another key or base URL begins a new generation.
-    pub(super) fn replace_spec(
-        &mut self,
-        mut spec: Spec,
-        key: KeyChange,
-        turn: Turn,
-    ) -> Result<Vec<&'static str>, Error> {
-        let name = spec.name.clone();
-        let present = self.known(&name)?.spec.clone();
-        if spec.cluster != present.cluster {
-            return Err(Error::ClusterImmutable(name));
-        }
-        let endpoint = self.known(&name)?;
-        let (mut staged, mut withdrawn) = (None, false);
-        spec.api_key = match key {
-            // The key that serves: another one that waits is not wanted any more.
-            KeyChange::Set(key) if key == present.api_key => {
-                withdrawn = endpoint.staged.is_some();
-                key
-            }
-            KeyChange::Stage { key, .. } if present.api_key.as_ref() == Some(&key) => {
-                withdrawn = endpoint.staged.is_some();
-                Some(key)
-            }
-            KeyChange::Stage { key, .. } if endpoint.awaits(&key) => present.api_key.clone(),
-            KeyChange::Stage { key, overlap } if self.can_stage(&spec, &present) => {
-                staged = Some((key, overlap));
-                present.api_key.clone()
-            }
-            KeyChange::Set(key) => key,
-            KeyChange::Stage { key, .. } => Some(key),
-            KeyChange::Keep if spec.base_url != present.base_url && present.api_key.is_some() => {
-                return Err(Error::CredentialNeeded(name));
-            }
-            KeyChange::Keep => present.api_key.clone(),
-        };
-        let mut fields = present.differences(&spec);
-        let renewed = fields.contains(&"credential") || fields.contains(&"base_url");
-        if staged.is_some() || withdrawn && !renewed {
-            fields.push("credential");
-        }
-        if fields.is_empty() {
-            return Ok(fields);
-        }
-        let generation = if renewed {
-            Some(self.draw_generation())
-        } else {
-            None
-        };
-        self.alter(&name, turn, |endpoint, policy, turn| {
-            let asks_anew = fields.contains(&"check") && generation.is_none();
-            endpoint.spec = Arc::new(spec);
-            endpoint.configured = turn.view;
-            endpoint.changed = turn.view;
-            endpoint.updated = turn.now;
-            if generation.is_some() || withdrawn {
-                endpoint.unstage();
-            }
-            if let Some(generation) = generation {
-                endpoint.regenerate(generation, Health::Unknown { failures: 0 }, turn);
-            } else if endpoint.spec.admin_state == AdminState::Disabled {
-                endpoint.checks.disown();
-            }
-            if asks_anew {
-                endpoint.ask_anew(policy, turn.now.clock);
-            } else {
-                endpoint.replan_check(policy, turn.now.clock);
-            }
-            if let Some((key, overlap)) = staged {
-                endpoint.stage(key, overlap, policy, turn);
-            }
-        });
-        Ok(fields)
-    }
-
-    /// Whether a new key can wait to be proven; if not, it serves at once.
-    fn can_stage(&self, spec: &Spec, present: &Spec) -> bool {
-        let endpoint = self.endpoints.get(&spec.name);
-        let cluster = self.clusters.get(&spec.cluster);
-        let known = endpoint.zip(cluster);
-        spec.base_url == present.base_url
-            && known.is_some_and(|(endpoint, cluster)| endpoint.can_stage(&cluster.policy))
-    }
-
-    pub(super) fn delete_endpoint(&mut self, name: &EndpointName) {
-        if let Some(endpoint) = self.endpoints.remove(name) {
-            if let Some(running) = endpoint.checks.running {
-                self.effects.push(Effect::GiveUp(running.id));
-            }
-            if let Some(due) = endpoint.checks.due {
-                self.due.remove(&(due, name.clone()));
-            }
-            self.dirty.any = true;
-            self.dirty.endpoints.insert(name.clone());
-            self.publication.endpoints.insert(name.clone());
-        }
-    }
-
     fn demand_check(&mut self, name: &EndpointName, turn: Turn) -> bool {
         self.touch(name, turn, |endpoint, _, turn| {
             let idle = endpoint.checks.running.is_none();
@@ -452,20 +234,6 @@ impl Registry {
             .map(|e| e.spec.name.clone())
             .collect()
     }
-
-    fn members(&self, cluster: &ClusterName) -> Vec<EndpointName> {
-        self.endpoints
-            .values()
-            .filter(|e| e.spec.cluster == *cluster)
-            .map(|e| e.spec.name.clone())
-            .collect()
-    }
-
-    fn cluster_changed(&mut self, name: ClusterName) {
-        self.dirty.any = true;
-        self.dirty.clusters.insert(name.clone());
-        self.publication.clusters.insert(name);
-    }
 }
 
 impl Endpoint {
@@ -493,31 +261,6 @@ impl Endpoint {
         self.checks.contradict();
         self.checks.hold(turn.now.clock.after(hold));
         self.plan_check(policy, turn.now.clock);
-    }
-}
-
-impl Spec {
-    /// Returns the names of the fields in which `other` differs, as the contract
-    /// spells them.
-    pub(super) fn differences(&self, other: &Self) -> Vec<&'static str> {
-        [
-            ("base_url", self.base_url != other.base_url),
-            ("credential", self.api_key != other.api_key),
-            ("priority", self.priority != other.priority),
-            ("weight", self.weight != other.weight),
-            ("max_failures", self.max_failures != other.max_failures),
-            ("timeout", self.timeout != other.timeout),
-            ("admin_state", self.admin_state != other.admin_state),
-            ("check", self.check != other.check),
-            ("labels", self.labels != other.labels),
-            (
-                "allow_plaintext",
-                self.allow_plaintext != other.allow_plaintext,
-            ),
-        ]
-        .into_iter()
-        .filter_map(|(field, differs)| differs.then_some(field))
-        .collect()
     }
 }
 
