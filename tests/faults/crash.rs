@@ -4,8 +4,10 @@
 //! Power failures, which lose what was written but not synced, are shown beside the
 //! store itself; here it is the real process, killed by `strace`.
 
+mod load;
+
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     num::NonZero,
     panic::resume_unwind,
     path::Path,
@@ -13,15 +15,11 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use qcc_proto::v1::{
-    Check, CreateEndpointRequest, DeleteEndpointRequest, Endpoint, GetSnapshotResponse,
-    ListEndpointsRequest, NoCheck, OutcomeClass, UpdateEndpointRequest, View, check,
-};
-use qcc_tests::{
-    ControlPlane, FakeProxy, Fault, Injection, Logs, Process, eventually, outcome, possible,
-};
+use qcc_proto::v1::{CreateEndpointRequest, Endpoint, View};
+use qcc_tests::{ControlPlane, Fault, Injection, Logs, Process, eventually, possible};
 use tempfile::TempDir;
-use tonic::Status;
+
+use load::{Progress, REPORTED, Reporter, Step, weights};
 
 /// System calls of each kind that are met by a crash, from the first one after the
 /// control plane has started.
@@ -36,230 +34,6 @@ const OPERATORS: usize = 3;
 
 /// Crashes after which a control plane starts over with nothing.
 const CRASHES_PER_DIRECTORY: u32 = 25;
-
-/// More changes than any case needs before its fault.
-const STEPS_MAX: u32 = 2_000;
-
-/// What is sent after a storage error, to see that nothing is acknowledged any more.
-const AFTERTHOUGHTS: u32 = 3;
-
-/// An endpoint that the reports are about.
-const REPORTED: &str = "reported";
-
-/// What an operator's endpoints look like: weights by name.
-type Weights = BTreeMap<String, u32>;
-
-/// One change that an operator makes, the same whenever it is asked for.
-struct Step<'a> {
-    operator: &'a str,
-    number: u32,
-}
-
-impl Step<'_> {
-    /// Endpoints live for three steps; every fourth one stays.
-    fn name(&self) -> String {
-        format!("{}-{}", self.operator, self.number / 3)
-    }
-
-    fn endpoint(&self) -> Endpoint {
-        Endpoint {
-            name: self.name(),
-            base_url: "http://127.0.0.1:9".to_owned(),
-            weight: Some(1 + self.number % 100),
-            check: Some(Check {
-                kind: Some(check::Kind::None(NoCheck {})),
-                ..Default::default()
-            }),
-            ..Default::default()
-        }
-    }
-
-    fn request_id(&self) -> String {
-        format!("{}/{}", self.operator, self.number)
-    }
-
-    async fn send(&self, control: &ControlPlane) -> Result<(), Status> {
-        let mut client = control.endpoints();
-        match self.number % 3 {
-            0 => {
-                let request = CreateEndpointRequest {
-                    endpoint: Some(self.endpoint()),
-                    request_id: self.request_id(),
-                    ..Default::default()
-                };
-                client.create_endpoint(request).await.map(drop)
-            }
-            1 => {
-                let request = UpdateEndpointRequest {
-                    endpoint: Some(self.endpoint()),
-                    update_mask: Some(prost_types::FieldMask {
-                        paths: vec!["weight".to_owned()],
-                    }),
-                    request_id: self.request_id(),
-                    ..Default::default()
-                };
-                client.update_endpoint(request).await.map(drop)
-            }
-            _ if self.stays() => Ok(()),
-            _ => {
-                let request = DeleteEndpointRequest {
-                    name: self.name(),
-                    request_id: self.request_id(),
-                    ..Default::default()
-                };
-                client.delete_endpoint(request).await.map(drop)
-            }
-        }
-    }
-
-    fn stays(&self) -> bool {
-        (self.number / 3).is_multiple_of(4)
-    }
-
-    fn apply(&self, weights: &mut Weights) {
-        let weight = 1 + self.number % 100;
-        match self.number % 3 {
-            0 | 1 => drop(weights.insert(self.name(), weight)),
-            _ if self.stays() => {}
-            _ => drop(weights.remove(&self.name())),
-        }
-    }
-}
-
-/// What an operator has been told, and what it has asked for.
-struct Progress {
-    operator: String,
-    /// The answer to everything before this step has been seen.
-    acknowledged: u32,
-}
-
-impl Progress {
-    fn step(&self, number: u32) -> Step<'_> {
-        Step {
-            operator: &self.operator,
-            number,
-        }
-    }
-
-    /// The state that a number of steps leads to.
-    fn after(&self, steps: u32) -> Weights {
-        let mut weights = Weights::new();
-        for number in 0..steps {
-            self.step(number).apply(&mut weights);
-        }
-        weights
-    }
-
-    /// Sends one step after the other until one is not answered, and then a few
-    /// more, none of which may be.
-    async fn make(&mut self, control: &ControlPlane) {
-        for number in self.acknowledged..STEPS_MAX {
-            if self.step(number).send(control).await.is_err() {
-                for late in number + 1..=number + AFTERTHOUGHTS {
-                    let step = self.step(late);
-                    if late % 3 == 2 && step.stays() {
-                        continue; // Nothing is sent.
-                    }
-                    step.send(control)
-                        .await
-                        .expect_err("nothing is acknowledged after an error");
-                }
-                return;
-            }
-            self.acknowledged = number + 1;
-        }
-        panic!("{} was never disturbed", self.operator);
-    }
-
-    /// Checks what was recovered, and brings about what was not acknowledged.
-    async fn verify(&mut self, control: &ControlPlane, recovered: &Weights, case: Injection) {
-        let prefix = format!("{}-", self.operator);
-        let found: Weights = recovered
-            .iter()
-            .filter(|(name, _)| name.starts_with(&prefix))
-            .map(|(name, weight)| (name.clone(), *weight))
-            .collect();
-        let (told, one_more) = (
-            self.after(self.acknowledged),
-            self.after(self.acknowledged + 1),
-        );
-        assert!(
-            found == told || found == one_more,
-            "{case}: {} was told of {} steps, which is {told:?}; found {found:?}",
-            self.operator,
-            self.acknowledged
-        );
-        let repeated = self.step(self.acknowledged).send(control).await;
-        repeated.unwrap_or_else(|status| {
-            panic!("{case}: what was not answered cannot be repeated: {status}")
-        });
-        self.acknowledged += 1;
-    }
-}
-
-/// A data plane that reports, one batch after the other.
-struct Reporter {
-    proxy: FakeProxy,
-    acknowledged: u64,
-    /// The newest view that came with an acknowledgement.
-    view: View,
-}
-
-/// Outcomes in a batch.
-const BATCH: u64 = 2;
-
-impl Reporter {
-    fn new(control: &ControlPlane) -> Self {
-        Self {
-            proxy: FakeProxy::new(control, "reporter", "1"),
-            acknowledged: 0,
-            view: View::default(),
-        }
-    }
-
-    async fn send(&mut self, snapshot: &GetSnapshotResponse) -> Result<(), Status> {
-        let success = outcome(snapshot, REPORTED, OutcomeClass::Success);
-        let batch = vec![success; BATCH as usize];
-        let receipt = self.proxy.send(self.acknowledged + 1, batch).await?;
-        assert_eq!(receipt.acknowledged_sequence, self.acknowledged + BATCH);
-        self.acknowledged += BATCH;
-        self.view = receipt.view.unwrap_or_default();
-        Ok(())
-    }
-
-    /// Reports until a batch is not answered, and then a few more.
-    async fn make(&mut self, snapshot: &GetSnapshotResponse) {
-        for _ in 0..STEPS_MAX {
-            if self.send(snapshot).await.is_err() {
-                for _ in 0..AFTERTHOUGHTS {
-                    let late = self.send(snapshot).await;
-                    late.expect_err("nothing is acknowledged after an error");
-                }
-                return;
-            }
-        }
-        panic!("the reporter was never disturbed");
-    }
-
-    /// Checks that what was acknowledged counts once, and what was not at most once.
-    async fn verify(&mut self, control: &ControlPlane, case: Injection) {
-        let before = attempts(control).await;
-        assert!(
-            before == self.acknowledged || before == self.acknowledged + BATCH,
-            "{case}: {} outcomes were acknowledged, {before} count",
-            self.acknowledged
-        );
-        let snapshot = self.proxy.snapshot("default").await;
-        let repeated = self.send(&snapshot).await;
-        repeated.unwrap_or_else(|status| panic!("{case}: {status}"));
-        assert_eq!(attempts(control).await, self.acknowledged, "{case}");
-    }
-}
-
-async fn attempts(control: &ControlPlane) -> u64 {
-    let reported = control.endpoint(REPORTED).await;
-    reported.stats.unwrap_or_default().attempts
-}
 
 /// A control plane that is crashed again and again on the same data.
 struct Victim {
@@ -339,26 +113,6 @@ impl Victim {
         }
         self.reporter.verify(control, case).await;
         self.last = control.view().await;
-    }
-}
-
-/// The weights of all endpoints.
-async fn weights(control: &ControlPlane) -> Weights {
-    let mut weights = Weights::new();
-    let mut request = ListEndpointsRequest {
-        page_size: 1000,
-        ..Default::default()
-    };
-    loop {
-        let page = control.endpoints().list_endpoints(request.clone()).await;
-        let page = page.expect("a page").into_inner();
-        for endpoint in page.endpoints {
-            weights.insert(endpoint.name, endpoint.weight.unwrap_or_default());
-        }
-        if page.next_page_token.is_empty() {
-            return weights;
-        }
-        request.page_token = page.next_page_token;
     }
 }
 
