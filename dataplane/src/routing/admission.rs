@@ -127,16 +127,13 @@ impl Entry {
 
     /// Returns whether nothing bad has been seen since the mark had that number, and nothing
     /// is held that keeps a request away.
-    #[inline(always)]
     pub(super) fn is_unmarked(&self, number: u64, party: Party) -> bool {
-        if self.live.unmarked() == Some(number) {
-            return true;
-        }
         let mark = self.live.mark();
         mark.number == number && !self.is_withheld(&mark, party)
     }
 
-    /// Returns whether held evidence keeps a request away.
+    /// Returns whether held evidence keeps a request away. What adds up to it are the failures
+    /// that this view counts: only the newest is to be asked.
     pub(super) fn is_withheld(&self, mark: &Mark, party: Party) -> bool {
         let routed = &self.routed;
         party == Party::Bystander && mark.is_withheld(routed.failures, routed.failures_max)
@@ -144,18 +141,21 @@ impl Entry {
 }
 
 /// Decides what the newest table says of an endpoint that a request has from the
-/// table it pinned.
-pub(super) fn still_standing(
-    newest: &Table,
+/// table it pinned. Returns what the newest has of it.
+#[inline(always)]
+pub(super) fn still_standing<'a>(
+    newest: &'a Table,
     pinned: &Table,
-    entry: &Entry,
+    entry: &'a Entry,
     now: Instant,
-) -> Result<(), Reason> {
+) -> Result<&'a Entry, Reason> {
     if std::ptr::eq(newest, pinned) || seeded(Bug::PinnedTableRules) {
-        return Ok(());
+        return Ok(entry);
     }
     let counterpart = newest.counterpart(pinned, entry);
-    counterpart.ok_or(Reason::Superseded)?.standing(now)
+    let counterpart = counterpart.ok_or(Reason::Superseded)?;
+    counterpart.standing(now)?;
+    Ok(counterpart)
 }
 
 fn standing(routed: &Routed, now: Instant) -> Result<(), Reason> {

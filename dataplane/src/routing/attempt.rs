@@ -327,11 +327,7 @@ impl Attempt {
 
     /// Looks at what the newest table has of this endpoint in this generation.
     fn with_newest<T>(&self, look: impl FnOnce(Option<&Entry>) -> T) -> T {
-        let (pinned, entry) = (self.table(), self.entry());
-        (self.pinned).with_newest(|newest| match std::ptr::eq(newest, pinned) {
-            true => look(Some(entry)),
-            false => look(newest.counterpart(pinned, entry)),
-        })
+        self.pinned.with_counterpart(self.entry(), look)
     }
 
     pub(super) fn entry(&self) -> &Entry {

@@ -176,7 +176,7 @@ impl Routing {
 
     fn has_room(&self, place: Place, limit: Limit) -> bool {
         let entry = self.table().entry(place);
-        entry.live.has_room(limit) && !entry.is_withheld(&entry.live.mark(), self.party)
+        entry.live.has_room(limit) && !self.is_withheld(entry)
     }
 
     fn with_moment<T>(&self, now: Instant, look: impl FnOnce(Moment<'_>) -> T) -> T {
@@ -233,7 +233,7 @@ impl Moment<'_> {
         let entry: &Entry = pinned.entry(place);
         let words = [
             entry.standing(now),
-            admission::still_standing(newest, pinned, entry, now),
+            admission::still_standing(newest, pinned, entry, now).map(drop),
             entry.admit(pinned.policy(), now, party).map(drop),
         ];
         let (mut worst, mut pause) = (None, None);

@@ -15,8 +15,8 @@ use qcc_proto::v1::{OutcomeClass, View};
 use tokio::sync::{Notify, futures::Notified, watch};
 
 use super::{
-    Generation, Outcome, Policy, Routed, Routing, Session, Table, budget::Budget, endpoint::Health,
-    mark::Block, outlook::Outlook, places::Places,
+    Entry, Generation, Outcome, Policy, Routed, Routing, Session, Table, budget::Budget,
+    endpoint::Health, mark::Block, outlook::Outlook, places::Places,
 };
 use crate::{
     reports::{Outbox, Report},
@@ -355,6 +355,20 @@ impl Pinned {
         }
         let newest = self.router.shared.table.load();
         look(newest.as_ref().unwrap_or(&self.table))
+    }
+
+    /// Looks at what the newest table has of an endpoint of this one, in this generation.
+    #[inline(always)]
+    pub(super) fn with_counterpart<T>(
+        &self,
+        entry: &Entry,
+        look: impl FnOnce(Option<&Entry>) -> T,
+    ) -> T {
+        let pinned: &Table = &self.table;
+        self.with_newest(|newest| match std::ptr::eq(newest, pinned) {
+            true => look(Some(entry)),
+            false => look(newest.counterpart(pinned, entry)),
+        })
     }
 
     fn is_newest_of(&self, router: &Router) -> bool {

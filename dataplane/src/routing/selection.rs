@@ -292,7 +292,7 @@ impl Routing {
         now: Instant,
     ) -> Option<Taken> {
         self.seize_if(place, admission, |routing, entry| {
-            routing.still_standing(entry, now).is_ok()
+            routing.still_standing(entry, now, |_| ()).is_ok()
         })
     }
 
@@ -306,9 +306,8 @@ impl Routing {
     ) -> Option<Taken> {
         // A mark or a table that came before our place was taken must count: the
         // place may be free *because* its last holder met a 401.
-        let is_right = |entry: &Entry| {
-            entry.is_unmarked(admission.number, self.party) && may_stand(self, entry)
-        };
+        let is_right =
+            |entry: &Entry| self.is_unmarked(entry, admission.number) && may_stand(self, entry);
         let taken = Taken::within(&self.pinned, place, admission, is_right)?;
         self.tried[self.attempts as usize] = place;
         self.attempts += 1;
@@ -328,14 +327,37 @@ impl Routing {
     #[inline(always)]
     pub(super) fn admit(&self, entry: &Entry, now: Instant) -> Result<Admission, Reason> {
         entry.standing(now)?;
-        self.still_standing(entry, now)?;
-        entry.admit(self.policy(), now, self.party)
+        self.still_standing(entry, now, |newest| {
+            newest.admit(self.policy(), now, self.party)
+        })?
+    }
+
+    /// Looks at what the newest table has of an endpoint, if that lets it through.
+    #[inline(always)]
+    fn still_standing<T>(
+        &self,
+        entry: &Entry,
+        now: Instant,
+        look: impl FnOnce(&Entry) -> T,
+    ) -> Result<T, Reason> {
+        let pinned = self.table();
+        (self.pinned)
+            .with_newest(|newest| admission::still_standing(newest, pinned, entry, now).map(look))
     }
 
     #[inline(always)]
-    fn still_standing(&self, entry: &Entry, now: Instant) -> Result<(), Reason> {
-        let pinned = self.table();
-        (self.pinned).with_newest(|newest| admission::still_standing(newest, pinned, entry, now))
+    fn is_unmarked(&self, entry: &Entry, number: u64) -> bool {
+        entry.live.unmarked() == Some(number)
+            || self.pinned.with_counterpart(entry, |newest| {
+                newest.is_some_and(|newest| newest.is_unmarked(number, self.party))
+            })
+    }
+
+    /// Returns whether evidence that is held keeps this request away.
+    pub(super) fn is_withheld(&self, entry: &Entry) -> bool {
+        self.pinned.with_counterpart(entry, |newest| {
+            newest.is_some_and(|newest| newest.is_withheld(&entry.live.mark(), self.party))
+        })
     }
 
     pub(super) fn has_tried(&self, place: Place) -> bool {

@@ -347,6 +347,28 @@ fn a_request_that_waits_for_a_held_endpoint_is_told_to_wait() {
 }
 
 #[test]
+fn failures_that_add_to_what_is_held_are_those_of_the_newest_view() {
+    let mut testbed = Testbed::new([endpoint("a"), spare("b")]);
+    for (earlier, later) in [(2, 0), (0, 2)] {
+        testbed.change("b", |b| b.failures = earlier);
+        let mut other = testbed.begin();
+        let at_a = attempt(other.next(testbed.now));
+        testbed.change("b", |b| b.failures = later);
+        let mut client = Client::of(&testbed, 1);
+        let _also_at_a = attempt(client.routing.next(testbed.now));
+        let refusal = client.hold(&testbed, Forbidden);
+        drop(at_a);
+        match (testbed.reason("b").as_str(), other.next(testbed.now)) {
+            ("", Next::Attempt(at_b)) => assert_eq!((later, name(&at_b)), (0, "b".to_owned())),
+            (_, Next::Wait { until: None }) => assert_eq!(later, 2),
+            (reason, other) => panic!("{later} failures, `{reason}`: {other:?}"),
+        }
+        assert_eq!(refusal.endpoint().name.as_ref(), "b");
+        testbed.change("b", renew);
+    }
+}
+
+#[test]
 fn a_request_is_not_called_suspect_if_one_of_the_two_endpoints_is_blamed() {
     let testbed = Testbed::new([endpoint("a"), spare("b")]);
     for fingerprint in [1, 2] {
