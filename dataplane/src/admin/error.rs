@@ -50,13 +50,13 @@ impl From<Error> for Status {
                 details.add_bad_request_violation(field, format!("must be {rule}"));
                 (
                     Code::InvalidArgument,
-                    "INVALID_ARGUMENT",
+                    "INVALID_FIELD",
                     vec![("field", field.to_owned())],
                 )
             }
             Error::UnknownService(name) => {
                 let metadata = vec![("service", name)];
-                (Code::NotFound, "UNKNOWN_SERVICE", metadata)
+                (Code::NotFound, "NOT_FOUND", metadata)
             }
             Error::UnknownEndpoint(name) => (Code::NotFound, "NOT_FOUND", vec![("endpoint", name)]),
             Error::Reload(reload::Error::NoSource) => {

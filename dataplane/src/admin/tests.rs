@@ -210,7 +210,7 @@ async fn a_wrong_page_is_refused_with_a_reason() {
         let info = status.get_details_error_info().unwrap();
         assert_eq!(
             (info.reason.as_str(), info.domain.as_str()),
-            ("INVALID_ARGUMENT", "qcc")
+            ("INVALID_FIELD", "qcc")
         );
         assert_eq!(info.metadata["field"], field);
         assert_eq!(
