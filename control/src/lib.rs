@@ -3,7 +3,7 @@
 //! ```text
 //!   grpc ──▶ actor ──▶ registry      decides; pure
 //!    ▲         │
-//!    │         ├─────▶ store         durable before anything is said
+//!    │         ├─────▶ store         durable before anything is acknowledged
 //!    │         ├─────▶ feed ──▶ grpc readers, data planes
 //!    │         └─────▶ checker ──▶ verifier ──▶ endpoints
 //! ```
