@@ -355,7 +355,7 @@ async fn an_explanation_passes_the_word_of_the_view_on() {
 async fn what_is_not_there_cannot_be_explained() {
     let testbed = Testbed::start().await;
     for (name, code, reason) in [
-        ("", Code::InvalidArgument, "INVALID_ARGUMENT"),
+        ("", Code::InvalidArgument, "INVALID_FIELD"),
         ("e0", Code::NotFound, "NOT_FOUND"),
     ] {
         let status = testbed.explain(name).await.unwrap_err();
