@@ -2,7 +2,7 @@
 
 mod logging;
 
-use std::{fmt::Display, process::ExitCode};
+use std::{fmt::Display, process::ExitCode, thread};
 
 use clap::Parser;
 use qcc_dataplane::{
@@ -54,7 +54,13 @@ fn refuse(error: &dyn Display) -> ExitCode {
 }
 
 fn run(config: Config, source: Source) -> Result<(), Box<dyn std::error::Error>> {
-    let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
+    // On one core, threads would only take turns.
+    let has_one_core = thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+    let mut runtime = match has_one_core {
+        true => runtime::Builder::new_current_thread(),
+        false => runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime.enable_all().build()?;
     let served = runtime.block_on(async {
         let stop = CancellationToken::new();
         stop_on_signals(stop.clone())?;
