@@ -12,16 +12,13 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 use qcc_proto::{
     client_keys::{self, Digest, FILE_BYTES_MAX},
     rarely::Rarely,
 };
 use tracing::warn;
 
-use crate::config::Error;
-
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+use crate::{config::Error, proxy::Fields};
 
 /// One record of requests that were refused in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -81,13 +78,12 @@ impl ClientKeys {
     }
 
     /// Looks for one of the keys, wherever official clients put theirs.
-    pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<(), Denied> {
-        let bearer =
-            (headers.get_all(AUTHORIZATION).iter()).filter_map(|value| bearer(value.as_bytes()));
-        let plain = headers.get_all(X_API_KEY).iter();
+    pub(crate) fn admit(&self, fields: &Fields) -> Result<(), Denied> {
+        let bearer = fields.get_all("authorization").filter_map(bearer);
+        let plain = fields.get_all("x-api-key");
         let mut denied = Denied::Missing;
         let known = self.0.known.load();
-        for key in bearer.chain(plain.map(|value| value.as_bytes())) {
+        for key in bearer.chain(plain) {
             if known.contains_key(&client_keys::digest(key)) {
                 return Ok(());
             }
@@ -146,19 +142,8 @@ impl fmt::Debug for ClientKeys {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
-
-    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        let field = |&(name, value): &(&'static str, &'static str)| {
-            (
-                HeaderName::from_static(name),
-                HeaderValue::from_static(value),
-            )
-        };
-        fields.iter().map(field).collect()
-    }
+    use crate::proxy::fields_of;
 
     #[test]
     fn a_key_is_found_wherever_clients_put_it_and_a_revoked_one_is_not() {
@@ -172,7 +157,7 @@ mod tests {
             &[("authorization", "bearer  ours ")],
             &[("x-api-key", "theirs"), ("authorization", "Bearer ours")],
         ] {
-            assert_eq!(keys.admit(&headers(fields)), Ok(()), "{fields:?}");
+            assert_eq!(keys.admit(&fields_of(fields)), Ok(()), "{fields:?}");
         }
         for (fields, denied) in [
             (&[][..], Denied::Missing),
@@ -181,18 +166,18 @@ mod tests {
             (&[("x-api-key", "ours2")], Denied::Wrong),
             (&[("authorization", "Bearer")], Denied::Missing),
         ] {
-            assert_eq!(keys.admit(&headers(fields)), Err(denied), "{fields:?}");
+            assert_eq!(keys.admit(&fields_of(fields)), Err(denied), "{fields:?}");
         }
         assert!(!keys.refresh().unwrap());
         fs::write(file.path(), line(b"other")).unwrap();
         assert!(keys.refresh().unwrap());
         assert_eq!(
-            keys.admit(&headers(&[("x-api-key", "ours")])),
+            keys.admit(&fields_of(&[("x-api-key", "ours")])),
             Err(Denied::Wrong)
         );
         fs::write(file.path(), "nonsense").unwrap();
         let error = keys.refresh().unwrap_err().to_string();
         assert!(error.contains("line 1 must be NAME:SHA256"), "{error}");
-        assert_eq!(keys.admit(&headers(&[("x-api-key", "other")])), Ok(()));
+        assert_eq!(keys.admit(&fields_of(&[("x-api-key", "other")])), Ok(()));
     }
 }

@@ -110,8 +110,8 @@ impl hyper::service::Service<Request<Incoming>> for Answering {
         let (head, body) = request.into_parts();
         let body = Inbound::of_shared_client(body);
         Box::pin(async move {
-            let answering = service.call(head, body, turn);
-            Ok(service.curfew.wakes(pin!(answering)).await)
+            let answering = service.call(head.into(), body, turn);
+            Ok(service.curfew.wakes(pin!(answering)).await.into())
         })
     }
 }

@@ -17,7 +17,6 @@ use std::{
     time::Instant,
 };
 
-use http::{HeaderMap, response::Parts};
 use qcc_proto::{upstream::Verdict, v1::OutcomeClass};
 use tokio::time::timeout_at;
 use tracing::warn;
@@ -26,8 +25,10 @@ use super::{
     Limit, count,
     ending::{End, Try, blames_credential},
     failure::{Failure, request_id, text_of},
+    fields::Fields,
     headers,
     inbound::Inbound,
+    message::ResponseHead,
     opening::Opening,
     outgoing::{Outgoing, Payload},
     service::{InFlight, Service},
@@ -70,7 +71,7 @@ pub(super) struct Answered {
 
 /// An endpoint's answer.
 struct Answer {
-    head: Parts,
+    head: ResponseHead,
     body: Reading,
     verdict: Verdict,
     /// The type of the error that its stream began with.
@@ -246,7 +247,7 @@ impl<'a> Exchange<'a> {
         } = answer;
         let endpoint = Arc::clone(attempt.endpoint());
         let http_status = head.status.as_u16();
-        let is_final = (head.headers.get("x-should-retry")).is_some_and(|said| said == "false");
+        let is_final = (head.fields.get("x-should-retry")).is_some_and(|said| said == b"false");
         self.tries.push(Try {
             endpoint: Arc::clone(&endpoint),
             class: verdict.class,
@@ -261,7 +262,7 @@ impl<'a> Exchange<'a> {
             error_type: String::new(),
             retry_after: verdict.retry_after,
             detail: String::new(), // Providers put parts of keys into their messages.
-            upstream_request_id: text_of(request_id(&head.headers)),
+            upstream_request_id: text_of(request_id(&head.fields).as_ref()),
         };
         let may_be_its_own = verdict.class == OutcomeClass::Forbidden;
         let now = Instant::now();
@@ -348,6 +349,6 @@ async fn hold<T>(suspicion: &mut Suspicion, mut step: Pin<&mut impl Future<Outpu
 }
 
 /// Whether the body is a stream of events that we can look into.
-fn is_readable(headers: &HeaderMap) -> bool {
-    headers::is_event_stream(headers) && headers::is_identity(headers)
+fn is_readable(fields: &Fields) -> bool {
+    headers::is_event_stream(fields) && headers::is_identity(fields)
 }

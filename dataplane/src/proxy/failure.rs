@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, response::Parts};
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::{headers::is_identity, inbound::Inbound};
+use super::{fields::Fields, headers::is_identity, inbound::Inbound, message::ResponseHead};
 
 /// Bytes of an error's body that are read to learn its type.
 const PEEK_BYTES_MAX: usize = 64 << 10;
@@ -21,7 +20,7 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// An error that an endpoint answered with.
 pub(super) struct Failure {
-    pub(super) head: Parts,
+    pub(super) head: ResponseHead,
     /// The start of the body.
     pub(super) start: Bytes,
     pub(super) rest: Rest,
@@ -39,7 +38,7 @@ pub(super) enum Rest {
 
 impl Failure {
     /// Takes an answer and reads the start of its body.
-    pub(super) async fn read(head: Parts, mut body: Inbound) -> Self {
+    pub(super) async fn read(head: ResponseHead, mut body: Inbound) -> Self {
         let mut start = BytesMut::new();
         let mut ended = body.is_end();
         let mut broken = false;
@@ -69,7 +68,7 @@ impl Failure {
     }
 
     /// Takes an answer whose body has been begun.
-    pub(super) fn begun(head: Parts, start: Bytes, body: Inbound) -> Self {
+    pub(super) fn begun(head: ResponseHead, start: Bytes, body: Inbound) -> Self {
         Self {
             head,
             start,
@@ -82,7 +81,7 @@ impl Failure {
 
     /// The provider's machine-readable type of the error; empty if there is none.
     pub(super) fn error_type(&self) -> String {
-        if is_identity(&self.head.headers) {
+        if is_identity(&self.head.fields) {
             error_type(&self.start)
         } else {
             String::new()
@@ -105,16 +104,17 @@ pub(super) fn error_type(json: &[u8]) -> String {
 }
 
 /// The provider's id of the request, for its support.
-pub(super) fn request_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+pub(super) fn request_id(fields: &Fields) -> Option<Bytes> {
     let mut names = ["request-id", "x-request-id"].into_iter();
-    names.find_map(|name| headers.get(name))
+    names.find_map(|name| fields.value(name))
 }
 
-/// A request id as it is reported; empty if there is none.
-pub(super) fn text_of(request_id: Option<&HeaderValue>) -> String {
-    let text = request_id.and_then(|id| id.to_str().ok());
-    text.map(|id| id.chars().take(REQUEST_ID_BYTES_MAX).collect())
-        .unwrap_or_default()
+/// A request id as it is reported; empty if there is none, or none that people can read.
+pub(super) fn text_of(request_id: Option<&Bytes>) -> String {
+    let is_text = |id: &&Bytes| id.iter().all(|byte| matches!(byte, b' '..=b'~'));
+    let text = request_id.filter(is_text);
+    let start = text.map(|id| &id[..id.len().min(REQUEST_ID_BYTES_MAX)]);
+    String::from_utf8_lossy(start.unwrap_or_default()).into_owned()
 }
 
 #[cfg(test)]

@@ -4,14 +4,9 @@
 //! client's `connection: x-api-key` cannot take the endpoint's credential away.
 //! Everything else passes as it came, duplicates and their order included.
 
-use http::{
-    HeaderMap, HeaderName,
-    header::{
-        CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST,
-        PROXY_AUTHENTICATE, SET_COOKIE, TRANSFER_ENCODING,
-    },
-};
+use http::HeaderName;
 
+use super::fields::{Fields, is};
 use crate::routing::{Affinity, Session};
 
 /// Which endpoint answered.
@@ -24,137 +19,108 @@ pub(super) const X_QCC_ATTEMPTS: HeaderName = HeaderName::from_static("x-qcc-att
 pub(super) const X_QCC_REVISION: HeaderName = HeaderName::from_static("x-qcc-revision");
 
 /// What names a session, whatever is configured: that of Claude Code, and that of others.
-static SESSIONS: [HeaderName; 2] = [
-    HeaderName::from_static("x-claude-code-session-id"),
-    HeaderName::from_static("x-conversation-id"),
-];
+const SESSIONS: [&str; 2] = ["x-claude-code-session-id", "x-conversation-id"];
 
 /// RFC 9110, section 7.6.1, and `trailer`, as trailers are not forwarded.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
-}
+const HOP_BY_HOP: [&str; 7] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// What a request says about its way here. Who our clients are is not for an endpoint to
 /// know, and what they say of themselves is not for it to trust.
-fn is_of_the_way_here(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-")
-}
+const OF_THE_WAY_HERE: [&str; 3] = ["forwarded", "via", "x-real-ip"];
+const OF_THE_WAY_HERE_PREFIX: &[u8] = b"x-forwarded-";
+
+/// What is said of a request's length and its sending: what an endpoint gets brings its own.
+const OF_THIS_REQUEST: [&str; 3] = ["host", "content-length", "expect"];
+
+/// Many clients share an endpoint's credential; its sessions are not theirs.
+const OF_THE_ENDPOINT: [&str; 2] = ["proxy-authenticate", "set-cookie"];
 
 /// Returns the session that a request belongs to, if it names one.
-pub(super) fn session(headers: &HeaderMap, affinity: &Affinity) -> Option<Session> {
-    let mut names = SESSIONS.iter().chain(&affinity.headers);
-    let name = names.find_map(|name| headers.get(name).filter(|value| !value.is_empty()))?;
-    Some(Session::of(name.as_bytes()))
+pub(super) fn session(fields: &Fields, affinity: &Affinity) -> Option<Session> {
+    let configured = affinity.headers.iter().map(HeaderName::as_str);
+    let mut names = SESSIONS.into_iter().chain(configured);
+    let session = names.find_map(|name| fields.get(name).filter(|value| !value.is_empty()))?;
+    Some(Session::of(session))
 }
 
-/// Removes from a request's fields what is not for the endpoint. Its length is removed
-/// too: the body that is sent upstream brings its own. Credentials are left to
+/// Removes from a request's fields what is not for the endpoint. Credentials are left to
 /// [`Call`](super::outgoing::Call).
-pub(super) fn strip_request(headers: &mut HeaderMap) {
-    let is_of_this_hop =
-        |name: &HeaderName| *name == HOST || *name == CONTENT_LENGTH || *name == EXPECT;
-    strip(headers, |name| {
-        is_of_this_hop(name) || is_of_the_way_here(name)
+pub(super) fn strip_request(fields: &mut Fields) {
+    strip(fields, |name| {
+        let is_one_of = |names: &[&str]| names.iter().any(|it| is(name, it));
+        let prefix = name.get(..OF_THE_WAY_HERE_PREFIX.len());
+        is_one_of(&OF_THIS_REQUEST)
+            || is_one_of(&OF_THE_WAY_HERE)
+            || prefix.is_some_and(|it| it.eq_ignore_ascii_case(OF_THE_WAY_HERE_PREFIX))
     });
 }
 
-/// Removes from a response's fields what is not for the client. Its length stays,
-/// unless it contradicts a transfer coding: copied, the two would make hyper's server
-/// drop the client's connection without a word.
-pub(super) fn strip_response(headers: &mut HeaderMap) {
-    if headers.contains_key(TRANSFER_ENCODING) {
-        headers.remove(CONTENT_LENGTH);
-    }
-    // Many clients share an endpoint's credential; its sessions are not theirs.
-    strip(headers, |name| {
-        *name == PROXY_AUTHENTICATE || *name == SET_COOKIE
-    });
+/// Removes from a response's fields what is not for the client.
+pub(super) fn strip_response(fields: &mut Fields) {
+    strip(fields, |name| OF_THE_ENDPOINT.iter().any(|it| is(name, it)));
 }
 
-/// Removes what is for the next hop only, and what else is `unwanted`. Most messages have
-/// none or two of all these, so names are looked at rather than looked up.
-fn strip(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
-    let named = headers.get_all(CONNECTION).iter();
-    let mut gone: Vec<HeaderName> = named
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+/// Removes what is for the next hop only, and what else is `unwanted`.
+fn strip(fields: &mut Fields, unwanted: impl Fn(&[u8]) -> bool) {
+    // Mostly there are none, but for these two, which are no fields, or go anyway.
+    let named: Vec<Box<[u8]>> = (fields.get_all("connection"))
+        .flat_map(|value| value.split(|byte| *byte == b','))
         .map(<[u8]>::trim_ascii)
-        // These two are no fields, or go anyway.
-        .filter(|name| !matches!(*name, b"close" | b"keep-alive"))
-        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .filter(|name| !is(name, "close") && !is(name, "keep-alive"))
+        .map(Box::from)
         .collect();
-    let is_gone = |name: &&HeaderName| is_hop_by_hop(name) || unwanted(name);
-    gone.extend(headers.keys().filter(is_gone).cloned());
-    for name in gone {
-        headers.remove(name);
-    }
+    fields.retain(|name| {
+        !(HOP_BY_HOP.iter().any(|it| is(name, it))
+            || unwanted(name)
+            || named.iter().any(|it| name.eq_ignore_ascii_case(it)))
+    });
 }
 
 /// Whether a message is framed by `chunked` alone, if it names a coding at all. Any
 /// other coding, or `chunked` twice, is read differently by different parsers.
-pub(super) fn transfer_coding_is_plain(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+pub(super) fn transfer_coding_is_plain(fields: &Fields) -> bool {
+    let mut codings = fields.get_all("transfer-encoding");
     match (codings.next(), codings.next()) {
         (None, _) => true,
-        (Some(coding), None) => coding
-            .as_bytes()
-            .trim_ascii()
-            .eq_ignore_ascii_case(b"chunked"),
+        (Some(coding), None) => is(coding.trim_ascii(), "chunked"),
         (Some(_), Some(_)) => false,
     }
 }
 
 /// Whether the body is not compressed.
-pub(super) fn is_identity(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(CONTENT_ENCODING)
-        .iter()
-        .all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+pub(super) fn is_identity(fields: &Fields) -> bool {
+    let mut codings = fields.get_all("content-encoding");
+    codings.all(|coding| is(coding, "identity"))
 }
 
 /// Whether the body is a stream of server-sent events.
-pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
-    const EVENT_STREAM: &[u8] = b"text/event-stream";
-    headers.get(CONTENT_TYPE).is_some_and(|value| {
-        let media_type = value.as_bytes().split(|byte| *byte == b';').next();
-        media_type.is_some_and(|it| it.trim_ascii().eq_ignore_ascii_case(EVENT_STREAM))
+pub(super) fn is_event_stream(fields: &Fields) -> bool {
+    fields.get("content-type").is_some_and(|value| {
+        let media_type = value.split(|byte| *byte == b';').next();
+        media_type.is_some_and(|it| is(it.trim_ascii(), "text/event-stream"))
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use super::{super::fields::read, *};
 
-    use super::*;
-
-    fn headers(fields: &[(&str, &str)]) -> HeaderMap {
-        fields
-            .iter()
-            .map(|(name, value)| {
-                (
-                    HeaderName::from_bytes(name.as_bytes()).unwrap(),
-                    HeaderValue::from_str(value).unwrap(),
-                )
-            })
-            .collect()
-    }
-
-    fn names(headers: &HeaderMap) -> Vec<&str> {
-        headers.keys().map(HeaderName::as_str).collect()
+    fn names(fields: &Fields) -> Vec<&str> {
+        let names = fields.iter().map(|(name, _)| str::from_utf8(name).unwrap());
+        names.collect()
     }
 
     #[test]
     fn hop_by_hop_fields_and_those_that_connection_names_stay_behind() {
-        let fields = headers(&[
+        let fields = read(&[
             ("Connection", "close, X-Secret"),
             ("connection", " x-other ,, te"),
             ("x-secret", "1"),
@@ -177,7 +143,7 @@ mod tests {
 
     #[test]
     fn everything_else_passes_in_order() {
-        let mut request = headers(&[
+        let mut request = read(&[
             ("anthropic-version", "2026-10-21"),
             ("anthropic-beta", "a"),
             ("anthropic-beta", "b"),
@@ -189,15 +155,19 @@ mod tests {
         strip_request(&mut request);
         assert_eq!(
             names(&request),
-            ["anthropic-version", "anthropic-beta", "x-forwarding"]
+            [
+                "anthropic-version",
+                "anthropic-beta",
+                "anthropic-beta",
+                "x-forwarding"
+            ]
         );
-        let beta: Vec<_> = request.get_all("anthropic-beta").iter().collect();
-        assert_eq!(beta, ["a", "b"]);
+        assert!(request.get_all("anthropic-beta").eq([b"a", b"b"]));
     }
 
     #[test]
     fn what_a_request_says_of_its_way_here_stays_here() {
-        let mut request = headers(&[
+        let mut request = read(&[
             ("x-forwarded-for", "10.0.0.1"),
             ("x-forwarded-for", "10.0.0.2"),
             ("X-Forwarded-Proto", "https"),
@@ -211,13 +181,10 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beside_a_transfer_coding_is_dropped() {
-        let mut both = headers(&[("content-length", "3"), ("transfer-encoding", "chunked")]);
-        strip_response(&mut both);
-        assert!(both.is_empty());
-        let mut length = headers(&[("content-length", "3"), ("set-cookie", "a=b")]);
-        strip_response(&mut length);
-        assert_eq!(names(&length), ["content-length"]);
+    fn the_sessions_of_an_endpoint_are_not_for_its_clients() {
+        let mut response = read(&[("Set-Cookie", "a=b"), ("accept", "a")]);
+        strip_response(&mut response);
+        assert_eq!(names(&response), ["accept"]);
     }
 
     #[test]
@@ -232,7 +199,7 @@ mod tests {
         ] {
             let fields: Vec<_> = codings.iter().map(|c| ("transfer-encoding", *c)).collect();
             assert_eq!(
-                transfer_coding_is_plain(&headers(&fields)),
+                transfer_coding_is_plain(&read(&fields)),
                 plain,
                 "{codings:?}"
             );
@@ -247,10 +214,7 @@ mod tests {
             ("text/event-streams", false),
             ("application/json", false),
         ] {
-            assert_eq!(
-                is_event_stream(&headers(&[("content-type", value)])),
-                expected
-            );
+            assert_eq!(is_event_stream(&read(&[("content-type", value)])), expected);
         }
     }
 }

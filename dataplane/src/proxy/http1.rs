@@ -38,12 +38,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Method, Response, Uri, uri::Scheme};
+use http::{HeaderValue, Method, Uri, uri::Scheme};
 use tower_service::Service as _;
 
 pub(super) use self::{
     answer::Answer,
     downstream::{RequestBody, serve},
+    head::decimal,
 };
 use self::{connection::Connection, head::Head, sending::Sending};
 #[cfg(feature = "fuzzing")]
@@ -51,6 +52,7 @@ pub(crate) use self::{downstream::read as read_request, reading::read as read_an
 use super::{
     connector::Connector,
     inbound::Inbound,
+    message::Response,
     outgoing::Call,
     upload::{Progress, State, Upload},
     upstream::{Failed, describe},
@@ -234,10 +236,10 @@ impl Pool {
         } else {
             Answer::apart(connection, head.body, sending, self.sent_on_for)
         };
-        let mut response = Response::new(Inbound::of_endpoint(answer));
-        *response.status_mut() = head.status;
-        *response.headers_mut() = head.headers;
-        response
+        Response {
+            head: head.parts,
+            body: Inbound::of_endpoint(answer),
+        }
     }
 
     fn take(&self) -> Option<Idle> {

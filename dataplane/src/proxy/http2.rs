@@ -28,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response, Uri, request, uri::PathAndQuery};
+use http::{Request, Uri, request, uri::PathAndQuery};
 use qcc_proto::v1::OutcomeClass;
 use rustls::ClientConfig;
 use tokio::{sync::Notify, time::timeout_at};
@@ -41,6 +41,7 @@ use self::{
 use super::{
     connector::Connector,
     inbound::Inbound,
+    message::Response,
     upload::{Progress, Upload},
     upstream::Failed,
 };

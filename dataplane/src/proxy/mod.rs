@@ -74,11 +74,13 @@ mod curfew;
 mod ending;
 mod exchange;
 mod failure;
+mod fields;
 mod headers;
 mod http1;
 mod http2;
 mod inbound;
 mod live;
+mod message;
 mod opening;
 mod outgoing;
 mod presence;
@@ -98,6 +100,9 @@ mod upload;
 mod upstream;
 
 pub(crate) use curfew::Curfew;
+pub(crate) use fields::Fields;
+#[cfg(test)]
+pub(crate) use fields::read as fields_of;
 pub(crate) use live::Live;
 pub(crate) use server::serve;
 #[cfg(feature = "fuzzing")]

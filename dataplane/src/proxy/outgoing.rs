@@ -6,12 +6,8 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Uri,
-    header::{CONTENT_LENGTH, HeaderName},
-    uri::PathAndQuery,
-};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Method, Request, Uri, header::CONTENT_LENGTH, uri::PathAndQuery};
 use http_body::Body as _;
 use qcc_proto::{
     upstream::{self, Credential, is_client_credential},
@@ -19,6 +15,7 @@ use qcc_proto::{
 };
 
 use super::{
+    fields::{self, Fields},
     inbound::Inbound,
     prompt::{self, Edit},
     replay::Collected,
@@ -34,11 +31,10 @@ pub(super) struct Outgoing {
     /// The request target as sent.
     pub(super) target: Uri,
     /// Without what is not for an endpoint, but for the client's credentials.
-    pub(super) headers: HeaderMap,
+    pub(super) fields: Fields,
     /// The client told a length, or that there is a body.
     pub(super) has_length: bool,
     pub(super) shape: Shape,
-    pub(super) is_http1: bool,
 }
 
 /// Bytes of either end of a body that tell it from others. Conversations differ at their
@@ -190,11 +186,12 @@ pub(super) enum Length {
 }
 
 impl Call<'_> {
-    /// All fields but those that frame the request.
-    pub(super) fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        let fields = self.request.headers.iter();
-        let fields = fields.filter(|(name, _)| !is_client_credential(name));
-        fields.chain(self.credential.map(|it| (&it.name, &it.value)))
+    /// Writes all fields but those that frame the request, as lines of HTTP/1.
+    pub(super) fn write_fields(&self, out: &mut BytesMut) {
+        (self.request.fields).write(out, |name| !is_client_credential(name));
+        if let Some(Credential { name, value }) = self.credential {
+            fields::put_line(out, name.as_ref(), value.as_bytes());
+        }
     }
 
     pub(super) fn length(&self, upload: &Upload) -> Length {
@@ -207,9 +204,9 @@ impl Call<'_> {
 
     /// The same as a message, for protocols that frame it themselves.
     pub(super) fn request(&self, upload: Upload) -> Request<Upload> {
-        let mut headers: HeaderMap = HeaderMap::with_capacity(self.request.headers.len() + 2);
-        for (name, value) in self.fields() {
-            headers.append(name, value.clone());
+        let mut headers = (self.request.fields).to_map(|name| !is_client_credential(name));
+        if let Some(Credential { name, value }) = self.credential {
+            headers.insert(name, value.clone());
         }
         if let Length::Told(bytes) = self.length(&upload) {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes));

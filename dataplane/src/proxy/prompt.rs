@@ -9,12 +9,9 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use http::{
-    HeaderMap,
-    header::{ACCEPT, CONTENT_TYPE},
-};
 use memchr::{memchr2, memmem};
 
+use super::fields::Fields;
 use crate::routing::Policy;
 
 /// Bytes of either end of a body in which the wish for a stream is looked for. It stands
@@ -36,11 +33,11 @@ pub(super) fn renames(policy: &Policy) -> bool {
 }
 
 /// Whether a body may name a model, by what its head says of it.
-pub(super) fn may_name_a_model(headers: &HeaderMap) -> bool {
-    let Some(kind) = headers.get(CONTENT_TYPE) else {
+pub(super) fn may_name_a_model(fields: &Fields) -> bool {
+    let Some(kind) = fields.get("content-type") else {
         return true;
     };
-    let kind = kind.as_bytes().split(|byte| *byte == b';').next();
+    let kind = kind.split(|byte| *byte == b';').next();
     let kind = kind.unwrap_or_default().trim_ascii();
     let has_suffix = |suffix: &[u8]| {
         let at = kind.len().checked_sub(suffix.len());
@@ -94,10 +91,10 @@ fn is_model(key: &[u8]) -> bool {
 
 /// Whether a body asks for a stream, or its head does. One that only seems to costs its
 /// answer a compression.
-pub(super) fn wants_stream(headers: &HeaderMap, body: &[u8]) -> bool {
+pub(super) fn wants_stream(fields: &Fields, body: &[u8]) -> bool {
     const EVENT_STREAM: &[u8] = b"text/event-stream";
-    let mut accepted = headers.get_all(ACCEPT).iter();
-    if accepted.any(|it| memmem::find(it.as_bytes(), EVENT_STREAM).is_some()) {
+    let mut accepted = fields.get_all("accept");
+    if accepted.any(|it| memmem::find(it, EVENT_STREAM).is_some()) {
         return true;
     }
     if body.len() <= 2 * WISH_BYTES {
@@ -176,11 +173,11 @@ impl Walk<'_> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::proxy::fields_of;
 
     fn found(body: &str) -> Option<&str> {
         model(body.as_bytes()).map(|place| &body[place])
@@ -261,16 +258,19 @@ mod tests {
             (Some("application/jsonl"), false),
             (Some("json"), false),
         ] {
-            let value = kind.map(|kind| (CONTENT_TYPE, HeaderValue::from_static(kind)));
-            let headers = value.into_iter().collect();
-            assert_eq!(may_name_a_model(&headers), expected, "{kind:?}");
+            let fields: Vec<_> = kind
+                .map(|kind| ("content-type", kind))
+                .into_iter()
+                .collect();
+            let named = may_name_a_model(&fields_of(&fields));
+            assert_eq!(named, expected, "{kind:?}");
         }
     }
 
     #[test]
     fn the_wish_for_a_stream_is_seen_at_either_end() {
         let long = "x".repeat(1 << 20);
-        let none = HeaderMap::new();
+        let none = Fields::default();
         for (body, expected) in [
             (r#"{"stream":true}"#.to_owned(), true),
             ("{\"stream\" :\n true}".to_owned(), true),
@@ -286,8 +286,8 @@ mod tests {
             let wanted = wants_stream(&none, body.as_bytes());
             assert_eq!(wanted, expected, "{}", &body[..body.len().min(40)]);
         }
-        let accept = HeaderValue::from_static("application/json, text/event-stream");
-        assert!(wants_stream(&[(ACCEPT, accept)].into_iter().collect(), b""));
+        let accept = fields_of(&[("accept", "application/json, text/event-stream")]);
+        assert!(wants_stream(&accept, b""));
     }
 
     fn value() -> impl Strategy<Value = Value> {
@@ -350,7 +350,7 @@ mod tests {
         ) {
             let _ = model(&body);
             let _ = model(&[br#"{"a":"#, body.as_slice()].concat());
-            let _ = wants_stream(&HeaderMap::new(), &body);
+            let _ = wants_stream(&Fields::default(), &body);
         }
     }
 }

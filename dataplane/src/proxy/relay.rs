@@ -24,7 +24,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderValue;
 use http_body::{Frame, SizeHint};
 use qcc_proto::{upstream::class_of_error_type, v1::OutcomeClass};
 use tokio::time::{Instant, Sleep, sleep};
@@ -76,7 +75,7 @@ pub(super) struct Pending {
     pub(super) class: OutcomeClass,
     pub(super) http_status: u16,
     /// The provider's id of the request.
-    pub(super) request_id: Option<HeaderValue>,
+    pub(super) request_id: Option<Bytes>,
     /// How the client's body stands.
     pub(super) upload: Arc<Progress>,
 }

@@ -12,14 +12,18 @@ use std::{borrow::Cow, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    HeaderName, HeaderValue, StatusCode,
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use serde_json::Value;
 
 use self::kind::Facts;
 pub(super) use self::{kind::Kind, shape::Shape};
-use super::{relay::Body, upload::Fault};
+use super::{
+    message::{Response, ResponseHead},
+    relay::Body,
+    upload::Fault,
+};
 use crate::client_keys::Denied;
 
 const X_QCC_ERROR: HeaderName = HeaderName::from_static("x-qcc-error");
@@ -63,8 +67,8 @@ impl Refusal {
         self
     }
 
-    /// Builds the response. `shape` is the caller's; only HTTP/1 may be told to close.
-    pub(super) fn into_response(self, shape: Shape, is_http1: bool) -> Response<Body> {
+    /// Builds the response, in the caller's shape.
+    pub(super) fn into_response(self, shape: Shape) -> Response<Body> {
         let Facts(status, name, _) = self.kind.facts();
         let status = match (self.kind, shape) {
             // Its own status for that.
@@ -73,34 +77,34 @@ impl Refusal {
         };
         let request_id = format!("req_qcc_{:032x}", rand::random::<u128>());
         let body = shape.error(self.kind, &self.message, &request_id);
-        let mut response = Response::new(Body::own(body));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, shape.content_type());
-        headers.insert(CACHE_CONTROL, NO_STORE);
-        headers.insert(X_QCC_ERROR, HeaderValue::from_static(name));
+        let mut head = ResponseHead::from(status);
+        let fields = &mut head.fields;
+        fields.append(CONTENT_TYPE, shape.content_type());
+        fields.append(CACHE_CONTROL, NO_STORE);
+        fields.append(X_QCC_ERROR, HeaderValue::from_static(name));
         if let Ok(id) = HeaderValue::try_from(request_id) {
-            headers.insert(shape.request_id(), id);
+            fields.append(shape.request_id(), id);
         }
         if let Some(wait) = self.retry_after {
             // Whole seconds, as clients read nothing finer; never "at once".
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            fields.append(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         if self.is_final {
-            headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+            fields.append(X_SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         if self.kind.is_about_the_key() {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            fields.append(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.kind == Kind::Method {
             let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-            headers.insert(ALLOW, HeaderValue::from_static(allowed));
+            fields.append(ALLOW, HeaderValue::from_static(allowed));
         }
-        if is_http1 && self.kind.closes() {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        head.closes = self.kind.closes();
+        Response {
+            head,
+            body: Body::own(body),
         }
-        response
     }
 }
 
@@ -133,19 +137,24 @@ impl From<Fault> for Refusal {
 
 /// An empty answer that says no more than its status.
 pub(super) fn empty(status: StatusCode) -> Response<Body> {
-    let mut response = Response::new(Body::own(Bytes::new()));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CACHE_CONTROL, NO_STORE);
-    response
+    let mut head = ResponseHead::from(status);
+    head.fields.append(CACHE_CONTROL, NO_STORE);
+    Response {
+        head,
+        body: Body::own(Bytes::new()),
+    }
 }
 
 /// A page of ours.
 pub(super) fn json(page: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::own(page.to_string().into()));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CACHE_CONTROL, NO_STORE);
-    response
+    let mut head = ResponseHead::from(StatusCode::OK);
+    let kind = HeaderValue::from_static("application/json");
+    head.fields.append(CONTENT_TYPE, kind);
+    head.fields.append(CACHE_CONTROL, NO_STORE);
+    Response {
+        head,
+        body: Body::own(page.to_string().into()),
+    }
 }
 
 #[cfg(test)]
@@ -155,13 +164,16 @@ mod tests {
 
     use super::*;
 
-    async fn answer(refusal: Refusal, shape: Shape) -> (Response<()>, Value) {
-        let (head, body) = refusal.into_response(shape, true).into_parts();
+    async fn answer(refusal: Refusal, shape: Shape) -> (http::Response<()>, Value) {
+        let Response { head, body } = refusal.into_response(shape);
         let body = body.collect().await.unwrap().to_bytes();
-        (
-            Response::from_parts(head, ()),
-            serde_json::from_slice(&body).unwrap(),
-        )
+        let closes = head.closes;
+        let mut head = http::Response::from(Response { head, body: () });
+        if closes {
+            let close = HeaderValue::from_static("close"); // As HTTP/1 has it.
+            head.headers_mut().insert("connection", close);
+        }
+        (head, serde_json::from_slice(&body).unwrap())
     }
 
     #[tokio::test]
@@ -173,7 +185,6 @@ mod tests {
         assert_eq!(head.headers()["retry-after"], "2");
         assert_eq!(head.headers()["x-qcc-error"], "no_endpoint_available");
         assert_eq!(head.headers()["cache-control"], "no-store");
-        assert!(!head.headers().contains_key("connection"));
         assert_eq!(body["type"], "error");
         assert_eq!(body["error"]["type"], "api_error");
         assert_eq!(body["error"]["message"], "no endpoint: `a`: rejected");
@@ -333,7 +344,7 @@ mod tests {
     #[test]
     fn a_retry_after_is_never_zero() {
         let refusal = Refusal::new(Kind::NoEndpoint, "m").retry_after(Duration::ZERO);
-        let response = refusal.into_response(Shape::Problem, false);
-        assert_eq!(response.headers()["retry-after"], "1");
+        let response = refusal.into_response(Shape::Problem);
+        assert_eq!(response.head.fields.get("retry-after"), Some(&b"1"[..]));
     }
 }

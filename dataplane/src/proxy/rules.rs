@@ -4,15 +4,13 @@
 //! parsers could read in two ways, and what would leave an endpoint's base path, is refused
 //! here. A body whose length is told in two ways is refused where heads are read.
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Version,
-    header::{EXPECT, HOST},
-    request::Parts,
-};
+use http::{Method, Version};
 
 use super::{
     Settings,
+    fields::Fields,
     headers::transfer_coding_is_plain,
+    message::RequestHead,
     reply::{Kind, Refusal},
 };
 
@@ -41,12 +39,12 @@ pub(super) enum Route {
 }
 
 /// Decides by the head alone.
-pub(super) fn route(request: &Parts) -> Result<Route, Refusal> {
+pub(super) fn route(request: &RequestHead) -> Result<Route, Refusal> {
     well_formed(request)?;
     if is_ping(request) {
         return Ok(Route::Hello);
     }
-    let path = request.uri.path();
+    let path = request.target.path();
     let is_head = request.method == Method::HEAD;
     let is_get = request.method == Method::GET;
     match path {
@@ -64,9 +62,9 @@ pub(super) fn route(request: &Parts) -> Result<Route, Refusal> {
 
 /// Decides whether a head is within our limits. How long one of HTTP/1 was is looked at as it
 /// comes in.
-pub(super) fn fits(request: &Parts, settings: &Settings) -> Result<(), Refusal> {
-    let fields = &request.headers;
-    let target = request.uri.path_and_query();
+pub(super) fn fits(request: &RequestHead, settings: &Settings) -> Result<(), Refusal> {
+    let fields = &request.fields;
+    let target = request.target.path_and_query();
     if target.is_some_and(|target| target.as_str().len() > TARGET_BYTES_MAX) {
         let message = "the request target is too long";
         return Err(Refusal::new(Kind::TargetTooLong, message));
@@ -76,9 +74,7 @@ pub(super) fn fits(request: &Parts, settings: &Settings) -> Result<(), Refusal> 
         return Err(Refusal::new(Kind::HeadTooLarge, message));
     }
     if request.version == Version::HTTP_2 {
-        let bytes = |(name, value): (&HeaderName, &HeaderValue)| {
-            name.as_str().len() + value.len() + FIELD_BYTES
-        };
+        let bytes = |(name, value): (&[u8], &[u8])| name.len() + value.len() + FIELD_BYTES;
         if fields.iter().map(bytes).sum::<usize>() > settings.head_max_bytes {
             let message = "the request head is too long";
             return Err(Refusal::new(Kind::HeadTooLarge, message));
@@ -87,28 +83,28 @@ pub(super) fn fits(request: &Parts, settings: &Settings) -> Result<(), Refusal> 
     Ok(())
 }
 
-fn well_formed(request: &Parts) -> Result<(), Refusal> {
+fn well_formed(request: &RequestHead) -> Result<(), Refusal> {
     let malformed = |message: &'static str| Err(Refusal::new(Kind::Malformed, message));
     if request.method == Method::CONNECT || request.method == Method::TRACE {
         let message = "CONNECT and TRACE are not supported";
         return Err(Refusal::new(Kind::Method, message));
     }
     // What a client puts before the path (absolute-form) never decides where a request goes.
-    let path = request.uri.path();
+    let path = request.target.path();
     if !path.starts_with('/') && !is_ping(request) {
         return malformed("the request target is not a path");
     }
     if has_dot_segment(path) {
         return malformed("the path has a dot segment");
     }
-    if !host_is_clear(request.version, &request.headers) {
+    if !host_is_clear(request.version, &request.fields) {
         return malformed("the request needs exactly one `host`");
     }
-    if !transfer_coding_is_plain(&request.headers) {
+    if !transfer_coding_is_plain(&request.fields) {
         return malformed("the only transfer coding is `chunked`, once");
     }
-    let mut expectations = request.headers.get_all(EXPECT).iter();
-    if !expectations.all(|it| it.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+    let mut expectations = request.fields.get_all("expect");
+    if !expectations.all(|it| it.eq_ignore_ascii_case(b"100-continue")) {
         let message = "the only expectation is `100-continue`";
         return Err(Refusal::new(Kind::Expectation, message));
     }
@@ -116,13 +112,13 @@ fn well_formed(request: &Parts) -> Result<(), Refusal> {
 }
 
 /// `OPTIONS *` asks the server itself whether it is there (RFC 9110, section 9.3.7).
-fn is_ping(request: &Parts) -> bool {
-    request.method == Method::OPTIONS && request.uri.path() == "*"
+fn is_ping(request: &RequestHead) -> bool {
+    request.method == Method::OPTIONS && request.target.path() == "*"
 }
 
 /// HTTP/1.1 asks for one `host` (RFC 9112, section 3.2); HTTP/2 has `:authority`.
-fn host_is_clear(version: Version, headers: &HeaderMap) -> bool {
-    let hosts = headers.get_all(HOST).iter().count();
+fn host_is_clear(version: Version, fields: &Fields) -> bool {
+    let hosts = fields.get_all("host").count();
     match version {
         Version::HTTP_11 => hosts == 1,
         _ => hosts <= 1,
@@ -189,7 +185,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        route(&parts).map_err(|refusal| refusal.kind)
+        route(&parts.into()).map_err(|refusal| refusal.kind)
     }
 
     const HOST: &[(&str, &str)] = &[("host", "proxy")];

@@ -9,11 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{
-    HeaderMap, HeaderValue, Response, StatusCode, Version,
-    header::{ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
-    request::Parts,
-};
+use http::{HeaderValue, StatusCode, Version, header::ACCEPT_ENCODING};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -21,8 +17,10 @@ use super::{
     Counters, Curfew, Limit, Live, Settings, count,
     ending::End,
     exchange::Exchange,
+    fields::Fields,
     headers,
     inbound::Inbound,
+    message::{RequestHead, Response},
     outgoing::{Outgoing, Payload},
     presence::{Crowd, Turn},
     prompt,
@@ -112,7 +110,12 @@ impl Service {
 
     /// Answers a request: with an endpoint's answer, or one of our own. Whoever asks looks again
     /// when the curfew is called.
-    pub(super) async fn call(&self, head: Parts, body: Inbound, turn: Turn) -> Response<Body> {
+    pub(super) async fn call(
+        &self,
+        head: RequestHead,
+        body: Inbound,
+        turn: Turn,
+    ) -> Response<Body> {
         let is_http1 = is_http1(head.version);
         let (route, limits) = {
             let settings = self.settings.load();
@@ -130,21 +133,20 @@ impl Service {
         };
         if is_http1 && self.crowd.is_idle_enough() {
             self.counters.hit(Limit::IdleConnections);
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(CONNECTION, close);
+            response.head.closes = true;
         }
         response
     }
 
     /// Decides what is to be done with a request, and whether this client may ask for it.
-    fn route(&self, head: &Parts, settings: &Settings) -> Result<Route, Refusal> {
+    fn route(&self, head: &RequestHead, settings: &Settings) -> Result<Route, Refusal> {
         rules::fits(head, settings)?;
         let route = rules::route(head)?;
         // Whether somebody is there, and ready, may be asked by whoever balances load.
         let is_open = matches!(route, Route::Hello | Route::Health | Route::Ready);
         if let Some(keys) = &settings.client_keys
             && !is_open
-            && let Err(denied) = keys.admit(&head.headers)
+            && let Err(denied) = keys.admit(&head.fields)
         {
             count(&self.counters.unauthenticated);
             return Err(denied.into());
@@ -190,7 +192,7 @@ impl Service {
 
     async fn forward(
         &self,
-        mut head: Parts,
+        mut head: RequestHead,
         body: Inbound,
         turn: Turn,
         limits: Limits,
@@ -220,34 +222,33 @@ impl Service {
             let message = "the proxy has not yet heard from its control plane";
             return self.refuse(&head, Refusal::new(Kind::NoView, message), in_flight);
         };
-        if let Some(session) = headers::session(&head.headers, &routing.policy().affinity) {
+        if let Some(session) = headers::session(&head.fields, &routing.policy().affinity) {
             routing.keep(session);
         }
         let mut payload = Payload::from(collected);
         let policy = routing.policy();
         if prompt::renames(policy)
-            && prompt::may_name_a_model(&head.headers)
+            && prompt::may_name_a_model(&head.fields)
             && !payload.rename_model(policy)
         {
             return self.refuse(&head, not_kept(&payload, limits.body.replay_max), in_flight);
         }
-        let framing = [CONTENT_LENGTH, TRANSFER_ENCODING];
-        let has_length = framing.iter().any(|name| head.headers.contains_key(name));
-        let shape = Shape::of(head.uri.path(), &head.headers);
-        headers::strip_request(&mut head.headers);
+        let framing = ["content-length", "transfer-encoding"];
+        let has_length = framing.iter().any(|name| head.fields.contains(name));
+        let shape = Shape::of(head.target.path(), &head.fields);
+        headers::strip_request(&mut head.fields);
         let is_looked_into = !policy.hold_timeout.is_zero()
-            && head.headers.contains_key(ACCEPT_ENCODING)
-            && prompt::wants_stream(&head.headers, payload.start());
+            && head.fields.contains("accept-encoding")
+            && prompt::wants_stream(&head.fields, payload.start());
         if is_looked_into {
-            (head.headers).insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            (head.fields).set(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         let request = Outgoing {
             method: head.method,
-            target: head.uri,
-            headers: head.headers,
+            target: head.target,
+            fields: head.fields,
             has_length,
             shape,
-            is_http1: is_http1(head.version),
         };
         let mut exchange = Exchange::new(self, request, payload, routing, started, in_flight);
         // Whoever is being asked then hears no more of us: nobody is blamed.
@@ -271,26 +272,20 @@ impl Service {
 
     /// Answers what is no request of HTTP/1 that can be served. Of its path so much is known.
     pub(super) fn refuse_unread(&self, path: &str, refusal: Refusal, turn: Turn) -> Response<Body> {
-        let shape = Shape::of(path, &HeaderMap::new());
-        self.refuse_in(shape, true, refusal, InFlight::new(&self.counters, turn))
+        let shape = Shape::of(path, &Fields::default());
+        self.refuse_in(shape, refusal, InFlight::new(&self.counters, turn))
     }
 
-    fn refuse(&self, head: &Parts, refusal: Refusal, in_flight: InFlight) -> Response<Body> {
-        let shape = Shape::of(head.uri.path(), &head.headers);
-        self.refuse_in(shape, is_http1(head.version), refusal, in_flight)
+    fn refuse(&self, head: &RequestHead, refusal: Refusal, in_flight: InFlight) -> Response<Body> {
+        let shape = Shape::of(head.target.path(), &head.fields);
+        self.refuse_in(shape, refusal, in_flight)
     }
 
-    fn refuse_in(
-        &self,
-        shape: Shape,
-        is_http1: bool,
-        refusal: Refusal,
-        mut in_flight: InFlight,
-    ) -> Response<Body> {
+    fn refuse_in(&self, shape: Shape, refusal: Refusal, mut in_flight: InFlight) -> Response<Body> {
         in_flight.own_error();
         self.note(refusal.kind);
         tracing::debug!(kind = ?refusal.kind, "request refused");
-        refusal.into_response(shape, is_http1)
+        refusal.into_response(shape)
     }
 }
 

@@ -13,7 +13,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::Response;
 use qcc_proto::{tls::Trust, v1::OutcomeClass};
 use rustls::ClientConfig;
 
@@ -23,6 +22,7 @@ use super::{
     http1::{self, Broke},
     http2,
     inbound::Inbound,
+    message::Response,
     outgoing::Call,
     upload::{Progress, State, Upload},
 };

@@ -15,16 +15,16 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// would show one party's key to another. `api-key` is Azure's name, `x-goog-api-key`
 /// Google's. A cookie is the session of one client, and an endpoint's are not passed on
 /// either.
-pub fn is_client_credential(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "authorization"
-            | "x-api-key"
-            | "api-key"
-            | "x-goog-api-key"
-            | "proxy-authorization"
-            | "cookie"
-    )
+pub fn is_client_credential(name: &[u8]) -> bool {
+    const NAMES: [&[u8]; 6] = [
+        b"authorization",
+        b"x-api-key",
+        b"api-key",
+        b"x-goog-api-key",
+        b"proxy-authorization",
+        b"cookie",
+    ];
+    NAMES.iter().any(|it| name.eq_ignore_ascii_case(it))
 }
 
 /// Longest URL that `http` can hold.
@@ -113,7 +113,7 @@ pub fn credential_header(scheme: CredentialScheme, api_key: &str) -> Result<Cred
 
 /// Removes every client credential, then puts the endpoint's own in, if it has one.
 pub fn set_credential(headers: &mut HeaderMap, credential: Option<&Credential>) {
-    let names = headers.keys().filter(|name| is_client_credential(name));
+    let names = (headers.keys()).filter(|name| is_client_credential(name.as_ref()));
     for name in names.cloned().collect::<Vec<_>>() {
         headers.remove(name);
     }

@@ -44,6 +44,14 @@ pub struct Verdict {
     pub retry_after: Option<Duration>,
 }
 
+impl Verdict {
+    /// Nobody.
+    pub const SUCCESS: Self = Self {
+        class: OutcomeClass::Success,
+        retry_after: None,
+    };
+}
+
 /// Tells who is to blame for a response, by its head alone.
 pub fn classify(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Verdict {
     let asked = || asked_wait(headers, now);

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, response::Parts};
+use http::{HeaderValue, StatusCode};
 use qcc_proto::v1::OutcomeClass;
 use tokio::time;
 use tracing::debug;
@@ -15,7 +15,9 @@ use crate::{
         count,
         ending::End,
         failure::request_id,
+        fields::Fields,
         headers::{self, X_QCC_ATTEMPTS, X_QCC_ENDPOINT, X_QCC_REVISION},
+        message::{Response, ResponseHead},
         relay::{Body, Events, Pending},
         reply::{Kind, Refusal},
         sse::Scanner,
@@ -52,7 +54,7 @@ impl Exchange<'_> {
                 (opening.start, opening.rest, opening.scanner, opening.last)
             }
         };
-        let events = is_readable(&head.headers).then_some(Events {
+        let events = is_readable(&head.fields).then_some(Events {
             scanner,
             shape: self.request.shape,
         });
@@ -62,10 +64,10 @@ impl Exchange<'_> {
             attempt,
             class: answer.verdict.class,
             http_status: head.status.as_u16(),
-            request_id: request_id(&head.headers).cloned(),
+            request_id: request_id(&head.fields),
             upload,
         };
-        headers::strip_response(&mut head.headers);
+        headers::strip_response(&mut head.fields);
         let in_flight = self.in_flight.take();
         let body = Body::of_answer(start, rest, pending, events, clock, in_flight);
         self.answer_with(head, body, &endpoint, now)
@@ -81,7 +83,7 @@ impl Exchange<'_> {
             return self.refuse(refusal);
         };
         let mut head = failure.head;
-        headers::strip_response(&mut head.headers);
+        headers::strip_response(&mut head.fields);
         let now = Instant::now();
         let clock = self.clock(now.into());
         let in_flight = self.in_flight.take();
@@ -93,41 +95,38 @@ impl Exchange<'_> {
         self.in_flight.own_error();
         let kind = refusal.kind;
         self.service.note(kind);
-        let mut response = refusal.into_response(self.request.shape, self.request.is_http1);
-        self.stamp(response.headers_mut(), None, Instant::now());
-        self.log(response.status(), "-", Some(kind));
+        let mut response = refusal.into_response(self.request.shape);
+        self.stamp(&mut response.head.fields, None, Instant::now());
+        self.log(response.head.status, "-", Some(kind));
         response
     }
 
     fn answer_with(
         &self,
-        head: Parts,
+        mut head: ResponseHead,
         body: Body,
         endpoint: &Endpoint,
         now: Instant,
     ) -> Response<Body> {
-        let mut response = Response::new(body);
-        *response.status_mut() = head.status;
-        *response.headers_mut() = head.headers;
-        self.stamp(response.headers_mut(), Some(endpoint), now);
+        self.stamp(&mut head.fields, Some(endpoint), now);
         self.log(head.status, &endpoint.name, None);
-        response
+        Response { head, body }
     }
 
     /// Says where an answer comes from, unless that is not for clients to know.
-    fn stamp(&self, headers: &mut HeaderMap, endpoint: Option<&Endpoint>, now: Instant) {
+    fn stamp(&self, fields: &mut Fields, endpoint: Option<&Endpoint>, now: Instant) {
         if !self.routing.policy().expose_headers {
             return;
         }
         let name = endpoint.map(|endpoint| HeaderValue::from_str(&endpoint.name));
         if let Some(Ok(name)) = name {
-            headers.insert(X_QCC_ENDPOINT, name);
+            fields.set(X_QCC_ENDPOINT, name);
         }
         let attempts = match self.routing.attempts() {
             1 => HeaderValue::from_static("1"),
             several => HeaderValue::from(several),
         };
-        headers.insert(X_QCC_ATTEMPTS, attempts);
+        fields.set(X_QCC_ATTEMPTS, attempts);
         let revision = match self.service.link.staleness(now) {
             None => Ok(self.routing.revision().clone()),
             Some(age) => {
@@ -136,7 +135,7 @@ impl Exchange<'_> {
             }
         };
         if let Ok(revision) = revision {
-            headers.insert(X_QCC_REVISION, revision);
+            fields.set(X_QCC_REVISION, revision);
         }
     }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderMap, Response};
+use http::HeaderMap;
 use qcc_proto::{
     upstream::{Verdict, class_of_error_type, classify, retry_after},
     v1::OutcomeClass,
@@ -17,6 +17,7 @@ use crate::{
     proxy::{
         headers,
         inbound::Inbound,
+        message::Response,
         opening::{self, Opening},
         upload::{Fault, Progress, State, Upload},
         upstream::Failed,
@@ -81,13 +82,17 @@ impl Exchange<'_> {
     /// Judges an answer. The head of a stream of events is held for that, for as long as
     /// the policy says.
     async fn answer(&self, response: Response<Inbound>) -> Tried {
-        let now = SystemTime::now();
-        let (head, body) = response.into_parts();
-        let verdict = classify(head.status, &head.headers, now);
+        let Response { head, body } = response;
+        let told = || head.fields.to_map(|_| true);
+        let is_error = head.status.is_client_error() || head.status.is_server_error();
+        let verdict = match is_error {
+            true => classify(head.status, &told(), SystemTime::now()),
+            false => Verdict::SUCCESS,
+        };
         let policy = self.routing.policy();
         let is_held = verdict.class == OutcomeClass::Success
             && !policy.hold_timeout.is_zero()
-            && is_readable(&head.headers);
+            && is_readable(&head.fields);
         if !is_held {
             return Tried::Answered(Answer {
                 head,
@@ -106,7 +111,7 @@ impl Exchange<'_> {
                 let error_type = opening.scanner.first_error().map(str::to_owned);
                 let in_band = error_type
                     .as_deref()
-                    .map(|it| in_band(it, &head.headers, now));
+                    .map(|it| in_band(it, &told(), SystemTime::now()));
                 Tried::Answered(Answer {
                     head,
                     body: Reading::Begun(Box::new(opening)),
@@ -180,11 +185,11 @@ fn check(response: &Response<Inbound>) -> Result<(), Failed> {
             is_kill: false,
         })
     };
-    let status = response.status().as_u16();
+    let status = response.head.status.as_u16();
     if !(200..600).contains(&status) {
         return malformed(format!("malformed response: status {status}"));
     }
-    if !headers::transfer_coding_is_plain(response.headers()) {
+    if !headers::transfer_coding_is_plain(&response.head.fields) {
         return malformed("malformed response: transfer coding".to_owned());
     }
     Ok(())

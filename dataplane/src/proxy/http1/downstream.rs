@@ -31,7 +31,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Response, Version, header::CONNECTION};
+use http::{Method, Version};
 use http_body::Body as _;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
@@ -50,6 +50,7 @@ use self::{
 use super::{Limits, decoder::Decoder, spare, writer::Writer};
 use crate::proxy::{
     inbound::{Cut, Inbound},
+    message::Response,
     presence::{Presence, Turn},
     relay::Body,
     service::Service,
@@ -316,8 +317,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Reset + Unpin> Connection<'a, S> {
         asked: Asked,
         mut goes_on: bool,
     ) -> Result<bool, Ended> {
-        let (head, mut body) = response.into_parts();
-        goes_on &= !says_close(&head.headers);
+        let Response { head, mut body } = response;
+        goes_on &= !head.closes;
         goes_on &= poll_fn(|cx| Poll::Ready(self.skim(cx))).await?;
         let length = body.size_hint().exact();
         let out = self.writer.lead();
@@ -517,9 +518,4 @@ impl<'a, S: AsyncRead + AsyncWrite + Reset + Unpin> Connection<'a, S> {
         };
         timeout(LINGER, ending).await.unwrap_or(Ok(()))
     }
-}
-
-fn says_close(headers: &HeaderMap) -> bool {
-    let is_close = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
-    headers.get_all(CONNECTION).iter().any(is_close)
 }

@@ -3,20 +3,18 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode,
-    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
-};
+use http::{HeaderValue, StatusCode};
 use httparse::{Header, Status};
 
 use super::{Limits, Malformed, decoder::Decoder, spare};
-use crate::proxy::outgoing::{Call, Length};
+use crate::proxy::{
+    fields::{Fields, is, put_line, put_number},
+    message::ResponseHead,
+    outgoing::{Call, Length},
+};
 
 /// Fields for which there is room without an allocation.
 const FIELDS_USUAL: usize = 128;
-
-/// Fields that are added to an answer before it is passed on.
-const FIELDS_ADDED: usize = 4;
 
 /// Bytes of a usual field, to guess how long a head gets.
 pub(super) const FIELD_BYTES: usize = 48;
@@ -24,8 +22,7 @@ pub(super) const FIELD_BYTES: usize = 48;
 /// An answer's head.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
+    pub(super) parts: ResponseHead,
     /// Where its body ends.
     pub(super) body: Decoder,
     /// Its connection takes another request afterwards.
@@ -36,7 +33,7 @@ pub(super) struct Head {
 /// room for so many bytes of a body.
 pub(super) fn write(call: &Call<'_>, host: &HeaderValue, length: Length, room: usize) -> BytesMut {
     let path = call.path.as_str();
-    let fields = call.request.headers.len() + 4;
+    let fields = call.request.fields.len() + 4;
     let mut out = spare::take(path.len() + fields * FIELD_BYTES + room);
     for part in [
         call.request.method.as_str(),
@@ -47,37 +44,14 @@ pub(super) fn write(call: &Call<'_>, host: &HeaderValue, length: Length, room: u
         out.extend_from_slice(part.as_bytes());
     }
     out.extend_from_slice(host.as_bytes());
-    for (name, value) in call.fields() {
-        field(&mut out, name, value.as_bytes());
-    }
+    call.write_fields(&mut out);
     match length {
         Length::Untold => {}
-        Length::Told(bytes) => number_field(&mut out, &CONTENT_LENGTH, bytes),
-        Length::Unknown => field(&mut out, &TRANSFER_ENCODING, b"chunked"),
+        Length::Told(bytes) => put_number(&mut out, "content-length", bytes),
+        Length::Unknown => put_line(&mut out, b"transfer-encoding", b"chunked"),
     }
     out.extend_from_slice(b"\r\n\r\n");
     out
-}
-
-/// The line's end comes before, as the first follows a line without one.
-pub(super) fn field(out: &mut BytesMut, name: &HeaderName, value: &[u8]) {
-    for part in [b"\r\n", name.as_str().as_bytes(), b": ", value] {
-        out.extend_from_slice(part);
-    }
-}
-
-/// The same with a number for a value.
-pub(super) fn number_field(out: &mut BytesMut, name: &HeaderName, mut value: u64) {
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            return field(out, name, &digits[start..]);
-        }
-    }
 }
 
 /// Takes an answer's head off the buffer once it is there whole, and what informs of one
@@ -111,7 +85,8 @@ pub(super) fn read(
         };
         // RFC 9110, section 15.2: any number of them may come first. One that ends HTTP is
         // for whoever judges it.
-        if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let status = head.parts.status;
+        if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Some(head));
         }
     }
@@ -170,14 +145,13 @@ fn understand(
     let code = parsed.code.unwrap_or_default();
     let status = StatusCode::from_u16(code).map_err(|_| Malformed(format!("status {code:03}")))?;
     let is_http10 = parsed.version == Some(0);
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len() + FIELDS_ADDED);
+    let mut fields = Fields::of(bytes, parsed.headers.len());
     let mut length = None;
     let mut codings = 0;
     let mut connection = Persistence::default();
     for field in &*parsed.headers {
-        let name = HeaderName::from_bytes(field.name.as_bytes());
-        let name = name.map_err(|_| Malformed::from("invalid field name"))?;
-        if name == CONTENT_LENGTH {
+        let name = field.name.as_bytes();
+        if is(name, "content-length") {
             // RFC 9112, section 6.3: the same number more than once counts as once.
             for number in field.value.split(|byte| *byte == b',') {
                 let number = decimal(number.trim_ascii());
@@ -189,24 +163,18 @@ fn understand(
             }
             continue;
         }
-        if name == CONNECTION {
+        if is(name, "connection") {
             connection.read(field.value);
-        } else if name == TRANSFER_ENCODING {
+        } else if is(name, "transfer-encoding") {
             codings += 1;
             if codings > 1 || !field.value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
                 return Err(Malformed::from("transfer coding"));
             }
         }
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value));
-        let value = value.map_err(|_| Malformed::from("invalid field value"))?;
-        let appended = headers.try_append(name, value);
-        appended.map_err(|_| Malformed::from("too many fields"))?;
+        fields.put(field.name, field.value);
     }
     if codings > 0 && is_http10 {
         return Err(Malformed::from("transfer coding in HTTP/1.0"));
-    }
-    if let Some(length) = length {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     let has_none = is_of_head
         || status.is_informational()
@@ -221,8 +189,12 @@ fn understand(
     // switch of protocols nothing is an answer.
     let is_doubtful = codings > 0 && length.is_some() || status == StatusCode::SWITCHING_PROTOCOLS;
     Ok(Head {
-        status,
-        headers,
+        parts: ResponseHead {
+            status,
+            fields,
+            length: length.filter(|_| codings == 0),
+            closes: false,
+        },
         body,
         keeps_alive: connection.persists(is_http10) && !is_doubtful,
     })
@@ -249,7 +221,7 @@ impl Persistence {
 }
 
 /// Reads digits, and nothing else.
-pub(super) fn decimal(digits: &[u8]) -> Option<u64> {
+pub(in crate::proxy) fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }
@@ -308,11 +280,11 @@ mod tests {
         let fields = "A: 1\r\nb:\r\na:  2 \r\nx: \t\u{fc}ml\r\n";
         let text = format!("HTTP/1.1 429 Slow Down\r\n{fields}content-length: 2\r\n\r\nok");
         let (head, rest) = both_ways(&text).unwrap();
-        assert_eq!(head.status, 429);
-        let values: Vec<_> = head.headers.get_all("a").iter().collect();
-        assert_eq!(values, ["1", "2"]);
-        assert_eq!(head.headers["b"], "");
-        assert_eq!(head.headers["x"].as_bytes(), "\u{fc}ml".as_bytes());
+        assert_eq!(head.parts.status, 429);
+        let fields = &head.parts.fields;
+        assert!(fields.get_all("a").eq([b"1", b"2"]));
+        assert_eq!(fields.get("b"), Some(&b""[..]));
+        assert_eq!(fields.get("x"), Some("\u{fc}ml".as_bytes()));
         assert_eq!(head.body.left(), Some(2));
         assert!(head.keeps_alive);
         assert_eq!(rest, "ok");
@@ -323,11 +295,14 @@ mod tests {
         let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 X\r\nlink: a\r\n\r\n\
                     HTTP/1.1 204 No\r\n\r\n";
         let (head, _) = both_ways(text).unwrap();
-        assert_eq!((head.status.as_u16(), head.headers.len()), (204, 0));
+        assert_eq!(
+            (head.parts.status.as_u16(), head.parts.fields.len()),
+            (204, 0)
+        );
         assert!(both_ways(&text[..30]).is_none());
         let (head, _) = both_ways("HTTP/1.1 101 X\r\n\r\n").unwrap();
         assert_eq!(
-            head.status, 101,
+            head.parts.status, 101,
             "that is no answer, but nothing comes after it"
         );
     }
@@ -365,6 +340,7 @@ mod tests {
         }
         let both = with("content-length: 2\r\ntransfer-encoding: chunked\r\n").unwrap();
         assert_eq!(both.body.left(), None, "the coding counts");
+        assert_eq!(both.parts.length, None, "and nobody is told the other");
         assert!(!both.keeps_alive, "and then nothing more");
     }
 
@@ -375,10 +351,7 @@ mod tests {
             let text = format!("HTTP/1.1 {text}\r\n{says}");
             let (head, _) = read_at_once(text.as_bytes(), is_of_head).unwrap().unwrap();
             assert_eq!(head.body.left(), Some(0), "{text:?}");
-            assert_eq!(
-                head.headers["content-length"], "9",
-                "that is for the client to know"
-            );
+            assert_eq!(head.parts.length, Some(9), "that is for the client to know");
         }
     }
 
@@ -429,6 +402,6 @@ mod tests {
         };
         let text = format!("HTTP/1.1 200 OK\r\n{}\r\n", fields(2 * FIELDS_USUAL));
         let head = read(&mut BytesMut::from(&*text), &mut 0, false, limits);
-        assert_eq!(head.unwrap().unwrap().headers.len(), 2 * FIELDS_USUAL);
+        assert_eq!(head.unwrap().unwrap().parts.fields.len(), 2 * FIELDS_USUAL);
     }
 }

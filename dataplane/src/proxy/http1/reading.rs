@@ -39,8 +39,8 @@ pub(crate) fn read<'a>(
         }
     }
     Ok(head.map(|mut head| Read {
-        status: head.status.as_u16(),
-        fields: (head.headers.iter())
+        status: head.parts.status.as_u16(),
+        fields: (head.parts.fields.to_map(|_| true).iter())
             .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
             .collect(),
         body: data,

@@ -2,7 +2,7 @@ use std::{convert::Infallible, pin::Pin, task::Poll};
 
 use bytes::Bytes;
 use h2::{Ping, PingPong, SendStream};
-use http::{HeaderMap, HeaderName, Request};
+use http::Request;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, client::conn::http1, service::service_fn};
@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{downstream::tests::chunked_body, *};
 use crate::{
-    proxy::{outgoing::Outgoing, reply::Shape, upload::Fault},
+    proxy::{Fields, fields_of, outgoing::Outgoing, reply::Shape, upload::Fault},
     routing::Endpoint,
 };
 
@@ -42,10 +42,9 @@ fn asked() -> Outgoing {
     Outgoing {
         method: Method::POST,
         target: Uri::from_static("/v1/messages?beta=true"),
-        headers: HeaderMap::new(),
+        fields: Fields::default(),
         has_length: true,
         shape: Shape::Anthropic,
-        is_http1: true,
     }
 }
 
@@ -63,7 +62,7 @@ fn asked_of() -> Endpoint {
 async fn ask(pool: &Arc<Pool>, upload: Upload, progress: &Progress) -> Result<Inbound, Failed> {
     let (asked, endpoint) = (asked(), asked_of());
     let answer = pool.send(&asked.to(&endpoint)?, upload, progress).await?;
-    Ok(answer.into_body())
+    Ok(answer.body)
 }
 
 /// Sends a request and reads its answer.
@@ -211,17 +210,14 @@ async fn read_until(peer: &mut TcpStream, end: &[u8]) -> String {
 async fn a_request_is_written_as_it_came_with_one_credential() {
     let (listener, pool) = endpoint().await;
     let mut asked = asked();
-    for (name, value) in [
-        ("x-api-key", "client's"),
-        ("anthropic-beta", "a"),
+    asked.fields = fields_of(&[
+        ("X-Api-Key", "client's"),
+        ("Anthropic-Beta", "a"),
         ("cookie", "client's"),
         ("accept", "*/*"),
         ("anthropic-beta", "b"),
         ("authorization", "client's"),
-    ] {
-        let name = HeaderName::from_static(name);
-        asked.headers.append(name, HeaderValue::from_static(value));
-    }
+    ]);
     let mut endpoint = asked_of();
     endpoint.credential = credential_header(CredentialScheme::XApiKey, "ours").ok();
     let (upload, progress) = Upload::whole("body".into(), None, Instant::now());
@@ -241,9 +237,9 @@ async fn a_request_is_written_as_it_came_with_one_credential() {
         [
             "POST /base/v1/messages?beta=true HTTP/1.1",
             &format!("host: {host}"),
-            "anthropic-beta: a",
-            "anthropic-beta: b",
+            "Anthropic-Beta: a",
             "accept: */*",
+            "anthropic-beta: b",
             "x-api-key: ours",
             "content-length: 4",
             "",
@@ -343,7 +339,7 @@ async fn coming_over_http2() -> (SendStream<Bytes>, PingPong, Upload, Arc<Progre
         let sender = sender.clone();
         async move {
             sender.send(request.into_body()).await.unwrap();
-            std::future::pending::<Result<Response<String>, Infallible>>().await
+            std::future::pending::<Result<http::Response<String>, Infallible>>().await
         }
     });
     let server = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
-use http::{Response, StatusCode, header::CONTENT_LENGTH, response};
+use http::StatusCode;
 use http_body::Body;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::link::{Broke, Opened, Place, is_shared};
 use crate::proxy::{
     inbound::{Cut, Inbound},
+    message::{Response, ResponseHead},
     upload::{Progress, Upload},
     upstream::Failed,
 };
@@ -77,7 +78,8 @@ pub(super) async fn exchange(
     if response.headers().len() > headers_max {
         return Err(Broke::Failed(Failed::malformed("too many header fields")));
     }
-    let (head, body) = response.into_parts();
+    let (parts, body) = response.into_parts();
+    let head = ResponseHead::from(parts);
     let mut stream = Stream {
         left: match is_of_head || body.is_end_stream() {
             true => Some(0),
@@ -92,19 +94,21 @@ pub(super) async fn exchange(
         is_lost: false,
     };
     stream.settle();
-    Ok(Response::from_parts(head, Inbound::of_stream(stream)))
+    Ok(Response {
+        head,
+        body: Inbound::of_stream(stream),
+    })
 }
 
 /// How long an answer's body is, if its head tells.
-fn length(head: &response::Parts) -> Option<u64> {
+fn length(head: &ResponseHead) -> Option<u64> {
     if matches!(
         head.status,
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
     ) {
         return Some(0);
     }
-    let told = head.headers.get(CONTENT_LENGTH)?;
-    told.to_str().ok()?.parse().ok()
+    head.length
 }
 
 /// Sends a body as fast as the endpoint takes it. Room on the connection is asked for only

@@ -3,10 +3,11 @@
 use std::fmt::Write;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use serde_json::json;
 
 use super::kind::{Facts, Kind};
+use crate::proxy::fields::Fields;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -24,7 +25,7 @@ pub(in crate::proxy) enum Shape {
 
 impl Shape {
     /// Tells by path and headers.
-    pub(in crate::proxy) fn of(path: &str, headers: &HeaderMap) -> Self {
+    pub(in crate::proxy) fn of(path: &str, fields: &Fields) -> Self {
         const OPENAI: [&str; 10] = [
             "chat",
             "completions",
@@ -41,7 +42,7 @@ impl Shape {
             return Self::Problem;
         };
         let resource = resource.split('/').next().unwrap_or_default();
-        if resource == "messages" || headers.contains_key("anthropic-version") {
+        if resource == "messages" || fields.contains("anthropic-version") {
             Self::Anthropic
         } else if OPENAI.contains(&resource) {
             Self::OpenAi
@@ -122,18 +123,10 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::proxy::fields_of;
 
-    fn shape(path: &str, fields: &[(&'static str, &'static str)]) -> Shape {
-        let headers = fields
-            .iter()
-            .map(|(name, value)| {
-                (
-                    HeaderName::from_static(name),
-                    HeaderValue::from_static(value),
-                )
-            })
-            .collect();
-        Shape::of(path, &headers)
+    fn shape(path: &str, fields: &[(&str, &str)]) -> Shape {
+        Shape::of(path, &fields_of(fields))
     }
 
     #[test]

@@ -7,15 +7,12 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{
-    StatusCode,
-    header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING},
-    response,
-};
+use http::StatusCode;
 
-use super::super::{
-    head::{decimal, field, number_field},
-    writer::Writer,
+use super::super::writer::Writer;
+use crate::proxy::{
+    fields::{is, put_line, put_number},
+    message::ResponseHead,
 };
 
 /// How an answer's body goes out, and how far it is.
@@ -74,12 +71,12 @@ impl Framing {
 /// if it is known. `goes_on`: the connection is kept for another request.
 pub(super) fn write(
     out: &mut BytesMut,
-    head: &response::Parts,
+    head: &ResponseHead,
     length: Option<u64>,
     asked: Asked,
     goes_on: &mut bool,
 ) -> Framing {
-    let told = (head.headers.get(CONTENT_LENGTH)).and_then(|value| decimal(value.as_bytes()));
+    let told = head.length;
     let framing = match (length, told) {
         _ if asked.is_of_head || has_no_body(head.status) => Framing::Length(0),
         (Some(length), _) => Framing::Length(length),
@@ -87,20 +84,18 @@ pub(super) fn write(
         (None, None) if asked.is_http10 => Framing::UntilClosed,
         (None, None) => Framing::Chunked,
     };
-    *goes_on &= framing != Framing::UntilClosed;
+    *goes_on &= framing != Framing::UntilClosed && !head.closes;
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(head.status.as_str().as_bytes());
     out.extend_from_slice(b" ");
     let reason = head.status.canonical_reason().unwrap_or_default();
     out.extend_from_slice(reason.as_bytes());
     let mut has_date = false;
-    for (name, value) in &head.headers {
-        if *name == CONTENT_LENGTH || *name == CONNECTION || *name == TRANSFER_ENCODING {
-            continue;
-        }
-        has_date |= *name == DATE;
-        field(out, name, value.as_bytes());
-    }
+    head.fields.write(out, |name| {
+        has_date |= is(name, "date");
+        // These are about another connection.
+        !is(name, "connection") && !is(name, "transfer-encoding")
+    });
     let length = match framing {
         // RFC 9110, section 8.6: what it would be, which only these two may tell.
         Framing::Length(_) if asked.is_of_head || head.status == StatusCode::NOT_MODIFIED => {
@@ -111,14 +106,14 @@ pub(super) fn write(
         _ => None,
     };
     if let Some(length) = length {
-        number_field(out, &CONTENT_LENGTH, length);
+        put_number(out, "content-length", length);
     }
     if framing == Framing::Chunked {
-        field(out, &TRANSFER_ENCODING, b"chunked");
+        put_line(out, b"transfer-encoding", b"chunked");
     }
     match *goes_on {
-        false => field(out, &CONNECTION, b"close"),
-        true if asked.is_http10 => field(out, &CONNECTION, b"keep-alive"),
+        false => put_line(out, b"connection", b"close"),
+        true if asked.is_http10 => put_line(out, b"connection", b"keep-alive"),
         true => {}
     }
     if !has_date {
@@ -165,7 +160,7 @@ fn put_date(out: &mut BytesMut) {
             let time = UNIX_EPOCH + Duration::from_secs(seconds);
             let _ = write!(text, "{}", httpdate::HttpDate::from(time)); // Cannot fail.
         }
-        field(out, &DATE, text.as_bytes());
+        put_line(out, b"date", text.as_bytes());
     });
 }
 
@@ -210,6 +205,7 @@ mod tests {
                 response = response.header(*name, *value);
             }
             let (head, ()) = response.body(()).unwrap().into_parts();
+            let head = ResponseHead::from(head);
             let (mut out, mut goes_on) = (BytesMut::new(), self.goes_on);
             let framing = write(&mut out, &head, self.length, self.asked, &mut goes_on);
             let text = String::from_utf8(out.to_vec()).unwrap();

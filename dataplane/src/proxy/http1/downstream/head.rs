@@ -1,23 +1,23 @@
 //! A request's head, as it comes in.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
-    header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING},
-    request::Parts,
-};
+use http::{Method, Uri, Version};
 use httparse::Status;
 
 use super::super::{
     Limits,
     head::{self, Persistence, decimal},
 };
-use crate::proxy::reply::{Kind, Refusal};
+use crate::proxy::{
+    fields::{Fields, is},
+    message::RequestHead,
+    reply::{Kind, Refusal},
+};
 
 /// A request's head.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) parts: Parts,
+    pub(super) parts: RequestHead,
     pub(super) length: Length,
     /// The client takes another answer afterwards.
     pub(super) keeps_alive: bool,
@@ -135,27 +135,23 @@ fn understand(bytes: &Bytes, parsed: &httparse::Request<'_, '_>) -> Result<Head,
     let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes());
     let target = parsed.path.unwrap_or_default();
     let target = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes()));
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
+    let mut fields = Fields::of(bytes, parsed.headers.len());
     let mut connection = Persistence::default();
     let (mut length, mut lengths, mut codings) = (0, 0, 0);
     let mut waits = false;
     for field in &*parsed.headers {
-        let name = HeaderName::from_bytes(field.name.as_bytes());
-        let name = name.map_err(|_| malformed("invalid field name"))?;
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value));
-        let value = value.map_err(|_| malformed("invalid field value"))?;
-        if name == CONTENT_LENGTH {
+        let name = field.name.as_bytes();
+        if is(name, "content-length") {
             length = decimal(field.value).ok_or_else(|| malformed("invalid content-length"))?;
             lengths += 1;
-        } else if name == TRANSFER_ENCODING {
+        } else if is(name, "transfer-encoding") {
             codings += 1;
-        } else if name == CONNECTION {
+        } else if is(name, "connection") {
             connection.read(field.value);
-        } else if name == EXPECT {
+        } else if is(name, "expect") {
             waits |= field.value.eq_ignore_ascii_case(b"100-continue");
         }
-        let appended = headers.try_append(name, value);
-        appended.map_err(|_| malformed("too many fields"))?;
+        fields.put(field.name, field.value);
     }
     // Two readers may read what has two lengths as two different requests; and one that
     // was not made for codings does not read them at all (RFC 9112, section 6.3).
@@ -165,9 +161,8 @@ fn understand(bytes: &Bytes, parsed: &httparse::Request<'_, '_>) -> Result<Head,
     if codings > 0 && is_http10 {
         return Err(malformed("a transfer coding in HTTP/1.0"));
     }
-    let (mut parts, ()) = Request::new(()).into_parts();
-    parts.method = method.map_err(|_| malformed("invalid method"))?;
-    parts.uri = match target {
+    let method = method.map_err(|_| malformed("invalid method"))?;
+    let target = match target {
         Ok(target) => target,
         Err(_) if parsed.path.is_some_and(|it| it.len() >= TARGET_BYTES_MAX) => {
             let message = "the request target is too long";
@@ -175,11 +170,10 @@ fn understand(bytes: &Bytes, parsed: &httparse::Request<'_, '_>) -> Result<Head,
         }
         Err(_) => return Err(malformed("invalid request target")),
     };
-    parts.version = match is_http10 {
+    let version = match is_http10 {
         true => Version::HTTP_10,
         false => Version::HTTP_11,
     };
-    parts.headers = headers;
     Ok(Head {
         length: match codings {
             0 => Length::Bytes(length),
@@ -187,7 +181,12 @@ fn understand(bytes: &Bytes, parsed: &httparse::Request<'_, '_>) -> Result<Head,
         },
         keeps_alive: connection.persists(is_http10),
         waits: waits && !is_http10,
-        parts,
+        parts: RequestHead {
+            method,
+            target,
+            version,
+            fields,
+        },
     })
 }
 
@@ -263,13 +262,12 @@ mod tests {
         let text = format!("put /v1/\u{e9}?a=%2e HTTP/1.1\r\n{fields}\r\nrest");
         let (head, rest) = both_ways(&text).unwrap().unwrap();
         assert_eq!(head.parts.method, "put");
-        assert_eq!(head.parts.uri, "/v1/\u{e9}?a=%2e");
+        assert_eq!(head.parts.target, "/v1/\u{e9}?a=%2e");
         assert_eq!(head.parts.version, Version::HTTP_11);
-        let values: Vec<_> = head.parts.headers.get_all("a").iter().collect();
-        assert_eq!(values, ["1", "2"]);
-        assert_eq!(head.parts.headers["b"], "");
-        let value = head.parts.headers["x"].as_bytes();
-        assert_eq!(value, "\u{fc}ml".as_bytes());
+        let fields = &head.parts.fields;
+        assert!(fields.get_all("a").eq([b"1", b"2"]));
+        assert_eq!(fields.get("b"), Some(&b""[..]));
+        assert_eq!(fields.get("x"), Some("\u{fc}ml".as_bytes()));
         assert_eq!(head.length, Length::Bytes(0));
         assert!(head.keeps_alive && !head.waits);
         assert_eq!(rest, "rest");
@@ -281,7 +279,7 @@ mod tests {
             let (head, rest) = both_ways(&format!("{first}GET / HTTP/1.1\n\n\r\n"))
                 .unwrap()
                 .unwrap();
-            assert_eq!((head.parts.uri.path(), &*rest), ("/", &b"\r\n"[..]));
+            assert_eq!((head.parts.target.path(), &*rest), ("/", &b"\r\n"[..]));
         }
         for first in ["\r", "\r\r\n", "\n\r", " ", "\r\n ", "\0", "\t\r\n"] {
             let refused = both_ways(&format!("{first}GET / HTTP/1.1\r\n\r\n"));

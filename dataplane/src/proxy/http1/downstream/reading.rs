@@ -1,11 +1,11 @@
 //! A request read from bytes alone, to judge what is read.
 
 use bytes::BytesMut;
-use http::{HeaderMap, Method, Uri, Version};
 
 use super::head::{self, Length};
 use crate::proxy::{
     http1::{Limits, decoder::Decoder},
+    message::RequestHead,
     reply::Refusal,
     rules,
 };
@@ -18,10 +18,7 @@ const LIMITS: Limits = Limits {
 /// What was read of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Read {
-    pub(crate) method: Method,
-    pub(crate) target: Uri,
-    pub(crate) version: Version,
-    pub(crate) fields: HeaderMap,
+    pub(crate) head: RequestHead,
     pub(crate) body: Vec<u8>,
     pub(crate) keeps_alive: bool,
     pub(crate) waits: bool,
@@ -56,10 +53,7 @@ pub(crate) fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Opt
         }
     }
     Ok(head.map(|(head, decoder)| Read {
-        method: head.parts.method,
-        target: head.parts.uri,
-        version: head.parts.version,
-        fields: head.parts.headers,
+        head: head.parts,
         body,
         keeps_alive: head.keeps_alive,
         waits: head.waits,
