@@ -298,7 +298,7 @@ impl Judge {
             }
         }
         self.told
-            .tells(before.as_deref(), after, &turned.events, clock)?;
+            .tells(before.as_deref(), after, asked, &turned.events, clock)?;
         self.commits = commits;
         self.durable = Some(after.clone());
         self.now = Some(after.clone());

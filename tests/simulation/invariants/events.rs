@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use qcc_control::registry::{Clock, EndpointName, Event, EventKind, Events, Health, Snapshot};
 
-use super::Violation;
+use super::{Asked, Violation};
 
 /// How old an event may be that tells of something new: it goes on for a minute, and what is
 /// counted on in it is told after another.
@@ -79,6 +79,7 @@ impl Told {
         &mut self,
         before: Option<&Snapshot>,
         after: &Snapshot,
+        asked: &[Asked],
         events: &Events,
         clock: Clock,
     ) -> Result<(), Violation> {
@@ -106,7 +107,7 @@ impl Told {
             self.are_gone_duly(events)?;
         }
         if let Some(before) = before {
-            tells_all(before, after, &news)?;
+            tells_all(before, after, asked, &news)?;
             if !self.is_short(events, clock) {
                 tells_states(before, after, events, clock)?;
             }
@@ -153,7 +154,12 @@ impl Told {
 }
 
 /// Judges that falls and recoveries, and who comes and goes, are told once each.
-fn tells_all(before: &Snapshot, after: &Snapshot, news: &[&Event]) -> Result<(), Violation> {
+fn tells_all(
+    before: &Snapshot,
+    after: &Snapshot,
+    asked: &[Asked],
+    news: &[&Event],
+) -> Result<(), Violation> {
     let told = |kind, name: Option<&EndpointName>| {
         let of_kind = news.iter().filter(|event| event.kind == kind);
         of_kind
@@ -171,21 +177,28 @@ fn tells_all(before: &Snapshot, after: &Snapshot, news: &[&Event]) -> Result<(),
     };
     let fell = after.totals.failed - before.totals.failed;
     once(told(EventKind::EndpointEjected, None), fell, "incidents")?;
-    let mut recovered = 0;
-    for (name, is) in &after.endpoints {
-        let Some(was) = before.endpoints.get(name) else {
+    for name in after.endpoints.keys() {
+        if !before.endpoints.contains_key(name) {
             once(told(EventKind::EndpointCreated, Some(name)), 1, "created")?;
-            continue;
-        };
-        if Arc::ptr_eq(was, is) || is.generation == was.generation {
+        }
+    }
+    let (mut recovered, mut perhaps) = (0, 0);
+    for (name, was) in &before.endpoints {
+        if was.health.incident().is_none() {
             continue;
         }
-        let healthy = matches!(is.health, Health::Healthy { .. });
-        recovered += u64::from(was.health.incident().is_some() && healthy);
+        match after.endpoints.get(name) {
+            Some(is) if is.generation == was.generation => {}
+            Some(is) if matches!(is.health, Health::Healthy { .. }) => recovered += 1,
+            // What ended the next generation, in the same turn, has covered it up.
+            Some(_) | None => perhaps += u64::from(has_passed(asked, name)),
+        }
     }
+    let recoveries = told(EventKind::EndpointRecovered, None);
+    let at_most = recovered + perhaps;
     once(
-        told(EventKind::EndpointRecovered, None),
-        recovered,
+        recoveries,
+        recoveries.clamp(recovered, at_most),
         "recoveries",
     )?;
     for name in before.endpoints.keys() {
@@ -194,6 +207,19 @@ fn tells_all(before: &Snapshot, after: &Snapshot, news: &[&Event]) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Whether a check of an endpoint has passed in a turn.
+fn has_passed(asked: &[Asked], name: &EndpointName) -> bool {
+    asked.iter().any(|asked| {
+        let Asked::Verdict {
+            endpoint, verdict, ..
+        } = asked
+        else {
+            return false;
+        };
+        endpoint == name && verdict.passed
+    })
 }
 
 /// Judges that the state that an endpoint has come to is told.
