@@ -145,21 +145,9 @@ impl Judge {
                         );
                     }
                     self.endpoint_moved(was, is, super::rules(before), asked, clock)?;
-                    let out = is.health.incident().is_some();
-                    // A key that waits takes over from one that is refused, in one turn.
-                    let mut news = self.news_about(was);
-                    let verdict = self.verdict(asked, was);
-                    let refused = news.any(|(class, _)| is_refusal(class))
-                        || verdict.is_some_and(|verdict| is_refusal(verdict.class));
-                    let replaced = was.staged.is_some() && is.staged.is_none() && refused;
-                    let was_in = was.health.incident().is_none();
-                    // One whose time has come may do so before the refusal is heard: then
-                    // that is about a key of before, and begins nothing.
-                    let in_time = (was.staged.as_ref()).is_some_and(|it| it.until <= clock);
-                    match replaced && in_time && !out {
-                        true => may_have_fallen += u64::from(was_in),
-                        false => fell += u64::from(was_in && (out || replaced)),
-                    }
+                    let (certainly, perhaps) = self.has_fallen(was, is, asked, clock);
+                    fell += u64::from(certainly);
+                    may_have_fallen += u64::from(perhaps);
                 }
                 None => {
                     if !is_operators(asked, name) {
@@ -200,6 +188,37 @@ impl Judge {
         }
         self.fell_duly(before, after, asked, clock)?;
         self.seen_to_change(before, after)
+    }
+
+    /// Returns whether an endpoint has fallen in a turn, certainly or perhaps, whatever it has
+    /// come to after that.
+    fn has_fallen(
+        &self,
+        was: &Endpoint,
+        is: &Endpoint,
+        asked: &[Asked],
+        clock: Clock,
+    ) -> (bool, bool) {
+        if was.health.incident().is_some() {
+            return (false, false);
+        }
+        let out = is.health.incident().is_some();
+        let verdict = self.verdict(asked, was).filter(|verdict| !verdict.passed);
+        let against = |of_kind: fn(OutcomeClass) -> bool| {
+            self.news_about(was).any(|(class, _)| of_kind(class))
+                || verdict.as_ref().is_some_and(|it| of_kind(it.class))
+        };
+        // A key that waits takes over from one that is refused, in one turn.
+        let took_over = was.staged.is_some() && is.staged.is_none();
+        // One whose time has come may do so before the refusal is heard: then that is about a
+        // key of before, and begins nothing. What else the endpoint may have fallen by it
+        // covers up, as an operator does.
+        let in_time = (was.staged.as_ref()).is_some_and(|it| it.until <= clock);
+        let covers = (took_over && in_time) || is_operators(asked, &is.spec.name);
+        match covers && is.generation != was.generation && !out {
+            true => (false, verdict.is_some() || against(is_failure)),
+            false => (out || (took_over && against(is_refusal)), false),
+        }
     }
 
     /// Judges that whatever readers act on has a new view.
