@@ -25,8 +25,8 @@ pub use crate::seeded::{Bug, seed_bug};
 use crate::{
     reports::Outbox,
     routing::{
-        self, Health, Outcome, Policy, ReturnPolicy, Router, Routing, Session, Strategy, Suspicion,
-        Symptom,
+        self, Block, Health, Outcome, Policy, ReturnPolicy, Router, Routing, Session, Strategy,
+        Suspicion, Symptom,
     },
     seeded::seeded,
     sync::{Client, Conversation, Link, Replica, Waits, Watch},
@@ -129,6 +129,8 @@ pub struct Seen {
     pub key: String,
     /// Whether it has, as far as this process knows by itself or has been told.
     pub known: bool,
+    /// Whether this process has seen its credential rejected, whatever else is the reason.
+    pub rejected: bool,
     /// Failures in a row that eject.
     pub failures_max: u32,
     /// How long a response head may take.
@@ -365,6 +367,7 @@ impl Proxy {
                 proven: routed.proven,
                 key: key_of(&routed.endpoint),
                 known: entry.live.proven(),
+                rejected: entry.live.mark().block == Block::Rejected,
                 failures_max: routed.failures_max,
                 timeout: routed.endpoint.first_byte_timeout,
                 reason: reason.map_or_else(String::new, |reason| reason.to_string()),

@@ -53,9 +53,6 @@ struct Pause {
     until: Instant,
 }
 
-/// What a proxy says of whom it has rejected a credential.
-const REJECTED: &str = "credential rejected here";
-
 /// How often a pause is tried that the fleet does not know of.
 const TRIAL_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -244,7 +241,7 @@ impl Judge {
         view: Position,
         seen: &[Seen],
     ) -> Result<(), Violation> {
-        for seen in seen.iter().filter(|seen| seen.reason == REJECTED) {
+        for seen in seen.iter().filter(|seen| seen.rejected) {
             let now = view.generation(seen.generation);
             let earlier = |(of, name, generation): &Known| {
                 of.id == proxy.id && *name == seen.name && *generation == now
