@@ -44,6 +44,8 @@ pub enum Bug {
     WitnessesUnheard,
     /// Nor is one that nobody can contradict.
     LoneReporterUnheard,
+    /// Whose connection has just broken is not expected back.
+    GoneForgotten,
     /// A changed policy is not told with what it changes.
     PolicyUntold,
     /// What a changed policy means for its endpoints is not told.

@@ -20,7 +20,7 @@ enum Bug {
 }
 
 /// Each mistake, and the invariants that it may break first.
-const BUGS: [(Bug, &[&str]); 64] = {
+const BUGS: [(Bug, &[&str]); 65] = {
     use control::Bug as C;
     use dataplane::Bug as P;
     [
@@ -43,6 +43,7 @@ const BUGS: [(Bug, &[&str]); 64] = {
         (Bug::Control(C::RejectionUnheard), &["R-16"]),
         (Bug::Control(C::WitnessesUnheard), &["I-32"]),
         (Bug::Control(C::LoneReporterUnheard), &["I-32"]),
+        (Bug::Control(C::GoneForgotten), &["I-32"]),
         (Bug::Control(C::PolicyUntold), &["I-17"]),
         (Bug::Control(C::MembersUntold), &["I-17"]),
         (Bug::Control(C::NoneAsks), &["C-1"]),

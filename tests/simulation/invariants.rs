@@ -213,6 +213,8 @@ pub(crate) struct Judge {
     equals: Equals,
     /// Open streams of each data plane, by its name.
     streams: BTreeMap<String, u32>,
+    /// When those have gone that have none any more.
+    gone: BTreeMap<String, Clock>,
     /// Operators' requests that were answered well, and how.
     answers: BTreeMap<usize, Answer>,
     /// Of requests that name an etag: where it was read.
@@ -240,6 +242,7 @@ impl Judge {
         self.finds(&saved)?;
         self.told.is_found(saved.events)?;
         self.streams.clear();
+        self.gone.clear();
         self.doubts.restarted();
         self.rows.restarted();
         self.recovered(found, term)
@@ -290,7 +293,7 @@ impl Judge {
         self.demanded(asked, after);
         self.ledger.keep();
         self.publish(after)?;
-        self.connect(asked);
+        self.connect(asked, clock);
         for (asked, said) in asked.iter().zip(&turned.said) {
             let carried_out = matches!(said, Said::Mutated(Ok(_)));
             if let Some(request) = asked.request().filter(|_| carried_out) {
@@ -415,7 +418,7 @@ impl Judge {
         self.calm_at = Some(now);
     }
 
-    fn connect(&mut self, asked: &[Asked]) {
+    fn connect(&mut self, asked: &[Asked], clock: Clock) {
         for asked in asked {
             match asked {
                 Asked::Connect(proxy) => {
@@ -426,6 +429,7 @@ impl Judge {
                         *count -= 1;
                         if *count == 0 {
                             self.streams.remove(proxy.id.as_str());
+                            self.gone.insert(proxy.id.to_string(), clock);
                         }
                     }
                 }

@@ -400,7 +400,7 @@ impl State {
                 let receipt = self.registry.connect(&proxy, now);
                 answers.push(reply, Ok(receipt), |receipt, view| (receipt, view));
             }
-            Command::Disconnect { proxy } => self.registry.disconnect(&proxy),
+            Command::Disconnect { proxy } => self.registry.disconnect(&proxy, now),
             Command::Verdict {
                 endpoint,
                 check,

@@ -106,6 +106,7 @@ pub struct Registry {
     proxies: BTreeMap<ProxyKey, ProxyRecord>,
     /// Open streams by name of data plane: those who could agree with each other.
     connected: BTreeMap<ProxyId, u32>,
+    gone: proxies::Gone,
     requests: Requests,
     report_counts: ReportCounts,
     check_counts: CheckCounts,
@@ -155,6 +156,7 @@ impl Registry {
             endpoints: saved.endpoints,
             proxies: saved.proxies,
             connected: BTreeMap::new(),
+            gone: proxies::Gone::default(),
             requests: Requests::new(saved.requests),
             report_counts: ReportCounts::default(),
             check_counts: CheckCounts::default(),

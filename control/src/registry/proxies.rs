@@ -73,10 +73,16 @@ pub struct ReportCounts {
     pub dropped: u64,
 }
 
+/// The data planes whose streams have ended last, and when: two, for then one of them is
+/// another than whoever asks.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Gone([Option<(ProxyId, Clock)>; 2]);
+
 /// Incarnations that are remembered; the one that was silent longest goes first.
 const INCARNATIONS_MAX: usize = 10_000;
 
-/// Time for data planes to come back after a start; they try at least every 5 s.
+/// Time for data planes to come back after a start, or after their connections have broken;
+/// they try at least every 5 s.
 const RETURN_TIME: Duration = Duration::from_secs(15);
 
 /// A data plane that was heard of within this time before a start is expected back.
@@ -172,7 +178,7 @@ impl Registry {
     }
 
     /// Notes the end of a data plane's stream.
-    pub fn disconnect(&mut self, proxy: &ProxyKey) {
+    pub fn disconnect(&mut self, proxy: &ProxyKey, now: Moment) {
         if let Some(record) = self.proxies.get_mut(proxy) {
             record.connections = record.connections.saturating_sub(1);
         }
@@ -180,19 +186,23 @@ impl Registry {
             *streams.get_mut() -= 1;
             if *streams.get() == 0 {
                 streams.remove();
+                self.gone.note(&proxy.id, now.clock);
             }
         }
     }
 
     /// Whether no other data plane could agree or disagree with this one. For a while
-    /// after a start, those that were there before are still expected back.
+    /// after a start, those that were there before are still expected back, and so is whoever
+    /// was there until a moment ago: what breaks all connections at once leaves somebody
+    /// who is the first to come back.
     fn is_alone(&self, proxy: &ProxyId, now: Clock) -> bool {
         let others = |known: &ProxyId| known != proxy;
         let expected = now.since(self.started) < RETURN_TIME
             && self.proxies.iter().any(|(key, record)| {
                 others(&key.id) && self.started.since(record.heard) < EXPECTED_BACK
             });
-        !expected && !self.connected.keys().any(others)
+        let is_missed = || self.gone.has_lately_lost(others, now);
+        !expected && !self.connected.keys().any(others) && !is_missed()
     }
 
     /// Returns what is remembered of a data plane that was just heard of. A new one may
@@ -221,6 +231,24 @@ impl Registry {
         };
         record.heard = now.clock;
         record
+    }
+}
+
+impl Gone {
+    fn note(&mut self, proxy: &ProxyId, now: Clock) {
+        let Self([last, before]) = self;
+        if last.as_ref().is_none_or(|(known, _)| known != proxy) {
+            *before = last.take();
+        }
+        *last = Some((proxy.clone(), now));
+    }
+
+    fn has_lately_lost(&self, is_meant: impl Fn(&ProxyId) -> bool, now: Clock) -> bool {
+        let mut gone = self.0.iter().flatten();
+        gone.any(|(proxy, at)| {
+            let is_lately = now.since(*at) < RETURN_TIME && !seeded(Bug::GoneForgotten);
+            is_lately && is_meant(proxy)
+        })
     }
 }
 

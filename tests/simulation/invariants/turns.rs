@@ -1,6 +1,10 @@
 //! What a turn of the writer has changed, by what it was asked.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use qcc_control::registry::{
     AdminState, ApiKey, Cause, CheckKind, Clock, Endpoint, EndpointName, Health, OutcomeClass,
@@ -15,6 +19,9 @@ use crate::{position::Position, time::Time, trace::Trace};
 
 /// By how much a doubt may wait longer for another one than the rules say.
 const ROUNDING: Duration = Duration::from_millis(500);
+
+/// How long a data plane is expected back.
+const RETURN_TIME: Duration = Duration::from_secs(15);
 
 /// Evidence as it came in, by endpoint and generation.
 #[derive(Debug, Default)]
@@ -424,14 +431,32 @@ impl Judge {
             .iter()
             .filter(|(class, _)| is_failure(*class))
             .all(|(class, _)| is_local(*class));
-        let alone = self.streams.len() <= 1;
-        if only_local && !alone && self.doubts.witnesses(was, rules, clock) < 2 {
+        if only_local
+            && !self.has_no_other(was, clock)
+            && self.doubts.witnesses(was, rules, clock) < 2
+        {
             return Err(Violation::new(
                 "I-32 no single proxy takes an endpoint from the others",
                 format!("`{}` fell by one proxy's word", is.spec.name),
             ));
         }
         Ok(())
+    }
+
+    /// Returns whether one of those who report something of an endpoint in this turn may be
+    /// the only data plane. Who was there a moment ago is expected back.
+    fn has_no_other(&self, was: &Endpoint, clock: Clock) -> bool {
+        let lately = RETURN_TIME.saturating_sub(ROUNDING);
+        let gone = (self.gone.iter()).filter(|(_, at)| clock.since(**at) <= lately);
+        let there: BTreeSet<&String> = (self.streams.keys())
+            .chain(gone.map(|(name, _)| name))
+            .collect();
+        let mut reporters = self.ledger.news.iter().filter(|news| {
+            is_local(news.outcome.facts.outcome)
+                && news.outcome.endpoint == was.spec.name.as_str()
+                && news.outcome.generation == was.generation
+        });
+        reporters.any(|news| there.iter().all(|name| *name == news.proxy.id.as_str()))
     }
 
     /// Judges that a pause is lifted by what is newer than it.

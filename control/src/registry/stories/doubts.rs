@@ -61,6 +61,30 @@ fn after_a_restart_the_first_to_come_back_is_not_alone() {
 }
 
 #[test]
+fn who_comes_back_first_after_all_connections_broke_is_not_alone() {
+    let mut story = Story::healthy(&["a"], &["p", "q", "r"]);
+    for proxy in ["q", "r", "p"] {
+        story.registry.disconnect(&key(proxy), story.now);
+    }
+    story.wait(Duration::from_secs(1));
+    story.registry.connect(&key("p"), story.now);
+    story.see("p", "a", OutcomeClass::Timeout);
+    assert!(story.is_healthy("a"), "the others are expected back");
+    story.wait(Duration::from_secs(15));
+    story.see("p", "a", OutcomeClass::Timeout);
+    assert_eq!(story.cause("a"), Some(Cause::Timeout), "they did not come");
+}
+
+#[test]
+fn the_only_proxy_is_believed_after_its_own_connection_broke() {
+    let mut story = Story::healthy(&["a"], &["p"]);
+    story.registry.disconnect(&key("p"), story.now);
+    story.registry.connect(&key("p"), story.now);
+    story.see("p", "a", OutcomeClass::Timeout);
+    assert_eq!(story.cause("a"), Some(Cause::Timeout));
+}
+
+#[test]
 fn a_check_as_long_as_the_window_still_confirms_the_doubt_it_was_started_for() {
     let mut story = Story::healthy(&["a"], &["p", "q"]);
     story.see("p", "a", OutcomeClass::Timeout);
