@@ -137,7 +137,7 @@ pub(super) async fn serve<S>(
     };
     match protocol {
         Ok(Protocol::Http1) => {
-            let serving = http1::serve(&mut io, &presence, &service, &stop);
+            let serving = http1::serve(&mut io, &presence, &service);
             drive(pin!(serving), overdue, &stop, &service.curfew, &presence).await;
         }
         Ok(Protocol::Http2) => {
@@ -177,7 +177,10 @@ async fn drive<E: fmt::Display>(
             }
             // Whoever serves it looks at these two, and has to be asked to.
             let was = (is_stopping, is_over);
-            is_stopping |= !was.0 && stopping.as_mut().poll(&mut aside).is_ready();
+            if !is_stopping && stopping.as_mut().poll(&mut aside).is_ready() {
+                is_stopping = true;
+                presence.end();
+            }
             is_over |= !was.1 && over.as_mut().poll(&mut aside).is_ready();
             if was == (is_stopping, is_over) {
                 return Poll::Pending;

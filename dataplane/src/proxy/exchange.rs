@@ -124,10 +124,12 @@ impl<'a> Exchange<'a> {
     }
 
     /// Tries endpoints until there is an answer for the client.
-    pub(super) async fn run(&mut self) -> Result<Answered, End> {
+    pub(super) async fn run(&mut self, now: Instant) -> Result<Answered, End> {
         let mut suspicion = Suspicion::default();
+        let mut first = Some(now);
         loop {
-            let next = hold(&mut suspicion, pin!(self.next())).await;
+            let now = first.take().unwrap_or_else(Instant::now);
+            let next = hold(&mut suspicion, pin!(self.next(now))).await;
             let (attempt, now) = match next {
                 Ok(chosen) => chosen,
                 // With nobody left to fail alike, the endpoint is to blame.
@@ -187,14 +189,13 @@ impl<'a> Exchange<'a> {
     }
 
     /// Chooses an endpoint, waiting for one if that may help, and says when that was.
-    async fn next(&mut self) -> Result<(Attempt, Instant), End> {
+    async fn next(&mut self, now: Instant) -> Result<(Attempt, Instant), End> {
         if self.payload.is_spent() {
             return Err(End::Exhausted);
         }
         if self.is_final {
             return Err(End::NoRetry);
         }
-        let now = Instant::now();
         if !self.is_free() && !self.routing.may_retry(now) {
             self.hearing = (self.is_suspect.then(|| self.routing.hear())).flatten();
             if self.hearing.is_none() {

@@ -74,7 +74,12 @@ impl Fields {
 
     /// The value of the first field of that name.
     pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
-        self.get_all(name).next()
+        let read = |it: &&Place| is(&self.head[it.name.clone()], name);
+        if let Some(place) = self.read.iter().find(read) {
+            return Some(&self.head[place.value.clone()]);
+        }
+        let added = self.added.iter().find(|(other, _)| *other == name);
+        added.map(|(_, value)| value.as_bytes())
     }
 
     /// The values of all fields of that name.

@@ -40,8 +40,15 @@ const OF_THE_WAY_HERE_PREFIX: &[u8] = b"x-forwarded-";
 /// What is said of a request's length and its sending: what an endpoint gets brings its own.
 const OF_THIS_REQUEST: [&str; 3] = ["host", "content-length", "expect"];
 
-/// Many clients share an endpoint's credential; its sessions are not theirs.
-const OF_THE_ENDPOINT: [&str; 2] = ["proxy-authenticate", "set-cookie"];
+/// Many clients share an endpoint's credential; its sessions are not theirs. And where it was
+/// answered is for the last of several proxies to say.
+const OF_THE_ENDPOINT: [&str; 5] = [
+    "proxy-authenticate",
+    "set-cookie",
+    "x-qcc-endpoint",
+    "x-qcc-attempts",
+    "x-qcc-revision",
+];
 
 /// Returns the session that a request belongs to, if it names one.
 pub(super) fn session(fields: &Fields, affinity: &Affinity) -> Option<Session> {
@@ -182,7 +189,11 @@ mod tests {
 
     #[test]
     fn the_sessions_of_an_endpoint_are_not_for_its_clients() {
-        let mut response = read(&[("Set-Cookie", "a=b"), ("accept", "a")]);
+        let mut response = read(&[
+            ("Set-Cookie", "a=b"),
+            ("accept", "a"),
+            ("X-Qcc-Endpoint", "b"),
+        ]);
         strip_response(&mut response);
         assert_eq!(names(&response), ["accept"]);
     }

@@ -44,6 +44,8 @@ pub(super) struct Presence {
     /// Milliseconds from the start to the first byte of a head that has not come whole,
     /// plus one; 0: there is none.
     in_head: AtomicU64,
+    /// Of what has not begun, nothing is served.
+    is_ending: AtomicBool,
 }
 
 /// One request on a connection, from its head to the end of its answer.
@@ -149,6 +151,7 @@ impl Presence {
             running: AtomicU32::new(0),
             rested: AtomicU64::new(0),
             in_head: AtomicU64::new(0),
+            is_ending: AtomicBool::new(false),
         })
     }
 
@@ -172,6 +175,16 @@ impl Presence {
             };
             self.in_head.store(since, Ordering::Relaxed);
         }
+    }
+
+    /// Serves only what has begun.
+    pub(super) fn end(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether only what has begun is to be served.
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Relaxed)
     }
 
     /// Counts that a limit has been met.

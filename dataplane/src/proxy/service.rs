@@ -208,9 +208,12 @@ impl Service {
             let refusal = Refusal::new(Kind::Overloaded, "the proxy serves too many requests");
             return self.refuse(&head, refusal, in_flight);
         }
-        let collected = match replay::at_once(body, limits.body, &self.counters) {
-            Ok(collected) => Some(collected),
-            Err(body) => Box::pin(self.collect(body, limits.body)).await,
+        let (collected, now) = match replay::at_once(body, limits.body, &self.counters) {
+            Ok(collected) => (Some(collected), started),
+            Err(body) => {
+                let collected = Box::pin(self.collect(body, limits.body)).await;
+                (collected, Instant::now())
+            }
         };
         let collected = match collected {
             Some(Ok(collected)) => collected,
@@ -252,7 +255,7 @@ impl Service {
         };
         let mut exchange = Exchange::new(self, request, payload, routing, started, in_flight);
         // Whoever is being asked then hears no more of us: nobody is blamed.
-        let end = self.curfew.bounds(pin!(exchange.run())).await;
+        let end = self.curfew.bounds(pin!(exchange.run(now))).await;
         let end = end.unwrap_or(Err(End::Stopping));
         exchange.finish(end)
     }

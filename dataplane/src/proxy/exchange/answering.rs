@@ -120,13 +120,13 @@ impl Exchange<'_> {
         }
         let name = endpoint.map(|endpoint| HeaderValue::from_str(&endpoint.name));
         if let Some(Ok(name)) = name {
-            fields.set(X_QCC_ENDPOINT, name);
+            fields.append(X_QCC_ENDPOINT, name);
         }
         let attempts = match self.routing.attempts() {
             1 => HeaderValue::from_static("1"),
             several => HeaderValue::from(several),
         };
-        fields.set(X_QCC_ATTEMPTS, attempts);
+        fields.append(X_QCC_ATTEMPTS, attempts);
         let revision = match self.service.link.staleness(now) {
             None => Ok(self.routing.revision().clone()),
             Some(age) => {
@@ -135,7 +135,7 @@ impl Exchange<'_> {
             }
         };
         if let Ok(revision) = revision {
-            fields.set(X_QCC_REVISION, revision);
+            fields.append(X_QCC_REVISION, revision);
         }
     }
 

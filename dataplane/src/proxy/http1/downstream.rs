@@ -37,7 +37,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     time::timeout,
 };
-use tokio_util::{io::poll_read_buf, sync::CancellationToken};
+use tokio_util::io::poll_read_buf;
 
 pub(in crate::proxy) use self::body::RequestBody;
 #[cfg(feature = "fuzzing")]
@@ -97,20 +97,18 @@ impl From<io::Error> for Ended {
     }
 }
 
-/// Serves requests for as long as client and proxy wish. Once `stop` is cancelled, only what
-/// has begun is served.
+/// Serves requests for as long as client and proxy wish.
 pub(in crate::proxy) async fn serve<S>(
     io: &mut Impatient<S>,
     presence: &Arc<Presence>,
     service: &Service,
-    stop: &CancellationToken,
 ) -> Result<(), Ended>
 where
     S: AsyncRead + AsyncWrite + Reset + Unpin,
 {
     let mut connection = Connection::new(io);
     loop {
-        let head = poll_fn(|cx| connection.poll_head(presence, service, stop, cx)).await?;
+        let head = poll_fn(|cx| connection.poll_head(presence, service, cx)).await?;
         let Some(head) = head else {
             return connection.close(false).await;
         };
@@ -123,7 +121,7 @@ where
                 (response, Asked::ANYTHING, false)
             }
         };
-        let may_go_on = keeps_alive && !stop.is_cancelled();
+        let may_go_on = keeps_alive && !presence.is_ending();
         if !connection.answer(response, asked, may_go_on).await? {
             return connection.close(keeps_alive).await;
         }
@@ -185,7 +183,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Reset + Unpin> Connection<'a, S> {
         &mut self,
         presence: &Presence,
         service: &Service,
-        stop: &CancellationToken,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Option<Result<Head, Refused>>>> {
         loop {
@@ -204,11 +201,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Reset + Unpin> Connection<'a, S> {
             match self.poll_fill(self.read_bytes, cx)? {
                 Poll::Ready(0) => return Poll::Ready(Ok(None)),
                 Poll::Ready(_) => {}
-                Poll::Pending if stop.is_cancelled() => return Poll::Ready(Ok(None)),
+                Poll::Pending if presence.is_ending() => return Poll::Ready(Ok(None)),
                 Poll::Pending => {
                     if self.buffer.is_empty() {
                         spare::give(mem::take(&mut self.buffer)); // Who is idle keeps none.
-                        if mem::take(&mut self.came) < self.read_bytes / 4 {
+                        // Nothing has come where it was only asked again.
+                        let came = mem::take(&mut self.came);
+                        if came > 0 && came < self.read_bytes / 4 {
                             self.read_bytes = READ_BYTES_MIN;
                         }
                         self.writer.rest();

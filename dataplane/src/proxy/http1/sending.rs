@@ -45,10 +45,8 @@ impl Sending {
     pub(super) fn new(call: &Call<'_>, host: &HeaderValue, upload: Upload) -> Self {
         let length = call.length(&upload);
         let room = match length {
-            Length::Told(bytes) => {
-                usize::try_from(bytes).map_or(0, |bytes| bytes.min(FLAT_BYTES_MAX))
-            }
-            Length::Untold | Length::Unknown => 0,
+            Length::Told(bytes) if bytes <= FLAT_BYTES_MAX as u64 => bytes as usize,
+            Length::Untold | Length::Told(_) | Length::Unknown => 0,
         };
         Self {
             writer: Writer::new(head::write(call, host, length, room)),

@@ -106,7 +106,7 @@ impl Writer {
         if self.piece.len() <= FLAT_BYTES_MAX {
             self.lead.extend_from_slice(&self.piece);
             self.lead.extend_from_slice(self.tail);
-            self.piece.clear();
+            self.piece = Bytes::new(); // Its buffer can be used again.
             self.tail = b"";
         }
     }
