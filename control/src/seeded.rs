@@ -34,6 +34,8 @@ pub enum Bug {
     EtagIgnored,
     /// An unhealthy endpoint has no check planned.
     NoCheckPlanned,
+    /// A failure puts the check of a paused endpoint off.
+    CheckPutOff,
     /// The first counted failure takes an endpoint out.
     FirstFailureEjects,
     /// Counted failures take no endpoint out.

@@ -20,7 +20,7 @@ enum Bug {
 }
 
 /// Each mistake, and the invariants that it may break first.
-const BUGS: [(Bug, &[&str]); 65] = {
+const BUGS: [(Bug, &[&str]); 66] = {
     use control::Bug as C;
     use dataplane::Bug as P;
     [
@@ -38,6 +38,7 @@ const BUGS: [(Bug, &[&str]); 65] = {
         (Bug::Control(C::PromiseBeforeCommit), &["R-3"]),
         (Bug::Control(C::EtagIgnored), &["I-1"]),
         (Bug::Control(C::NoCheckPlanned), &["I-31"]),
+        (Bug::Control(C::CheckPutOff), &["I-31"]),
         (Bug::Control(C::FirstFailureEjects), &["R-16"]),
         (Bug::Control(C::FailuresNeverEject), &["R-16"]),
         (Bug::Control(C::RejectionUnheard), &["R-16"]),

@@ -130,8 +130,14 @@ impl Endpoint {
         };
         let known = was.incident().is_some();
         let ejected = !known && health.incident().is_some();
-        let pause = |health: &Health| matches!(health, Health::Degraded { .. });
-        let pause_changed = (pause(&health) || pause(&was)) && !health.acts_like(&was);
+        // A failure inside of a pause or after it leaves the check where it is: whoever is
+        // sent to fail there would put it off again and again.
+        let pause_end = |health: &Health| match health {
+            Health::Degraded { until, .. } => Some(*until),
+            Health::Unknown { .. } | Health::Healthy { .. } | Health::Unhealthy(_) => None,
+        };
+        let pause_changed = pause_end(&health) != pause_end(&was)
+            || (pause_end(&was).is_some() && count > 0 && seeded(Bug::CheckPutOff));
         self.set_health(health, Some(evidence), turn);
         if ejected {
             self.doubts.clear();

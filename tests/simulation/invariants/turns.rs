@@ -333,7 +333,13 @@ impl Judge {
             self.is_condemned(was, is, verdict.as_ref(), rules, clock)?;
         }
         self.is_lifted(was, is, verdict.as_ref())?;
-        self.is_shortened(was, is, verdict.as_ref())
+        self.is_shortened(was, is, verdict.as_ref())?;
+        // A doubt brings it forward, and then there may be no budget left for it.
+        let is_hastened = self.news_about(was).any(|(class, _)| is_local(class));
+        match is_hastened || verdict.is_some() {
+            true => Ok(()),
+            false => is_put_off(was, is, clock),
+        }
     }
 
     /// Judges that an operator who has read something changes that, and nothing newer.
@@ -618,6 +624,27 @@ fn is_in_its_generation(verdict: &Verdict, was: &Endpoint) -> Result<(), Violati
 }
 
 /// Whether an outcome says that a key is of no use.
+/// Judges that the check of a paused endpoint comes when it was planned, whatever fails there
+/// meanwhile, unless the endpoint asks for more time.
+fn is_put_off(was: &Endpoint, is: &Endpoint, clock: Clock) -> Result<(), Violation> {
+    let end = |endpoint: &Endpoint| match endpoint.health {
+        Health::Degraded { until, .. } => Some(until),
+        Health::Unknown { .. } | Health::Healthy { .. } | Health::Unhealthy(_) => None,
+    };
+    let (Some(planned), Some(due)) = (was.checks.due, is.checks.due) else {
+        return Ok(());
+    };
+    let same = end(was).is_some() && end(was) == end(is);
+    // One whose time has come may have to wait for the next hour's budget.
+    if same && clock < planned && planned < due {
+        return Err(Violation::new(
+            "I-31 every bad state has a way out",
+            format!("the check of `{}` was put off", is.spec.name),
+        ));
+    }
+    Ok(())
+}
+
 fn is_refusal(class: OutcomeClass) -> bool {
     matches!(class, OutcomeClass::Auth | OutcomeClass::Forbidden)
 }

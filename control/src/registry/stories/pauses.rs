@@ -19,6 +19,22 @@ fn a_paused_endpoint_that_nobody_tries_is_checked_after_its_pause() {
 }
 
 #[test]
+fn what_fails_after_a_pause_puts_its_check_not_off() {
+    let mut story = Story::healthy(&["a", "b"], &["p"]);
+    story.see("p", "a", OutcomeClass::Overloaded);
+    let planned = story.endpoint("a").checks.due;
+    assert!(planned.is_some());
+    for _ in 0..2 {
+        story.wait(Duration::from_secs(20));
+        story.see("p", "a", OutcomeClass::Forbidden); // All that comes its way.
+        assert_eq!(story.endpoint("a").checks.due, planned);
+    }
+    let order = story.next_check();
+    story.answer(&order, true, OutcomeClass::Success);
+    assert!(story.is_healthy("a"));
+}
+
+#[test]
 fn a_success_after_a_pause_saves_the_check() {
     let mut story = Story::healthy(&["a"], &["p"]);
     story.see("p", "a", OutcomeClass::Overloaded);
