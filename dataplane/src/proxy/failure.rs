@@ -12,8 +12,10 @@ use super::{fields::Fields, headers::is_identity, inbound::Inbound, message::Res
 const PEEK_BYTES_MAX: usize = 64 << 10;
 
 /// Longest wait for them. The status has already decided the verdict; the type is a
-/// detail for people, and neither the mark nor the next try should wait for it long.
-const PEEK_TIMEOUT: Duration = Duration::from_millis(20);
+/// detail for people, and the next try should not wait for it long. But where a server sends
+/// head and body apart, its kernel may hold the body back until ours acknowledges the head,
+/// after up to 40 ms.
+const PEEK_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Bytes of a provider's `request-id` that are reported.
 const REQUEST_ID_BYTES_MAX: usize = 128;
