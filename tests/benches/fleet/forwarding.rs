@@ -32,11 +32,14 @@ use contestant::{Contestant, Kind, Running};
 use grid::{Cell, Goal, Grid, Pace, Row};
 use rig::Rig;
 
-/// Unmeasured time at the start of each measurement, and measured time.
-const WARM_UP: Duration = Duration::from_millis(200);
-const WINDOW: Duration = Duration::from_millis(1000);
+/// Unmeasured time at the start of each turn, and measured time. Turns are short, and many
+/// make a measurement, as what others do on the machine comes and goes within seconds.
+const WARM_UP: Duration = Duration::from_millis(60);
+const WINDOW: Duration = Duration::from_millis(140);
+const TURNS: usize = 8;
 
 /// Requests at a fixed rate: as many clients, that often, for so long.
+const RATE_WARM_UP: Duration = Duration::from_millis(200);
 const RATE_CLIENTS: usize = 64;
 const RATE_INTERVAL: Duration = Duration::from_millis(1);
 const RATE_WINDOW: Duration = Duration::from_millis(2000);
@@ -76,6 +79,17 @@ impl Exchange {
     fn is_stream(self) -> bool {
         matches!(self, Self::Events { .. })
     }
+}
+
+/// What one turn of a contestant came to, or several.
+#[derive(Default)]
+struct Spent {
+    /// Requests, or events.
+    count: u64,
+    time: Duration,
+    /// Of clients and endpoint.
+    own_time: Duration,
+    elapsed: Duration,
 }
 
 struct Workload {
@@ -172,35 +186,49 @@ fn cost(cores: Cores, contestants: &[Contestant], workload: &Workload) -> Row {
     let running: Vec<_> = proxies
         .map(|it| it.start(cores, &mut rig, workload.exchange.is_stream()))
         .collect();
-    let cells = in_turns(&running, |running| {
+    let turn = |running: &Running| {
         rig.saturate(running.address, workload.clients);
         rig.run_for(WARM_UP);
         let own = || machine::processor_time("/proc/self/task", |_| true);
         let (start, count) = (Instant::now(), rig.count());
         let (time, own_time) = (running.processor_time(), own());
         rig.run_for(WINDOW);
-        let (time, own_time) = (running.processor_time() - time, own() - own_time);
-        let count = (rig.count() - count) as f64;
-        let seconds = start.elapsed().as_secs_f64();
-        rig.hang_up();
-        assert!(count > 0.0, "nothing came through");
-        let pace = Pace {
-            rate: count / seconds,
-            proxy_busy: time.as_secs_f64() * 100.0 / seconds,
-            load_busy: own_time.as_secs_f64() * 100.0 / seconds,
+        let spent = Spent {
+            count: rig.count() - count,
+            time: running.processor_time() - time,
+            own_time: own() - own_time,
+            elapsed: start.elapsed(),
         };
-        let value = time.as_secs_f64() * 1e6 / count;
-        [Cell {
-            value,
-            pace: Some(pace),
-        }]
-    });
+        rig.hang_up();
+        assert!(spent.count > 0, "nothing came through");
+        spent
+    };
+    let cells = in_turns(&running, TURNS, turn, |turns| [all_of(&turns)]);
     let [cells] = cells;
     Row {
         name: workload.name,
         unit: workload.unit,
         goal: workload.goal,
         cells,
+    }
+}
+
+/// What several turns came to.
+fn all_of(turns: &[Spent]) -> Cell {
+    let all = turns.iter().fold(Spent::default(), |all, turn| Spent {
+        count: all.count + turn.count,
+        time: all.time + turn.time,
+        own_time: all.own_time + turn.own_time,
+        elapsed: all.elapsed + turn.elapsed,
+    });
+    let (count, seconds) = (all.count as f64, all.elapsed.as_secs_f64());
+    Cell {
+        value: all.time.as_secs_f64() * 1e6 / count,
+        pace: Some(Pace {
+            rate: count / seconds,
+            proxy_busy: all.time.as_secs_f64() * 100.0 / seconds,
+            load_busy: all.own_time.as_secs_f64() * 100.0 / seconds,
+        }),
     }
 }
 
@@ -212,14 +240,17 @@ fn latency(cores: Cores, contestants: &[Contestant]) -> [Row; 2] {
         .iter()
         .map(|it| it.start(cores, &mut rig, false))
         .collect();
-    let [median, tail] = in_turns(&running, |running| {
-        let mut latencies = rig.at_rate(
+    let turn = |running: &Running| {
+        rig.at_rate(
             running.address,
             RATE_CLIENTS,
             RATE_INTERVAL,
-            WARM_UP,
+            RATE_WARM_UP,
             RATE_WINDOW,
-        );
+        )
+    };
+    let [median, tail] = in_turns(&running, 1, turn, |turns| {
+        let mut latencies = turns.concat();
         [50, 99].map(|percent| Cell {
             value: percentile(&mut latencies, percent),
             pace: None,
@@ -264,19 +295,26 @@ fn memory(cores: Cores, contestants: &[Contestant]) -> [Row; 2] {
     ]
 }
 
-/// Measures all of them five times, in turns. Who begins changes from round to round, so
-/// that a drift of the machine favours nobody.
-fn in_turns<const N: usize>(
+/// Measures all of them five times, each time in so many turns. Who begins changes from turn to
+/// turn, so that a drift of the machine favours nobody.
+fn in_turns<T, const N: usize>(
     running: &[Running],
-    mut measure: impl FnMut(&Running) -> [Cell; N],
+    turns: usize,
+    mut turn: impl FnMut(&Running) -> T,
+    sum: impl Fn(Vec<T>) -> [Cell; N],
 ) -> [BTreeMap<Kind, Vec<Cell>>; N] {
     let mut cells = std::array::from_fn(|_| BTreeMap::<Kind, Vec<Cell>>::new());
     for round in 0..ROUNDS {
-        for turn in 0..running.len() {
-            let running = &running[(round + turn) % running.len()];
-            let measured = measure(running);
-            for (cells, cell) in cells.iter_mut().zip(measured) {
-                cells.entry(running.kind).or_default().push(cell);
+        let mut measured = BTreeMap::<Kind, Vec<T>>::new();
+        for first in 0..turns {
+            for next in 0..running.len() {
+                let running = &running[(round + first + next) % running.len()];
+                (measured.entry(running.kind).or_default()).push(turn(running));
+            }
+        }
+        for (kind, turns) in measured {
+            for (cells, cell) in cells.iter_mut().zip(sum(turns)) {
+                cells.entry(kind).or_default().push(cell);
             }
         }
     }
