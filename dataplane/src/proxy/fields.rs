@@ -47,11 +47,12 @@ impl Fields {
             assert!(place.end <= self.head.len(), "a part of the head");
             place
         };
-        let place = Place {
-            name: place(name.as_bytes()),
-            value: place(value),
+        let name = place(name.as_bytes());
+        let value = match value {
+            [] => name.end..name.end, // Wherever that is.
+            value => place(value),
         };
-        self.read.push(place);
+        self.read.push(Place { name, value });
     }
 
     /// Adds a field after all others.
@@ -74,8 +75,7 @@ impl Fields {
 
     /// The value of the first field of that name.
     pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
-        let read = |it: &&Place| is(&self.head[it.name.clone()], name);
-        if let Some(place) = self.read.iter().find(read) {
+        if let Some(place) = self.place(name) {
             return Some(&self.head[place.value.clone()]);
         }
         let added = self.added.iter().find(|(other, _)| *other == name);
@@ -90,11 +90,15 @@ impl Fields {
 
     /// The same, to be kept: it keeps the head that it was read from.
     pub(super) fn value(&self, name: &str) -> Option<Bytes> {
-        let read = |it: &&Place| is(&self.head[it.name.clone()], name);
-        if let Some(place) = self.read.iter().find(read) {
+        if let Some(place) = self.place(name) {
             return Some(self.head.slice(place.value.clone()));
         }
         self.get(name).map(Bytes::copy_from_slice)
+    }
+
+    fn place(&self, name: &str) -> Option<&Place> {
+        let mut read = self.read.iter();
+        read.find(|it| is(&self.head[it.name.clone()], name))
     }
 
     /// Whether there is a field of that name.
@@ -273,7 +277,8 @@ mod tests {
         for (name, value) in [(0, 2..3), (4, 8..9), (11, 14..15), (17, 20..21)] {
             fields.put(&head[name..=name], head[value].as_bytes());
         }
-        assert_eq!(text(&fields), "\r\na: 1\r\nb: 2\r\nc: 3\r\nd: 4");
+        fields.put(&head[..1], b""); // Of the parser's own.
+        assert_eq!(text(&fields), "\r\na: 1\r\nb: 2\r\nc: 3\r\nd: 4\r\na: ");
     }
 
     #[test]

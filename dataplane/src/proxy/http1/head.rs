@@ -382,6 +382,7 @@ mod tests {
         assert!(no_answer(b"HTTP/1.1 200 OK\r\nx: a\r\n b\r\n\r\n"));
         assert!(no_answer(b"HTTP/1.1 200 OK\r\nx : a\r\n\r\n"));
         assert!(no_answer(b"HTTP/1.1 200 OK\r\nx: a\0b\r\n\r\n"));
+        assert!(no_answer(b"HTTP/1.1 200 OK\r\nx: a\x7fb\r\n\r\n"));
         assert!(!no_answer(b"HTTP/1.1 200 OK\r\nx: "), "that may become one");
     }
 

@@ -366,6 +366,7 @@ mod tests {
             b"GET / HTTP/1.1\r\n x: a\r\n",
             b"GET / HTTP/1.1\r\nx: a\r\n b\r\n",
             b"GET / HTTP/1.1\r\nx: a\0b\r\n",
+            b"GET / HTTP/1.1\r\nx: a\x7fb\r\n",
             b"GET / HTTP/1.1\r\nx: a\rb\r\n",
             b"GET /\xff HTTP/1.1\r\n\r\n",
             b"GET http:// HTTP/1.1\r\n\r\n",
