@@ -71,7 +71,7 @@ pub(super) struct Answered {
 
 /// An endpoint's answer.
 struct Answer {
-    head: ResponseHead,
+    head: Box<ResponseHead>,
     body: Reading,
     verdict: Verdict,
     /// The type of the error that its stream began with.
@@ -325,8 +325,8 @@ impl<'a> Exchange<'a> {
                 .collect();
             let outcome = suspicion.excused().last().map(Judged::outcome);
             warn!(
-                method = %self.request.method,
-                path = self.request.target.path(),
+                method = %self.request.head.method,
+                path = self.request.head.target.path(),
                 endpoints = endpoints.join(", "),
                 status = outcome.map(|outcome| outcome.http_status),
                 error_type = outcome.map(|outcome| &*outcome.error_type),

@@ -22,7 +22,7 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// An error that an endpoint answered with.
 pub(super) struct Failure {
-    pub(super) head: ResponseHead,
+    pub(super) head: Box<ResponseHead>,
     /// The start of the body.
     pub(super) start: Bytes,
     pub(super) rest: Rest,
@@ -40,7 +40,7 @@ pub(super) enum Rest {
 
 impl Failure {
     /// Takes an answer and reads the start of its body.
-    pub(super) async fn read(head: ResponseHead, mut body: Inbound) -> Self {
+    pub(super) async fn read(head: Box<ResponseHead>, mut body: Inbound) -> Self {
         let mut start = BytesMut::new();
         let mut ended = body.is_end();
         let mut broken = false;
@@ -70,7 +70,7 @@ impl Failure {
     }
 
     /// Takes an answer whose body has been begun.
-    pub(super) fn begun(head: ResponseHead, start: Bytes, body: Inbound) -> Self {
+    pub(super) fn begun(head: Box<ResponseHead>, start: Bytes, body: Inbound) -> Self {
         Self {
             head,
             start,

@@ -4,6 +4,11 @@ use std::{fmt, ops::Range};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
+
+/// Fields of a head, and fields added to it, for which there is room without an allocation.
+const READ_USUAL: usize = 16;
+const ADDED_USUAL: usize = 3;
 
 /// The fields of a request or an answer in their order, duplicates included.
 ///
@@ -14,25 +19,40 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 pub(crate) struct Fields {
     /// The head that they were read from.
     head: Bytes,
-    read: Vec<Place>,
-    added: Vec<(HeaderName, HeaderValue)>,
+    read: SmallVec<[Place; READ_USUAL]>,
+    added: SmallVec<[(HeaderName, HeaderValue); ADDED_USUAL]>,
 }
 
 /// Where in its head a field stands.
 #[derive(Clone)]
 struct Place {
-    name: Range<usize>,
-    value: Range<usize>,
+    name: Part,
+    value: Part,
+}
+
+/// From where to where, in a head of less than 4 GiB.
+#[derive(Clone, Copy)]
+struct Part {
+    start: u32,
+    end: u32,
+}
+
+impl Part {
+    fn of(self, head: &[u8]) -> &[u8] {
+        &head[self.range()]
+    }
+
+    fn range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
 }
 
 impl Fields {
-    /// None yet of a head's, which are put one after the other.
-    pub(super) fn of(head: &Bytes, room: usize) -> Self {
-        Self {
-            head: head.clone(),
-            read: Vec::with_capacity(room),
-            added: Vec::new(),
-        }
+    /// Begins with those of a head, of which there are so many, and which are put one after
+    /// the other.
+    pub(super) fn begin(&mut self, head: &Bytes, count: usize) {
+        self.head = head.clone();
+        self.read.reserve(count);
     }
 
     /// Puts a field, a name and a value that were parsed in the head.
@@ -43,13 +63,19 @@ impl Fields {
     pub(super) fn put(&mut self, name: &str, value: &[u8]) {
         let place = |part: &[u8]| {
             let start = part.as_ptr().addr() - self.head.as_ptr().addr();
-            let place = start..start + part.len();
-            assert!(place.end <= self.head.len(), "a part of the head");
-            place
+            let end = start + part.len();
+            assert!(end <= self.head.len(), "a part of the head");
+            Part {
+                start: start as u32,
+                end: end as u32,
+            }
         };
         let name = place(name.as_bytes());
         let value = match value {
-            [] => name.end..name.end, // Wherever that is.
+            [] => Part {
+                start: name.end, // Wherever that is.
+                end: name.end,
+            },
             value => place(value),
         };
         self.read.push(Place { name, value });
@@ -69,14 +95,14 @@ impl Fields {
     /// Removes those whose name is not to be kept.
     pub(super) fn retain(&mut self, keep: impl Fn(&[u8]) -> bool) {
         let Self { head, read, added } = self;
-        read.retain(|place| keep(&head[place.name.clone()]));
+        read.retain(|place| keep(place.name.of(head)));
         added.retain(|(name, _)| keep(name.as_str().as_bytes()));
     }
 
     /// The value of the first field of that name.
     pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
         if let Some(place) = self.place(name) {
-            return Some(&self.head[place.value.clone()]);
+            return Some(place.value.of(&self.head));
         }
         let added = self.added.iter().find(|(other, _)| *other == name);
         added.map(|(_, value)| value.as_bytes())
@@ -91,14 +117,14 @@ impl Fields {
     /// The same, to be kept: it keeps the head that it was read from.
     pub(super) fn value(&self, name: &str) -> Option<Bytes> {
         if let Some(place) = self.place(name) {
-            return Some(self.head.slice(place.value.clone()));
+            return Some(self.head.slice(place.value.range()));
         }
         self.get(name).map(Bytes::copy_from_slice)
     }
 
     fn place(&self, name: &str) -> Option<&Place> {
         let mut read = self.read.iter();
-        read.find(|it| is(&self.head[it.name.clone()], name))
+        read.find(|it| is(it.name.of(&self.head), name))
     }
 
     /// Whether there is a field of that name.
@@ -112,8 +138,7 @@ impl Fields {
 
     /// Names and values.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let read = (self.read.iter())
-            .map(|it| (&self.head[it.name.clone()], &self.head[it.value.clone()]));
+        let read = (self.read.iter()).map(|it| (it.name.of(&self.head), it.value.of(&self.head)));
         let added = self.added.iter();
         read.chain(added.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())))
     }
@@ -121,20 +146,31 @@ impl Fields {
     /// Writes those that pass as lines of HTTP/1. A line's end comes before it: the first
     /// follows a line without one.
     pub(super) fn write(&self, out: &mut BytesMut, mut passes: impl FnMut(&[u8]) -> bool) {
+        // As they are, and those that follow each other at once, if they were written in the
+        // usual way.
+        let mut usual = 0..0;
         for Place { name, value } in &self.read {
-            if !passes(&self.head[name.clone()]) {
+            if !passes(name.of(&self.head)) {
                 continue;
             }
-            // As it is, if it was written the usual way.
-            let before = name.start.saturating_sub(2);
-            let is_usual = self.head[before..name.start] == *b"\r\n"
-                && self.head[name.end..value.start] == *b": ";
-            if is_usual {
-                out.extend_from_slice(&self.head[before..value.end]);
-            } else {
-                put_line(out, &self.head[name.clone()], &self.head[value.clone()]);
+            let (name_at, value_at) = (name.range(), value.range());
+            let before = name_at.start.saturating_sub(2);
+            let is_usual = self.head[before..name_at.start] == *b"\r\n"
+                && self.head[name_at.end..value_at.start] == *b": ";
+            if is_usual && before == usual.end {
+                usual.end = value_at.end;
+                continue;
+            }
+            out.extend_from_slice(&self.head[usual]);
+            usual = match is_usual {
+                true => before..value_at.end,
+                false => 0..0,
+            };
+            if !is_usual {
+                put_line(out, name.of(&self.head), value.of(&self.head));
             }
         }
+        out.extend_from_slice(&self.head[usual]);
         for (name, value) in &self.added {
             if passes(name.as_str().as_bytes()) {
                 put_line(out, name.as_str().as_bytes(), value.as_bytes());
@@ -146,8 +182,8 @@ impl Fields {
     pub(super) fn to_map(&self, passes: impl Fn(&[u8]) -> bool) -> HeaderMap {
         let mut map = HeaderMap::with_capacity(self.len());
         for Place { name, value } in &self.read {
-            let name = &self.head[name.clone()];
-            let value = HeaderValue::from_maybe_shared(self.head.slice(value.clone()));
+            let name = name.of(&self.head);
+            let value = HeaderValue::from_maybe_shared(self.head.slice(value.range()));
             // What was parsed are such.
             if passes(name)
                 && let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), value)
@@ -166,7 +202,7 @@ impl Fields {
 
 impl From<HeaderMap> for Fields {
     fn from(map: HeaderMap) -> Self {
-        let mut added = Vec::with_capacity(map.len());
+        let mut added = SmallVec::with_capacity(map.len());
         let mut last = None;
         for (name, value) in map {
             // Only the first of several comes with its name.
@@ -229,7 +265,8 @@ pub(super) fn put_number(out: &mut BytesMut, name: &str, mut value: u64) {
 pub(crate) fn read(fields: &[(&str, &str)]) -> Fields {
     let line = |(name, value): &(&str, &str)| format!("\r\n{name}: {value}");
     let head: Bytes = fields.iter().map(line).collect::<String>().into();
-    let mut read = Fields::of(&head, fields.len());
+    let mut read = Fields::default();
+    read.begin(&head, fields.len());
     let mut rest = std::str::from_utf8(&head).unwrap();
     for (name, value) in fields {
         let line;
@@ -272,7 +309,8 @@ mod tests {
     #[test]
     fn what_was_written_in_an_unusual_way_is_written_in_the_usual_one() {
         let head = Bytes::from("a:1\nb: \t2 \nc: 3\r\nd:\t4\r\n");
-        let mut fields = Fields::of(&head, 4);
+        let mut fields = Fields::default();
+        fields.begin(&head, 4);
         let head = std::str::from_utf8(&head).unwrap();
         for (name, value) in [(0, 2..3), (4, 8..9), (11, 14..15), (17, 20..21)] {
             fields.put(&head[name..=name], head[value].as_bytes());

@@ -163,7 +163,7 @@ impl Pool {
         progress: &Progress,
     ) -> Result<Response<Inbound>, Failed> {
         let mut sending = Sending::new(call, &self.host, upload);
-        let is_of_head = call.request.method == Method::HEAD;
+        let is_of_head = call.request.head.method == Method::HEAD;
         loop {
             let (mut connection, idle_since) = match self.take() {
                 Some(Idle { connection, since }) => (connection, Some(since)),

@@ -6,8 +6,8 @@ use http::{
 
 use super::{fields::Fields, http1::decimal};
 
-/// A request's head.
-#[derive(Debug, PartialEq, Eq)]
+/// A request's head. It goes from hand to hand in a box.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequestHead {
     pub(crate) method: Method,
     /// The request target as sent.
@@ -16,8 +16,8 @@ pub(crate) struct RequestHead {
     pub(crate) fields: Fields,
 }
 
-/// An answer's head.
-#[derive(Debug)]
+/// An answer's head, likewise.
+#[derive(Debug, Default)]
 pub(crate) struct ResponseHead {
     pub(crate) status: StatusCode,
     /// But for what frames its body.
@@ -32,40 +32,37 @@ pub(crate) struct ResponseHead {
 /// An answer.
 #[derive(Debug)]
 pub(crate) struct Response<B> {
-    pub(crate) head: ResponseHead,
+    pub(crate) head: Box<ResponseHead>,
     pub(crate) body: B,
 }
 
-impl From<request::Parts> for RequestHead {
+impl From<request::Parts> for Box<RequestHead> {
     fn from(parts: request::Parts) -> Self {
-        Self {
+        Self::new(RequestHead {
             method: parts.method,
             target: parts.uri,
             version: parts.version,
             fields: parts.headers.into(),
-        }
+        })
     }
 }
 
-impl From<StatusCode> for ResponseHead {
-    fn from(status: StatusCode) -> Self {
-        Self {
-            status,
-            fields: Fields::default(),
-            length: None,
-            closes: false,
-        }
+impl ResponseHead {
+    /// A head without fields.
+    pub(super) fn of(status: StatusCode) -> Box<Self> {
+        let mut head = Box::<Self>::default();
+        head.status = status;
+        head
     }
 }
 
-impl From<response::Parts> for ResponseHead {
+impl From<response::Parts> for Box<ResponseHead> {
     fn from(mut parts: response::Parts) -> Self {
         let length = parts.headers.remove(CONTENT_LENGTH);
-        Self {
-            fields: parts.headers.into(),
-            length: length.and_then(|length| decimal(length.as_bytes())),
-            ..parts.status.into()
-        }
+        let mut head = ResponseHead::of(parts.status);
+        head.fields = parts.headers.into();
+        head.length = length.and_then(|length| decimal(length.as_bytes()));
+        head
     }
 }
 

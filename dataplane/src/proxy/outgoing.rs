@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Method, Request, Uri, header::CONTENT_LENGTH, uri::PathAndQuery};
+use http::{HeaderValue, Request, Uri, header::CONTENT_LENGTH, uri::PathAndQuery};
 use http_body::Body as _;
 use qcc_proto::{
     upstream::{self, Credential, is_client_credential},
@@ -15,8 +15,9 @@ use qcc_proto::{
 };
 
 use super::{
-    fields::{self, Fields},
+    fields,
     inbound::Inbound,
+    message::RequestHead,
     prompt::{self, Edit},
     replay::Collected,
     reply::Shape,
@@ -27,11 +28,8 @@ use crate::routing::{Endpoint, Policy};
 
 /// All of a request but its body.
 pub(super) struct Outgoing {
-    pub(super) method: Method,
-    /// The request target as sent.
-    pub(super) target: Uri,
-    /// Without what is not for an endpoint, but for the client's credentials.
-    pub(super) fields: Fields,
+    /// Without fields that are not for an endpoint, but for the client's credentials.
+    pub(super) head: Box<RequestHead>,
     /// The client told a length, or that there is a body.
     pub(super) has_length: bool,
     pub(super) shape: Shape,
@@ -144,8 +142,8 @@ impl Outgoing {
     /// in which libraries count their retries.
     pub(super) fn fingerprint(&self, payload: &Payload) -> u64 {
         let mut hasher = DefaultHasher::new();
-        self.method.hash(&mut hasher);
-        self.target.hash(&mut hasher);
+        self.head.method.hash(&mut hasher);
+        self.head.target.hash(&mut hasher);
         payload.hash(&mut hasher);
         hasher.finish()
     }
@@ -153,7 +151,7 @@ impl Outgoing {
     /// The request to one endpoint.
     pub(super) fn to<'a>(&'a self, endpoint: &'a Endpoint) -> Result<Call<'a>, Failed> {
         let root = PathAndQuery::from_static("/");
-        let path = self.target.path_and_query().unwrap_or(&root);
+        let path = self.head.target.path_and_query().unwrap_or(&root);
         let path = upstream::path_of(&endpoint.base_url, path).map_err(|error| Failed {
             class: OutcomeClass::Request,
             detail: error.to_string(),
@@ -188,7 +186,7 @@ pub(super) enum Length {
 impl Call<'_> {
     /// Writes all fields but those that frame the request, as lines of HTTP/1.
     pub(super) fn write_fields(&self, out: &mut BytesMut) {
-        (self.request.fields).write(out, |name| !is_client_credential(name));
+        (self.request.head.fields).write(out, |name| !is_client_credential(name));
         if let Some(Credential { name, value }) = self.credential {
             fields::put_line(out, name.as_ref(), value.as_bytes());
         }
@@ -204,7 +202,7 @@ impl Call<'_> {
 
     /// The same as a message, for protocols that frame it themselves.
     pub(super) fn request(&self, upload: Upload) -> Request<Upload> {
-        let mut headers = (self.request.fields).to_map(|name| !is_client_credential(name));
+        let mut headers = (self.request.head.fields).to_map(|name| !is_client_credential(name));
         if let Some(Credential { name, value }) = self.credential {
             headers.insert(name, value.clone());
         }
@@ -212,7 +210,7 @@ impl Call<'_> {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
         }
         let mut request = Request::new(upload);
-        *request.method_mut() = self.request.method.clone();
+        *request.method_mut() = self.request.head.method.clone();
         *request.uri_mut() = Uri::from(self.path.clone());
         *request.headers_mut() = headers;
         request

@@ -77,7 +77,7 @@ impl Refusal {
         };
         let request_id = format!("req_qcc_{:032x}", rand::random::<u128>());
         let body = shape.error(self.kind, &self.message, &request_id);
-        let mut head = ResponseHead::from(status);
+        let mut head = ResponseHead::of(status);
         let fields = &mut head.fields;
         fields.append(CONTENT_TYPE, shape.content_type());
         fields.append(CACHE_CONTROL, NO_STORE);
@@ -137,7 +137,7 @@ impl From<Fault> for Refusal {
 
 /// An empty answer that says no more than its status.
 pub(super) fn empty(status: StatusCode) -> Response<Body> {
-    let mut head = ResponseHead::from(status);
+    let mut head = ResponseHead::of(status);
     head.fields.append(CACHE_CONTROL, NO_STORE);
     Response {
         head,
@@ -147,7 +147,7 @@ pub(super) fn empty(status: StatusCode) -> Response<Body> {
 
 /// A page of ours.
 pub(super) fn json(page: &Value) -> Response<Body> {
-    let mut head = ResponseHead::from(StatusCode::OK);
+    let mut head = ResponseHead::of(StatusCode::OK);
     let kind = HeaderValue::from_static("application/json");
     head.fields.append(CONTENT_TYPE, kind);
     head.fields.append(CACHE_CONTROL, NO_STORE);

@@ -185,7 +185,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        route(&parts.into()).map_err(|refusal| refusal.kind)
+        route(&Box::from(parts)).map_err(|refusal| refusal.kind)
     }
 
     const HOST: &[(&str, &str)] = &[("host", "proxy")];

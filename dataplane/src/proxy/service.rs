@@ -112,7 +112,7 @@ impl Service {
     /// when the curfew is called.
     pub(super) async fn call(
         &self,
-        head: RequestHead,
+        head: Box<RequestHead>,
         body: Inbound,
         turn: Turn,
     ) -> Response<Body> {
@@ -192,7 +192,7 @@ impl Service {
 
     async fn forward(
         &self,
-        mut head: RequestHead,
+        mut head: Box<RequestHead>,
         body: Inbound,
         turn: Turn,
         limits: Limits,
@@ -247,9 +247,7 @@ impl Service {
             (head.fields).set(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         let request = Outgoing {
-            method: head.method,
-            target: head.target,
-            fields: head.fields,
+            head,
             has_length,
             shape,
         };

@@ -45,7 +45,7 @@ pub(super) struct Upload {
     /// What we hold of it, one after the other.
     held: [Bytes; 3],
     /// What the client is still sending.
-    rest: Option<Streamed>,
+    rest: Option<Box<Streamed>>,
     progress: Arc<Progress>,
 }
 
@@ -96,16 +96,16 @@ impl Upload {
         bytes_max: Option<u64>,
         now: Instant,
     ) -> (Self, Arc<Progress>) {
-        let streamed = Streamed {
+        let streamed = Box::new(Streamed {
             body: rest,
             bytes: start.len() as u64,
             bytes_max,
-        };
+        });
         let held = [start, Bytes::new(), Bytes::new()];
         Self::new(held, Some(streamed), now)
     }
 
-    fn new(held: [Bytes; 3], rest: Option<Streamed>, now: Instant) -> (Self, Arc<Progress>) {
+    fn new(held: [Bytes; 3], rest: Option<Box<Streamed>>, now: Instant) -> (Self, Arc<Progress>) {
         let state = match held.iter().all(Bytes::is_empty) && rest.is_none() {
             true => State::Sent(now),
             false => State::Sending(now),
@@ -232,7 +232,7 @@ impl Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        let rest_ended = |rest: &Streamed| rest.body.is_end();
+        let rest_ended = |rest: &Box<Streamed>| rest.body.is_end();
         self.held.iter().all(Bytes::is_empty) && self.rest.as_ref().is_none_or(rest_ended)
     }
 

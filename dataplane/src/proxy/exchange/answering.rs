@@ -103,7 +103,7 @@ impl Exchange<'_> {
 
     fn answer_with(
         &self,
-        mut head: ResponseHead,
+        mut head: Box<ResponseHead>,
         body: Body,
         endpoint: &Endpoint,
         now: Instant,
@@ -147,7 +147,7 @@ impl Exchange<'_> {
 
     fn log(&self, status: StatusCode, endpoint: &str, refused: Option<Kind>) {
         debug!(
-            method = %self.request.method,
+            method = %self.request.head.method,
             status = status.as_u16(),
             endpoint,
             attempts = self.routing.attempts(),

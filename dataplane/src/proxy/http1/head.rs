@@ -8,7 +8,7 @@ use httparse::{Header, Status};
 
 use super::{Limits, Malformed, decoder::Decoder, spare};
 use crate::proxy::{
-    fields::{Fields, is, put_line, put_number},
+    fields::{is, put_line, put_number},
     message::ResponseHead,
     outgoing::{Call, Length},
 };
@@ -22,7 +22,7 @@ pub(super) const FIELD_BYTES: usize = 48;
 /// An answer's head.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) parts: ResponseHead,
+    pub(super) parts: Box<ResponseHead>,
     /// Where its body ends.
     pub(super) body: Decoder,
     /// Its connection takes another request afterwards.
@@ -33,10 +33,10 @@ pub(super) struct Head {
 /// room for so many bytes of a body.
 pub(super) fn write(call: &Call<'_>, host: &HeaderValue, length: Length, room: usize) -> BytesMut {
     let path = call.path.as_str();
-    let fields = call.request.fields.len() + 4;
+    let fields = call.request.head.fields.len() + 4;
     let mut out = spare::take(path.len() + fields * FIELD_BYTES + room);
     for part in [
-        call.request.method.as_str(),
+        call.request.head.method.as_str(),
         " ",
         path,
         " HTTP/1.1\r\nhost: ",
@@ -145,7 +145,8 @@ fn understand(
     let code = parsed.code.unwrap_or_default();
     let status = StatusCode::from_u16(code).map_err(|_| Malformed(format!("status {code:03}")))?;
     let is_http10 = parsed.version == Some(0);
-    let mut fields = Fields::of(bytes, parsed.headers.len());
+    let mut parts = ResponseHead::of(status);
+    parts.fields.begin(bytes, parsed.headers.len());
     let mut length = None;
     let mut codings = 0;
     let mut connection = Persistence::default();
@@ -155,7 +156,7 @@ fn understand(
             // RFC 9112, section 6.3: the same number more than once counts as once.
             for number in field.value.split(|byte| *byte == b',') {
                 let number = decimal(number.trim_ascii());
-                let number = number.ok_or(Malformed::from("invalid content-length"))?;
+                let number = number.ok_or_else(|| Malformed::from("invalid content-length"))?;
                 if length.is_some_and(|length| length != number) {
                     return Err(Malformed::from("two lengths"));
                 }
@@ -171,7 +172,7 @@ fn understand(
                 return Err(Malformed::from("transfer coding"));
             }
         }
-        fields.put(field.name, field.value);
+        parts.fields.put(field.name, field.value);
     }
     if codings > 0 && is_http10 {
         return Err(Malformed::from("transfer coding in HTTP/1.0"));
@@ -188,13 +189,9 @@ fn understand(
     // Whoever tells both may be about to split an answer in two (section 6.3), and after a
     // switch of protocols nothing is an answer.
     let is_doubtful = codings > 0 && length.is_some() || status == StatusCode::SWITCHING_PROTOCOLS;
+    parts.length = length.filter(|_| codings == 0);
     Ok(Head {
-        parts: ResponseHead {
-            status,
-            fields,
-            length: length.filter(|_| codings == 0),
-            closes: false,
-        },
+        parts,
         body,
         keeps_alive: connection.persists(is_http10) && !is_doubtful,
     })

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{downstream::tests::chunked_body, *};
 use crate::{
-    proxy::{Fields, fields_of, outgoing::Outgoing, reply::Shape, upload::Fault},
+    proxy::{fields_of, message::RequestHead, outgoing::Outgoing, reply::Shape, upload::Fault},
     routing::Endpoint,
 };
 
@@ -40,9 +40,11 @@ const LIMITS: Limits = Limits {
 
 fn asked() -> Outgoing {
     Outgoing {
-        method: Method::POST,
-        target: Uri::from_static("/v1/messages?beta=true"),
-        fields: Fields::default(),
+        head: Box::new(RequestHead {
+            method: Method::POST,
+            target: Uri::from_static("/v1/messages?beta=true"),
+            ..RequestHead::default()
+        }),
         has_length: true,
         shape: Shape::Anthropic,
     }
@@ -210,7 +212,7 @@ async fn read_until(peer: &mut TcpStream, end: &[u8]) -> String {
 async fn a_request_is_written_as_it_came_with_one_credential() {
     let (listener, pool) = endpoint().await;
     let mut asked = asked();
-    asked.fields = fields_of(&[
+    asked.head.fields = fields_of(&[
         ("X-Api-Key", "client's"),
         ("Anthropic-Beta", "a"),
         ("cookie", "client's"),

@@ -79,7 +79,7 @@ pub(super) async fn exchange(
         return Err(Broke::Failed(Failed::malformed("too many header fields")));
     }
     let (parts, body) = response.into_parts();
-    let head = ResponseHead::from(parts);
+    let head = Box::<ResponseHead>::from(parts);
     let mut stream = Stream {
         left: match is_of_head || body.is_end_stream() {
             true => Some(0),

@@ -205,7 +205,7 @@ mod tests {
                 response = response.header(*name, *value);
             }
             let (head, ()) = response.body(()).unwrap().into_parts();
-            let head = ResponseHead::from(head);
+            let head = Box::<ResponseHead>::from(head);
             let (mut out, mut goes_on) = (BytesMut::new(), self.goes_on);
             let framing = write(&mut out, &head, self.length, self.asked, &mut goes_on);
             let text = String::from_utf8(out.to_vec()).unwrap();

@@ -9,7 +9,7 @@ use super::super::{
     head::{self, Persistence, decimal},
 };
 use crate::proxy::{
-    fields::{Fields, is},
+    fields::is,
     message::RequestHead,
     reply::{Kind, Refusal},
 };
@@ -17,7 +17,7 @@ use crate::proxy::{
 /// A request's head.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) parts: RequestHead,
+    pub(super) parts: Box<RequestHead>,
     pub(super) length: Length,
     /// The client takes another answer afterwards.
     pub(super) keeps_alive: bool,
@@ -135,7 +135,8 @@ fn understand(bytes: &Bytes, parsed: &httparse::Request<'_, '_>) -> Result<Head,
     let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes());
     let target = parsed.path.unwrap_or_default();
     let target = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes()));
-    let mut fields = Fields::of(bytes, parsed.headers.len());
+    let mut parts = Box::<RequestHead>::default();
+    parts.fields.begin(bytes, parsed.headers.len());
     let mut connection = Persistence::default();
     let (mut length, mut lengths, mut codings) = (0, 0, 0);
     let mut waits = false;
@@ -151,7 +152,7 @@ fn understand(bytes: &Bytes, parsed: &httparse::Request<'_, '_>) -> Result<Head,
         } else if is(name, "expect") {
             waits |= field.value.eq_ignore_ascii_case(b"100-continue");
         }
-        fields.put(field.name, field.value);
+        parts.fields.put(field.name, field.value);
     }
     // Two readers may read what has two lengths as two different requests; and one that
     // was not made for codings does not read them at all (RFC 9112, section 6.3).
@@ -161,8 +162,8 @@ fn understand(bytes: &Bytes, parsed: &httparse::Request<'_, '_>) -> Result<Head,
     if codings > 0 && is_http10 {
         return Err(malformed("a transfer coding in HTTP/1.0"));
     }
-    let method = method.map_err(|_| malformed("invalid method"))?;
-    let target = match target {
+    parts.method = method.map_err(|_| malformed("invalid method"))?;
+    parts.target = match target {
         Ok(target) => target,
         Err(_) if parsed.path.is_some_and(|it| it.len() >= TARGET_BYTES_MAX) => {
             let message = "the request target is too long";
@@ -170,7 +171,7 @@ fn understand(bytes: &Bytes, parsed: &httparse::Request<'_, '_>) -> Result<Head,
         }
         Err(_) => return Err(malformed("invalid request target")),
     };
-    let version = match is_http10 {
+    parts.version = match is_http10 {
         true => Version::HTTP_10,
         false => Version::HTTP_11,
     };
@@ -181,12 +182,7 @@ fn understand(bytes: &Bytes, parsed: &httparse::Request<'_, '_>) -> Result<Head,
         },
         keeps_alive: connection.persists(is_http10),
         waits: waits && !is_http10,
-        parts: RequestHead {
-            method,
-            target,
-            version,
-            fields,
-        },
+        parts,
     })
 }
 

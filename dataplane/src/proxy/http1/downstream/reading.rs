@@ -18,7 +18,7 @@ const LIMITS: Limits = Limits {
 /// What was read of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Read {
-    pub(crate) head: RequestHead,
+    pub(crate) head: Box<RequestHead>,
     pub(crate) body: Vec<u8>,
     pub(crate) keeps_alive: bool,
     pub(crate) waits: bool,

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::proxy::{Counters, Limit, Settings, presence::Crowd};
+use crate::proxy::{Counters, Limit, Settings, message::ResponseHead, presence::Crowd};
 
 fn impatient<S>(io: S) -> Impatient<S> {
     watched(io, Duration::from_secs(60)).0
@@ -122,7 +122,7 @@ impl AsyncWrite for Stuck {
 
 fn answer_of(text: &'static str) -> Response<Body> {
     Response {
-        head: http::StatusCode::OK.into(),
+        head: ResponseHead::of(http::StatusCode::OK),
         body: Body::own(text.into()),
     }
 }
