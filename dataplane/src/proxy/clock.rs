@@ -90,6 +90,11 @@ impl Clock {
         self.held_up
     }
 
+    /// When the last frame came, if there is one and the next has not been asked for.
+    pub(super) fn last(&self) -> Instant {
+        self.last
+    }
+
     /// Takes note of a frame. One that was there when it was asked for came at that time.
     pub(super) fn advance(&mut self) {
         if std::mem::take(&mut self.waiting) {

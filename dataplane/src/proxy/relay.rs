@@ -174,7 +174,7 @@ impl Relay {
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Poll::Ready(None) => {
-                self.settle();
+                self.settle(Instant::now());
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(Cut(reason)))) => self.break_off(&Break::Cut(reason), cx),
@@ -188,11 +188,11 @@ impl Relay {
     /// The proper end, known with the last frame or after it.
     fn settle_if_ended(&mut self) {
         if self.start.is_none() && self.upstream.as_ref().is_none_or(Inbound::is_end) {
-            self.settle();
+            self.settle(self.clock.last());
         }
     }
 
-    fn settle(&mut self) {
+    fn settle(&mut self, now: Instant) {
         self.upstream = None;
         self.in_flight.relayed();
         if let Some(pending) = self.attempt.take() {
@@ -200,7 +200,7 @@ impl Relay {
             let class = error_type
                 .as_deref()
                 .map_or(pending.class, class_of_error_type);
-            pending.finish(class, error_type.unwrap_or_default(), "");
+            pending.finish(class, error_type.unwrap_or_default(), "", now);
         }
     }
 
@@ -225,6 +225,7 @@ impl Relay {
             // The provider has said itself what is wrong, or the bytes are not for us to add to.
             (Some(_) | None, _) => None,
         };
+        let now = Instant::now();
         if let Some(pending) = self.attempt.take() {
             let by_client = pending.upload.fault().is_some() // Its own body broke off.
                 || (self.clock.is_held_up() && matches!(reason, Break::Cut(_)));
@@ -234,11 +235,11 @@ impl Relay {
                 None if upstream.as_ref().is_some_and(Inbound::is_told) => drop(pending),
                 Some(error_type) => {
                     let class = class_of_error_type(&error_type);
-                    pending.finish(class, error_type, &reason.to_string());
+                    pending.finish(class, error_type, &reason.to_string(), now);
                 }
                 None => {
                     let class = OutcomeClass::StreamBroken;
-                    pending.finish(class, String::new(), &reason.to_string());
+                    pending.finish(class, String::new(), &reason.to_string(), now);
                 }
             }
         }
@@ -256,7 +257,7 @@ impl Relay {
 }
 
 impl Pending {
-    fn finish(self, class: OutcomeClass, error_type: String, detail: &str) {
+    fn finish(self, class: OutcomeClass, error_type: String, detail: &str, now: Instant) {
         let request_id = match class {
             OutcomeClass::Success => String::new(), // Successes are merged into a number.
             _ => text_of(self.request_id.as_ref()),
@@ -269,7 +270,7 @@ impl Pending {
             detail: detail.to_owned(),
             upstream_request_id: request_id,
         };
-        self.attempt.finish(outcome, Instant::now().into());
+        self.attempt.finish(outcome, now.into());
     }
 }
 

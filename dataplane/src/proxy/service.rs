@@ -192,7 +192,7 @@ impl Service {
 
     async fn forward(
         &self,
-        mut head: Box<RequestHead>,
+        head: Box<RequestHead>,
         body: Inbound,
         turn: Turn,
         limits: Limits,
@@ -220,10 +220,32 @@ impl Service {
             Some(Err(fault)) => return self.refuse(&head, fault.into(), in_flight),
             None => return self.refuse(&head, Refusal::stopping(), in_flight),
         };
+        let replay_max = limits.body.replay_max;
+        let mut exchange = match self.prepare(head, collected, replay_max, started, in_flight) {
+            Ok(exchange) => exchange,
+            Err(refused) => return refused,
+        };
+        // Whoever is being asked then hears no more of us: nobody is blamed.
+        let end = self.curfew.bounds(pin!(exchange.run(now))).await;
+        let end = end.unwrap_or(Err(End::Stopping));
+        exchange.finish(end)
+    }
+
+    /// Makes of a request what goes to endpoints. Apart from what waits for them, as the future
+    /// of that would have room for every step of this.
+    fn prepare(
+        &self,
+        mut head: Box<RequestHead>,
+        collected: replay::Collected,
+        replay_max: usize,
+        started: Instant,
+        in_flight: InFlight,
+    ) -> Result<Exchange<'_>, Response<Body>> {
         // Only now, so that the view is of the moment when the request is sent.
         let Some(mut routing) = self.router.begin() else {
             let message = "the proxy has not yet heard from its control plane";
-            return self.refuse(&head, Refusal::new(Kind::NoView, message), in_flight);
+            let refusal = Refusal::new(Kind::NoView, message);
+            return Err(self.refuse(&head, refusal, in_flight));
         };
         if let Some(session) = headers::session(&head.fields, &routing.policy().affinity) {
             routing.keep(session);
@@ -234,7 +256,7 @@ impl Service {
             && prompt::may_name_a_model(&head.fields)
             && !payload.rename_model(policy)
         {
-            return self.refuse(&head, not_kept(&payload, limits.body.replay_max), in_flight);
+            return Err(self.refuse(&head, not_kept(&payload, replay_max), in_flight));
         }
         let framing = ["content-length", "transfer-encoding"];
         let has_length = framing.iter().any(|name| head.fields.contains(name));
@@ -251,11 +273,8 @@ impl Service {
             has_length,
             shape,
         };
-        let mut exchange = Exchange::new(self, request, payload, routing, started, in_flight);
-        // Whoever is being asked then hears no more of us: nobody is blamed.
-        let end = self.curfew.bounds(pin!(exchange.run(now))).await;
-        let end = end.unwrap_or(Err(End::Stopping));
-        exchange.finish(end)
+        let exchange = Exchange::new(self, request, payload, routing, started, in_flight);
+        Ok(exchange)
     }
 
     /// Reads a body as far as it is kept. `None`: there is no time left.

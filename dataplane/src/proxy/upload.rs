@@ -232,8 +232,8 @@ impl Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        let rest_ended = |rest: &Box<Streamed>| rest.body.is_end();
-        self.held.iter().all(Bytes::is_empty) && self.rest.as_ref().is_none_or(rest_ended)
+        let rest_ended = |rest: &Streamed| rest.body.is_end();
+        self.held.iter().all(Bytes::is_empty) && self.rest.as_deref().is_none_or(rest_ended)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -52,7 +52,7 @@ pub(crate) enum Symptom {
 #[derive(Debug, Default)]
 pub(crate) struct Suspicion {
     /// Evidence that the next verdict decides.
-    held: Option<(Judged, Symptom)>,
+    held: Option<Box<(Judged, Symptom)>>,
     /// What the request does to whomever it meets, once that is known.
     symptom: Option<Symptom>,
     /// Evidence that was put down to the request.
@@ -80,7 +80,8 @@ impl Suspicion {
             return false;
         }
         match self.held.take() {
-            Some((before, like)) if like == symptom && is_elsewhere(&before, &judged) => {
+            Some(held) if held.1 == symptom && is_elsewhere(&held.0, &judged) => {
+                let (before, _) = *held;
                 let request = request();
                 self.symptom = Some(symptom);
                 let (first, second) = (self.excuse(before, request), self.excuse(judged, request));
@@ -88,7 +89,7 @@ impl Suspicion {
             }
             before => {
                 drop(before);
-                self.held = Some((judged, symptom));
+                self.held = Some(Box::new((judged, symptom)));
                 false
             }
         }
