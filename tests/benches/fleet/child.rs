@@ -16,6 +16,7 @@ use qcc_proto::v1::WatchSnapshotsResponse;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    awake,
     bare::Bare,
     forwarding,
     machine::{self, spawn_on},
@@ -41,6 +42,8 @@ pub(crate) enum Role {
     /// Hold what the control plane at this address says of its endpoints, as the
     /// messages that say it.
     Holder(SocketAddr),
+    /// Keep a processor from sleeping.
+    Awake,
 }
 
 /// Returns the role that the command line gives to this process.
@@ -60,13 +63,14 @@ pub(crate) fn role(arguments: &[String]) -> Option<Role> {
         }
         "control" => Some(Role::Control(about.into())),
         "bare" => Some(Role::Bare),
+        "awake" => Some(Role::Awake),
         "holder" => Some(Role::Holder(about.parse().ok()?)),
         _ => None,
     }
 }
 
 impl Role {
-    fn arguments(&self) -> [String; 3] {
+    pub(crate) fn arguments(&self) -> [String; 3] {
         let (name, about) = match self {
             Self::Proxy(address) => ("proxy", address.to_string()),
             Self::Forwarder(address) => ("forwarder", address.to_string()),
@@ -77,14 +81,17 @@ impl Role {
             Self::Control(directory) => ("control", directory.display().to_string()),
             Self::Bare => ("bare", String::new()),
             Self::Holder(address) => ("holder", address.to_string()),
+            Self::Awake => ("awake", String::new()),
         };
         [FLAG.into(), name.into(), about]
     }
 
     /// Plays the role until the parent has gone.
     pub(crate) fn run(self) {
-        if let Self::Keeper(address, command) = &self {
-            return forwarding::keeper::run(*address, command);
+        match &self {
+            Self::Keeper(address, command) => return forwarding::keeper::run(*address, command),
+            Self::Awake => return awake::run(),
+            _ => {}
         }
         let stop = CancellationToken::new();
         let orphaned = stop.clone();
@@ -102,7 +109,7 @@ impl Role {
             match self {
                 Self::Proxy(control) => forwarding::proxy::run(control, stop).await,
                 Self::Forwarder(upstream) => forwarding::forwarder::run(upstream, stop).await,
-                Self::Keeper(..) => {} // It needs no runtime, and has ended above.
+                Self::Keeper(..) | Self::Awake => {} // They need no runtime, and have ended above.
                 Self::Control(directory) => control(&directory, stop).await,
                 Self::Bare => {
                     // A watch that begins with nothing could not be told from none.

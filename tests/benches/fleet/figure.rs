@@ -65,18 +65,33 @@ pub(crate) struct Report {
 /// Who begins changes from round to round, so that a drift of the machine favours
 /// neither.
 pub(crate) fn compare<const N: usize>(
-    mut ours: impl FnMut() -> [f64; N],
-    mut floor: impl FnMut() -> [f64; N],
+    ours: impl FnMut() -> [f64; N],
+    floor: impl FnMut() -> [f64; N],
+) -> [Samples; N] {
+    compare_in_turns(1, ours, floor, |turns| turns[0])
+}
+
+/// The same, with each measurement made in several short turns: what others do on the machine
+/// comes and goes within seconds.
+pub(crate) fn compare_in_turns<T, const N: usize>(
+    turns: usize,
+    mut ours: impl FnMut() -> T,
+    mut floor: impl FnMut() -> T,
+    sum: impl Fn(Vec<T>) -> [f64; N],
 ) -> [Samples; N] {
     let mut samples: [Samples; N] = std::array::from_fn(|_| Samples::default());
     for round in 0..ROUNDS {
-        let (of_ours, of_floor) = if round % 2 == 0 {
-            let of_ours = ours();
-            (of_ours, floor())
-        } else {
-            let of_floor = floor();
-            (ours(), of_floor)
-        };
+        let (mut of_ours, mut of_floor) = (Vec::new(), Vec::new());
+        for turn in 0..turns {
+            if (round + turn) % 2 == 0 {
+                of_ours.push(ours());
+                of_floor.push(floor());
+            } else {
+                of_floor.push(floor());
+                of_ours.push(ours());
+            }
+        }
+        let (of_ours, of_floor) = (sum(of_ours), sum(of_floor));
         for (at, samples) in samples.iter_mut().enumerate() {
             samples.ours.push(of_ours[at]);
             samples.floor.push(of_floor[at]);

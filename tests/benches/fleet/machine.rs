@@ -164,15 +164,11 @@ pub(crate) fn runtime() -> Runtime {
 impl Neighbours {
     pub(crate) fn now() -> Self {
         let machine = fs::read_to_string("/proc/stat").unwrap_or_default();
-        let process = fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // The process's name may contain anything but ends with the last parenthesis.
-        let (_, process) = process.rsplit_once(')').unwrap_or_default();
         // user, nice, system, idle, iowait, irq, softirq, steal.
         let total = sum(&machine, 1..9);
         Self {
             everybody: total - sum(&machine, 4..6),
-            // User and system time, its own and that of children that have ended.
-            ourselves: sum(process, 11..15),
+            ourselves: family(std::process::id()).into_iter().map(ticks).sum(),
             total,
         }
     }
@@ -184,6 +180,14 @@ impl Neighbours {
         let others = everybody.saturating_sub(now.ourselves - self.ourselves);
         others * 100 / (now.total - self.total).max(1)
     }
+}
+
+/// Returns the time that a process has taken, and those that it started and that have ended.
+fn ticks(id: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    // The name may contain anything but ends with the last parenthesis.
+    let (_, stat) = stat.rsplit_once(')').unwrap_or_default();
+    sum(stat, 11..15)
 }
 
 /// Adds up some of the words of a text, those that are numbers.

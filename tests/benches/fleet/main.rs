@@ -25,6 +25,7 @@
 //!
 //! It is test code: what should not happen is a panic.
 
+mod awake;
 mod bare;
 mod child;
 mod durability;

@@ -35,8 +35,9 @@ use tokio::{
 use tonic::{Streaming, transport::Channel};
 
 use crate::{
+    awake::Awake,
     etcd::{Etcd, Watchers},
-    figure::{Figure, Goal, Samples, compare, percentile},
+    figure::{Figure, Goal, Samples, compare, compare_in_turns, percentile},
     machine::{self, Cores},
     server::{Server, endpoints},
     stand_in::{Reports, StandIn, connect},
@@ -48,8 +49,9 @@ const FLEETS: [usize; 4] = [1, 10, 100, 1000];
 /// Data planes from which on it is the fan-out that costs, not the report.
 const FAN_OUT: usize = 100;
 
-/// Rejected keys in one measurement.
+/// Rejected keys in one measurement, and turns in which they are.
 const REJECTIONS: usize = 200;
+const TURNS: usize = 5;
 
 /// An update that takes longer will not come.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
@@ -62,6 +64,7 @@ const TIMES_MAX: f64 = 2.0;
 const PROCESSOR_TIMES_MAX: f64 = 1.3;
 
 pub(crate) fn figures(cores: Cores) -> Vec<Figure> {
+    let _awake = Awake::on([cores.load, cores.measured]);
     if !Etcd::is_installed() {
         eprintln!("left out: etcd is not installed (on Debian: `etcd-server`)");
     }
@@ -104,9 +107,14 @@ fn of_fleet(cores: Cores, proxies: usize) -> (Vec<Figure>, Samples) {
     let processor = {
         let bare = Server::bare(cores.measured, vec![update.clone()], Some(update.clone()));
         let mut floor = runtime.block_on(Fleet::connect(&bare, proxies));
-        let [p50, p99, processor] = compare(
-            || measure(&runtime, &mut ours, &mut operator, &control).values(proxies),
-            || measure(&runtime, &mut floor, &mut Between::Nothing, &bare).values(proxies),
+        let [p50, p99, processor] = compare_in_turns(
+            TURNS,
+            || measure(&runtime, &mut ours, &mut operator, &control, TURNS),
+            || {
+                let between = &mut Between::Nothing;
+                measure(&runtime, &mut floor, between, &bare, TURNS)
+            },
+            |turns| Measured::of(turns).values(proxies),
         );
         for (percent, samples) in [("p50", p50), ("p99", p99)] {
             figures.push(figure(percent, "tonic", samples).goal(Goal::Times(TIMES_MAX)));
@@ -121,9 +129,11 @@ fn of_fleet(cores: Cores, proxies: usize) -> (Vec<Figure>, Samples) {
             (floor, StandIn::connect(storing.address(), proxies).await)
         });
         let mut caller = Between::Call(caller);
-        let [p50, p99] = compare(
-            || measure(&runtime, &mut ours, &mut operator, &control).times(),
-            || measure(&runtime, &mut floor, &mut caller, &storing).times(),
+        let [p50, p99] = compare_in_turns(
+            TURNS,
+            || measure(&runtime, &mut ours, &mut operator, &control, TURNS),
+            || measure(&runtime, &mut floor, &mut caller, &storing, TURNS),
+            |turns| Measured::of(turns).times(),
         );
         for (percent, samples) in [("p50", p50), ("p99", p99)] {
             figures.push(figure(percent, "tonic, storing", samples));
@@ -135,7 +145,7 @@ fn of_fleet(cores: Cores, proxies: usize) -> (Vec<Figure>, Samples) {
         let etcd = Etcd::start(cores.measured);
         let mut theirs = runtime.block_on(Watchers::connect(etcd.address(), proxies));
         let [p50, p99] = compare(
-            || measure(&runtime, &mut ours, &mut operator, &control).times(),
+            || measure(&runtime, &mut ours, &mut operator, &control, 1).times(),
             || theirs.measure(&runtime, puts(proxies)),
         );
         for (percent, samples) in [("p50", p50), ("p99", p99)] {
@@ -169,36 +179,58 @@ pub(crate) enum Between {
     Call(StandIn),
 }
 
-/// What one measurement came to, in microseconds.
+/// What one measurement came to, or a turn of it, in microseconds.
+#[derive(Default)]
 pub(crate) struct Measured {
-    /// Time until the last data plane knows.
-    p50: f64,
-    p99: f64,
-    /// Processor time of the server for each update that arrived.
-    pub(crate) processor: f64,
+    /// Each time until the last data plane knew.
+    took: Vec<f64>,
+    /// Processor time of the server.
+    processor: f64,
+    /// Updates that arrived.
+    updates: u64,
 }
 
 impl Measured {
-    pub(crate) fn times(&self) -> [f64; 2] {
-        [self.p50, self.p99]
+    /// What several turns came to.
+    fn of(turns: Vec<Self>) -> Self {
+        turns.into_iter().fold(Self::default(), |mut all, turn| {
+            all.took.extend(turn.took);
+            all.processor += turn.processor;
+            all.updates += turn.updates;
+            all
+        })
+    }
+
+    /// The median of the times, and what one of a hundred exceeds.
+    pub(crate) fn times(mut self) -> [f64; 2] {
+        [50, 99].map(|percent| percentile(&mut self.took, percent))
+    }
+
+    /// Processor time of the server for each update.
+    pub(crate) fn processor(&self) -> f64 {
+        self.processor / self.updates as f64
     }
 
     /// The times, and the processor time of a change that so many have heard of.
-    fn values(&self, proxies: usize) -> [f64; 3] {
-        [self.p50, self.p99, self.processor * proxies as f64]
+    fn values(self, proxies: usize) -> [f64; 3] {
+        let processor = self.processor() * proxies as f64;
+        let [p50, p99] = self.times();
+        [p50, p99, processor]
     }
 }
 
+/// Makes one of so many turns.
 pub(crate) fn measure(
     runtime: &Runtime,
     fleet: &mut Fleet,
     between: &mut Between,
     server: &Server,
+    turns: usize,
 ) -> Measured {
     runtime.block_on(async {
         let (arrived, processor) = (fleet.arrived, server.processor_time());
-        let mut took = Vec::with_capacity(REJECTIONS);
-        for _ in 0..rejections(fleet.proxies) {
+        let mut took = Vec::new();
+        for _ in 0..rejections(fleet.proxies) / turns {
             let (elapsed, _) = fleet.reject().await;
             took.push(elapsed.as_secs_f64() * 1e6);
             match between {
@@ -212,9 +244,9 @@ pub(crate) fn measure(
         }
         let processor = server.processor_time() - processor;
         Measured {
-            p50: percentile(&mut took, 50),
-            p99: percentile(&mut took, 99),
-            processor: processor.as_secs_f64() * 1e6 / (fleet.arrived - arrived) as f64,
+            took,
+            processor: processor.as_secs_f64() * 1e6,
+            updates: fleet.arrived - arrived,
         }
     })
 }
