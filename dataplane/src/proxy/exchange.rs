@@ -76,6 +76,8 @@ struct Answer {
     verdict: Verdict,
     /// The type of the error that its stream began with.
     error_type: Option<String>,
+    /// It is a stream of events that we can look into.
+    is_readable: bool,
 }
 
 /// How far an answer's body has been read.
@@ -245,6 +247,7 @@ impl<'a> Exchange<'a> {
             body,
             verdict,
             error_type,
+            ..
         } = answer;
         let endpoint = Arc::clone(attempt.endpoint());
         let http_status = head.status.as_u16();

@@ -14,13 +14,69 @@ const ADDED_USUAL: usize = 3;
 ///
 /// Those of HTTP/1 stay where they were read, and are passed on from there, names as they were
 /// written; what is added comes after them. Names are looked for without regard to case, among
-/// all of them: they are few, and to hash a name takes as long as to compare it with a dozen.
+/// all of them if they may be there: they are few, and most that are looked for are not.
 #[derive(Clone, Default)]
 pub(crate) struct Fields {
     /// The head that they were read from.
     head: Bytes,
     read: SmallVec<[Place; READ_USUAL]>,
     added: SmallVec<[(HeaderName, HeaderValue); ADDED_USUAL]>,
+    /// Of all names that there are, and of some that were.
+    traces: Traces,
+}
+
+/// Names of fields, to be looked for among them.
+pub(super) struct Names {
+    lists: &'static [&'static [&'static str]],
+    traces: Traces,
+}
+
+/// What names leave in 64 bits: most names that are not among them are told by that.
+#[derive(Clone, Copy, Default)]
+struct Traces(u64);
+
+impl Traces {
+    /// That of a name in any case: of its length and its ends, which differ in usual names.
+    const fn of(name: &[u8]) -> Self {
+        let (first, last) = match name {
+            [] => (0, 0),
+            [first, .., last] => (*first, *last),
+            [only] => (*only, *only),
+        };
+        let ends = 8 * (first | 0x20) as usize + 7 * (last | 0x20) as usize;
+        Self(1 << ((name.len() + ends) % 64))
+    }
+
+    const fn with(self, name: &[u8]) -> Self {
+        Self(self.0 | Self::of(name).0)
+    }
+
+    const fn may_have(self, name: &[u8]) -> bool {
+        self.0 & Self::of(name).0 != 0
+    }
+}
+
+impl Names {
+    /// All that are in these lists.
+    pub(super) const fn of(lists: &'static [&'static [&'static str]]) -> Self {
+        let (mut traces, mut list) = (Traces(0), 0);
+        while list < lists.len() {
+            let mut at = 0;
+            while at < lists[list].len() {
+                traces = traces.with(lists[list][at].as_bytes());
+                at += 1;
+            }
+            list += 1;
+        }
+        Self { lists, traces }
+    }
+
+    /// Whether a name is one of them.
+    #[inline]
+    pub(super) fn have(&self, name: &[u8]) -> bool {
+        let mut names = self.lists.iter().copied().flatten();
+        self.traces.may_have(name) && names.any(|it| is(name, it))
+    }
 }
 
 /// Where in its head a field stands.
@@ -37,7 +93,18 @@ struct Part {
     end: u32,
 }
 
+impl Place {
+    #[inline]
+    fn is_of(&self, name: &str, head: &[u8]) -> bool {
+        self.name.len() == name.len() && is(self.name.of(head), name)
+    }
+}
+
 impl Part {
+    fn len(self) -> usize {
+        (self.end - self.start) as usize
+    }
+
     fn of(self, head: &[u8]) -> &[u8] {
         &head[self.range()]
     }
@@ -78,11 +145,13 @@ impl Fields {
             },
             value => place(value),
         };
+        self.traces = self.traces.with(name.of(&self.head));
         self.read.push(Place { name, value });
     }
 
     /// Adds a field after all others.
     pub(super) fn append(&mut self, name: HeaderName, value: HeaderValue) {
+        self.traces = self.traces.with(name.as_str().as_bytes());
         self.added.push((name, value));
     }
 
@@ -94,13 +163,18 @@ impl Fields {
 
     /// Removes those whose name is not to be kept.
     pub(super) fn retain(&mut self, keep: impl Fn(&[u8]) -> bool) {
-        let Self { head, read, added } = self;
+        let Self {
+            head, read, added, ..
+        } = self;
         read.retain(|place| keep(place.name.of(head)));
         added.retain(|(name, _)| keep(name.as_str().as_bytes()));
     }
 
     /// The value of the first field of that name.
     pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
+        if !self.traces.may_have(name.as_bytes()) {
+            return None;
+        }
         if let Some(place) = self.place(name) {
             return Some(place.value.of(&self.head));
         }
@@ -110,12 +184,19 @@ impl Fields {
 
     /// The values of all fields of that name.
     pub(crate) fn get_all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
-        let fields = self.iter().filter(move |(other, _)| is(other, name));
-        fields.map(|(_, value)| value)
+        let may_be_there = self.traces.may_have(name.as_bytes());
+        let read = if may_be_there { &*self.read } else { &[] };
+        let read = read.iter().filter(move |it| it.is_of(name, &self.head));
+        let added = self.added.iter().filter(move |(other, _)| other == name);
+        let read = read.map(|it| it.value.of(&self.head));
+        read.chain(added.map(|(_, value)| value.as_bytes()))
     }
 
     /// The same, to be kept: it keeps the head that it was read from.
     pub(super) fn value(&self, name: &str) -> Option<Bytes> {
+        if !self.traces.may_have(name.as_bytes()) {
+            return None;
+        }
         if let Some(place) = self.place(name) {
             return Some(self.head.slice(place.value.range()));
         }
@@ -124,7 +205,7 @@ impl Fields {
 
     fn place(&self, name: &str) -> Option<&Place> {
         let mut read = self.read.iter();
-        read.find(|it| is(it.name.of(&self.head), name))
+        read.find(|it| it.is_of(name, &self.head))
     }
 
     /// Whether there is a field of that name.
@@ -202,17 +283,17 @@ impl Fields {
 
 impl From<HeaderMap> for Fields {
     fn from(map: HeaderMap) -> Self {
-        let mut added = SmallVec::with_capacity(map.len());
+        let mut fields = Self::default();
+        fields.added.reserve(map.len());
         let mut last = None;
         for (name, value) in map {
             // Only the first of several comes with its name.
             last = name.or(last);
-            added.extend(last.clone().map(|name| (name, value)));
+            if let Some(name) = last.clone() {
+                fields.append(name, value);
+            }
         }
-        Self {
-            added,
-            ..Self::default()
-        }
+        fields
     }
 }
 
@@ -304,6 +385,28 @@ mod tests {
         assert_eq!(fields.value("x-a").unwrap(), "1");
         fields.retain(|name| is(name, "x-b"));
         assert_eq!(text(&fields), "\r\nx-b: 4");
+    }
+
+    #[test]
+    fn names_are_found_in_any_case_and_no_others() {
+        const NAMES: Names = Names::of(&[&["host", "te"], &[], &["x-real-ip"]]);
+        for name in ["host", "HOST", "Te", "X-Real-IP"] {
+            assert!(NAMES.have(name.as_bytes()), "{name}");
+        }
+        let alike = "most"; // In length and end.
+        for name in ["", "t", alike, "hosts", "x-real-ips"] {
+            assert!(!NAMES.have(name.as_bytes()), "{name}");
+        }
+        let fields = read(&[("HOST", "a"), ("x", "b")]);
+        assert_eq!(fields.get("host"), Some(&b"a"[..]));
+        assert_eq!(fields.get("X"), Some(&b"b"[..]));
+        for name in ["hoot", "most", "y", "te"] {
+            assert_eq!(fields.get(name), None, "{name}");
+            assert_eq!(
+                (fields.get_all(name).count(), fields.value(name)),
+                (0, None)
+            );
+        }
     }
 
     #[test]

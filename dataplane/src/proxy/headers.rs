@@ -6,7 +6,7 @@
 
 use http::HeaderName;
 
-use super::fields::{Fields, is};
+use super::fields::{Fields, Names, is};
 use crate::routing::{Affinity, Session};
 
 /// Which endpoint answered.
@@ -50,6 +50,9 @@ const OF_THE_ENDPOINT: [&str; 5] = [
     "x-qcc-revision",
 ];
 
+const NOT_FOR_ENDPOINTS: Names = Names::of(&[&HOP_BY_HOP, &OF_THE_WAY_HERE, &OF_THIS_REQUEST]);
+const NOT_FOR_CLIENTS: Names = Names::of(&[&HOP_BY_HOP, &OF_THE_ENDPOINT]);
+
 /// Returns the session that a request belongs to, if it names one.
 pub(super) fn session(fields: &Fields, affinity: &Affinity) -> Option<Session> {
     let configured = affinity.headers.iter().map(HeaderName::as_str);
@@ -62,20 +65,18 @@ pub(super) fn session(fields: &Fields, affinity: &Affinity) -> Option<Session> {
 /// [`Call`](super::outgoing::Call).
 pub(super) fn strip_request(fields: &mut Fields) {
     strip(fields, |name| {
-        let is_one_of = |names: &[&str]| names.iter().any(|it| is(name, it));
         let prefix = name.get(..OF_THE_WAY_HERE_PREFIX.len());
-        is_one_of(&OF_THIS_REQUEST)
-            || is_one_of(&OF_THE_WAY_HERE)
+        NOT_FOR_ENDPOINTS.have(name)
             || prefix.is_some_and(|it| it.eq_ignore_ascii_case(OF_THE_WAY_HERE_PREFIX))
     });
 }
 
 /// Removes from a response's fields what is not for the client.
 pub(super) fn strip_response(fields: &mut Fields) {
-    strip(fields, |name| OF_THE_ENDPOINT.iter().any(|it| is(name, it)));
+    strip(fields, |name| NOT_FOR_CLIENTS.have(name));
 }
 
-/// Removes what is for the next hop only, and what else is `unwanted`.
+/// Removes what is `unwanted`, and what else is said to be for the next hop only.
 fn strip(fields: &mut Fields, unwanted: impl Fn(&[u8]) -> bool) {
     // Mostly there are none, but for these two, which are no fields, or go anyway.
     let named: Vec<Box<[u8]>> = (fields.get_all("connection"))
@@ -84,11 +85,7 @@ fn strip(fields: &mut Fields, unwanted: impl Fn(&[u8]) -> bool) {
         .filter(|name| !is(name, "close") && !is(name, "keep-alive"))
         .map(Box::from)
         .collect();
-    fields.retain(|name| {
-        !(HOP_BY_HOP.iter().any(|it| is(name, it))
-            || unwanted(name)
-            || named.iter().any(|it| name.eq_ignore_ascii_case(it)))
-    });
+    fields.retain(|name| !(unwanted(name) || named.iter().any(|it| name.eq_ignore_ascii_case(it))));
 }
 
 /// Whether a message is framed by `chunked` alone, if it names a coding at all. Any

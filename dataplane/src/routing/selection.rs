@@ -253,7 +253,8 @@ impl Routing {
             let mut drawn = Some(first);
             while let Some(place) = drawn {
                 if let Some(admission) = self.usable(place, now) {
-                    if self.is_given_away(place, now) {
+                    // Alone there is nobody to give a draw to.
+                    if tier.len() > 1 && self.is_given_away(place, now) {
                         new.get_or_insert(place);
                     } else if let Some(taken) = self.seize(place, admission, now) {
                         return Some(taken);

@@ -8,7 +8,7 @@ use qcc_proto::v1::OutcomeClass;
 use tokio::time;
 use tracing::debug;
 
-use super::{Answered, Exchange, Reading, is_readable};
+use super::{Answered, Exchange, Reading};
 use crate::{
     proxy::{
         clock::Clock,
@@ -54,7 +54,7 @@ impl Exchange<'_> {
                 (opening.start, opening.rest, opening.scanner, opening.last)
             }
         };
-        let events = is_readable(&head.fields).then_some(Events {
+        let events = answer.is_readable.then_some(Events {
             scanner,
             shape: self.request.shape,
         });

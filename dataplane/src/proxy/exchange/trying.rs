@@ -90,15 +90,16 @@ impl Exchange<'_> {
             false => Verdict::SUCCESS,
         };
         let policy = self.routing.policy();
-        let is_held = verdict.class == OutcomeClass::Success
-            && !policy.hold_timeout.is_zero()
-            && is_readable(&head.fields);
+        let is_readable = is_readable(&head.fields);
+        let is_held =
+            is_readable && verdict.class == OutcomeClass::Success && !policy.hold_timeout.is_zero();
         if !is_held {
             return Tried::Answered(Answer {
                 head,
                 body: Reading::Unread(body),
                 verdict,
                 error_type: None,
+                is_readable,
             });
         }
         let limits = opening::Limits {
@@ -117,6 +118,7 @@ impl Exchange<'_> {
                     body: Reading::Begun(Box::new(opening)),
                     verdict: in_band.unwrap_or(verdict),
                     error_type,
+                    is_readable,
                 })
             }
             Err(opening::Failed::OutOfTime) => Tried::OutOfTime,
