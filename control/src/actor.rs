@@ -12,6 +12,7 @@
 //! quarter of it is out of reach for reports, so that operators get through a flood.
 
 mod disk;
+mod herald;
 mod writer;
 
 use std::{fmt, sync::Arc};

@@ -181,6 +181,12 @@ impl Feed {
         self.subscribers.wake();
     }
 
+    /// Wakes some of them, those that have these places. Returns the place to go on from, if
+    /// there may be more.
+    pub(crate) fn announce_to_some(&self, from: usize, places: usize) -> Option<usize> {
+        self.subscribers.wake_some(from, places)
+    }
+
     /// Wakes those who have a receiver.
     pub(crate) fn announce_to_others(&self) {
         self.newest.send_replace(self.view());

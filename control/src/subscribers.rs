@@ -39,6 +39,16 @@ impl Subscribers {
         }
     }
 
+    /// Wakes those who have these places. Returns the place to go on from, if there may be
+    /// more.
+    pub(crate) fn wake_some(&self, from: usize, places: usize) -> Option<usize> {
+        let wakers = self.wakers();
+        let end = (from + places).min(wakers.capacity());
+        let some = (from..end).filter_map(|place| wakers.get(place));
+        some.for_each(Waker::wake_by_ref);
+        (end < wakers.capacity()).then_some(end)
+    }
+
     /// Returns how many they are.
     pub(crate) fn count(&self) -> usize {
         self.wakers().len()
@@ -119,6 +129,30 @@ mod tests {
         subscribers.wake();
         let woken = |count: &Count| count.0.load(Ordering::Relaxed);
         assert_eq!((woken(&first), woken(&second)), (2, 1));
+    }
+
+    #[test]
+    fn some_at_a_time_come_to_all_of_them() {
+        let subscribers = Subscribers::default();
+        let listeners: Vec<_> = (0..10)
+            .map(|_| {
+                let (count, waker) = counted();
+                let mut subscription = subscribers.subscribe();
+                subscription.listen(&waker);
+                (count, subscription)
+            })
+            .collect();
+        let woken = || -> Vec<u32> {
+            let counts = listeners.iter().map(|(count, _)| count);
+            counts.map(|it| it.0.load(Ordering::Relaxed)).collect()
+        };
+        let mut place = subscribers.wake_some(0, 4);
+        assert_eq!(woken(), [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]);
+        while let Some(from) = place {
+            place = subscribers.wake_some(from, 4);
+        }
+        assert_eq!(woken(), [1; 10]);
+        assert_eq!(subscribers.wake_some(1000, 4), None);
     }
 
     #[test]

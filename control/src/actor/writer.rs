@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{Command, Error, Job, Reply, disk::Disk};
+use super::{Command, Error, Job, Reply, disk::Disk, herald::Herald};
 use crate::{
     clock::RegistryClock,
     feed::Feed,
@@ -178,6 +178,7 @@ async fn run(
     mut mailbox: mpsc::Receiver<Command>,
     disk: &Disk,
 ) -> Result<(), store::Error> {
+    let herald = Herald::start(Arc::clone(&state.feed));
     let mut commands = Vec::with_capacity(TURN_MAX);
     let mut alarm = pin!(sleep_until(Instant::now() + LONG));
     let mut is_last = false;
@@ -208,7 +209,8 @@ async fn run(
         if state.finish(turn, stored)? {
             // Whoever asked for it is answered before everybody is told.
             yield_now().await;
-            state.feed.announce();
+            state.feed.announce_to_others();
+            herald.tell();
         }
     }
     Ok(())
