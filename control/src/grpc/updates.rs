@@ -42,10 +42,10 @@ pub(super) const REUSE: Duration = Duration::from_millis(500);
 const DELTAS_MAX: usize = 32;
 
 /// Data planes to which snapshots of several chunks go out at the same time.
-const PLACES: usize = 16;
+const PLACES: usize = 8;
 
 /// How long one of them keeps the others waiting, at most, if it takes its chunks slowly.
-const PLACE_MAX: Duration = Duration::from_millis(100);
+const PLACE_MAX: Duration = Duration::from_millis(50);
 
 /// Updates for the data planes of all clusters.
 #[derive(Debug)]

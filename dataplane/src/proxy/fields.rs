@@ -137,6 +137,7 @@ impl Fields {
                 end: end as u32,
             }
         };
+        self.traces = self.traces.with(name.as_bytes());
         let name = place(name.as_bytes());
         let value = match value {
             [] => Part {
@@ -145,7 +146,6 @@ impl Fields {
             },
             value => place(value),
         };
-        self.traces = self.traces.with(name.of(&self.head));
         self.read.push(Place { name, value });
     }
 
