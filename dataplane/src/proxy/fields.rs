@@ -6,6 +6,8 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
+use super::names::{Traces, is};
+
 /// Fields of a head, and fields added to it, for which there is room without an allocation.
 const READ_USUAL: usize = 16;
 const ADDED_USUAL: usize = 3;
@@ -23,60 +25,6 @@ pub(crate) struct Fields {
     added: SmallVec<[(HeaderName, HeaderValue); ADDED_USUAL]>,
     /// Of all names that there are, and of some that were.
     traces: Traces,
-}
-
-/// Names of fields, to be looked for among them.
-pub(super) struct Names {
-    lists: &'static [&'static [&'static str]],
-    traces: Traces,
-}
-
-/// What names leave in 64 bits: most names that are not among them are told by that.
-#[derive(Clone, Copy, Default)]
-struct Traces(u64);
-
-impl Traces {
-    /// That of a name in any case: of its length and its ends, which differ in usual names.
-    const fn of(name: &[u8]) -> Self {
-        let (first, last) = match name {
-            [] => (0, 0),
-            [first, .., last] => (*first, *last),
-            [only] => (*only, *only),
-        };
-        let ends = 8 * (first | 0x20) as usize + 7 * (last | 0x20) as usize;
-        Self(1 << ((name.len() + ends) % 64))
-    }
-
-    const fn with(self, name: &[u8]) -> Self {
-        Self(self.0 | Self::of(name).0)
-    }
-
-    const fn may_have(self, name: &[u8]) -> bool {
-        self.0 & Self::of(name).0 != 0
-    }
-}
-
-impl Names {
-    /// All that are in these lists.
-    pub(super) const fn of(lists: &'static [&'static [&'static str]]) -> Self {
-        let (mut traces, mut list) = (Traces(0), 0);
-        while list < lists.len() {
-            let mut at = 0;
-            while at < lists[list].len() {
-                traces = traces.with(lists[list][at].as_bytes());
-                at += 1;
-            }
-            list += 1;
-        }
-        Self { lists, traces }
-    }
-
-    /// Whether a name is one of them.
-    #[inline]
-    pub(super) fn have(&self, name: &[u8]) -> bool {
-        let mut names = self.lists.iter().copied().flatten();
-        self.traces.may_have(name) && names.any(|it| is(name, it))
-    }
 }
 
 /// Where in its head a field stands.
@@ -315,11 +263,6 @@ impl PartialEq for Fields {
 
 impl Eq for Fields {}
 
-/// Whether a field's name is that one.
-pub(super) fn is(name: &[u8], other: &str) -> bool {
-    name.eq_ignore_ascii_case(other.as_bytes())
-}
-
 /// Writes a field. The line's end comes before.
 pub(super) fn put_line(out: &mut BytesMut, name: &[u8], value: &[u8]) {
     for part in [b"\r\n", name, b": ", value] {
@@ -389,14 +332,6 @@ mod tests {
 
     #[test]
     fn names_are_found_in_any_case_and_no_others() {
-        const NAMES: Names = Names::of(&[&["host", "te"], &[], &["x-real-ip"]]);
-        for name in ["host", "HOST", "Te", "X-Real-IP"] {
-            assert!(NAMES.have(name.as_bytes()), "{name}");
-        }
-        let alike = "most"; // In length and end.
-        for name in ["", "t", alike, "hosts", "x-real-ips"] {
-            assert!(!NAMES.have(name.as_bytes()), "{name}");
-        }
         let fields = read(&[("HOST", "a"), ("x", "b")]);
         assert_eq!(fields.get("host"), Some(&b"a"[..]));
         assert_eq!(fields.get("X"), Some(&b"b"[..]));

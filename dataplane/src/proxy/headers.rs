@@ -6,7 +6,10 @@
 
 use http::HeaderName;
 
-use super::fields::{Fields, Names, is};
+use super::{
+    fields::Fields,
+    names::{Names, is},
+};
 use crate::routing::{Affinity, Session};
 
 /// Which endpoint answered.

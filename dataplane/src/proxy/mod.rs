@@ -12,6 +12,7 @@
 //! - [`service`]: one request from its head to its response head.
 //! - [`rules`]: which requests are taken at all, and which we answer ourselves.
 //! - [`stats`]: how the proxy fares, for those who ask here.
+//! - [`message`], [`fields`], [`names`]: heads, whatever protocol they came by.
 //! - [`headers`]: what does not cross a proxy.
 //! - [`inbound`]: a body that comes in, with an end that is one.
 //! - [`replay`], [`upload`]: the request body, kept for another try or passed through.
@@ -81,6 +82,7 @@ mod http2;
 mod inbound;
 mod live;
 mod message;
+mod names;
 mod opening;
 mod outgoing;
 mod presence;

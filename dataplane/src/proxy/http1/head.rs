@@ -8,8 +8,9 @@ use httparse::{Header, Status};
 
 use super::{Limits, Malformed, decoder::Decoder, spare};
 use crate::proxy::{
-    fields::{is, put_line, put_number},
+    fields::{put_line, put_number},
     message::ResponseHead,
+    names::is,
     outgoing::{Call, Length},
 };
 

@@ -11,8 +11,9 @@ use http::StatusCode;
 
 use super::super::writer::Writer;
 use crate::proxy::{
-    fields::{is, put_line, put_number},
+    fields::{put_line, put_number},
     message::ResponseHead,
+    names::is,
 };
 
 /// How an answer's body goes out, and how far it is.

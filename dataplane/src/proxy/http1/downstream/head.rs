@@ -9,8 +9,8 @@ use super::super::{
     head::{self, Persistence, decimal},
 };
 use crate::proxy::{
-    fields::is,
     message::RequestHead,
+    names::is,
     reply::{Kind, Refusal},
 };
 
