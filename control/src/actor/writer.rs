@@ -19,7 +19,11 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{Command, Error, Job, Reply, disk::Disk, herald::Herald};
+use super::{
+    Command, Error, Job, Reply,
+    disk::Disk,
+    herald::{Herald, STREAMS_AT_ONCE},
+};
 use crate::{
     clock::RegistryClock,
     feed::Feed,
@@ -43,10 +47,6 @@ const OUTCOMES_MAX: usize = 10_000;
 
 /// Endpoints of which a turn's records are made without keeping other tasks waiting.
 const RECORDS_AT_ONCE: usize = 100;
-
-/// Streams that have said something when a task that has yielded has its turn again, at
-/// least: it has after 61 others, and a stream takes two, its own and its connection's.
-const STREAMS_AT_ONCE: usize = 30;
 
 /// How long a commit waits for streams to say something.
 const HEAD_START_MAX: Duration = Duration::from_millis(2);
