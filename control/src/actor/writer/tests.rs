@@ -1,11 +1,16 @@
 //! What is shown when, and what is durable by then.
 
 use std::{
+    future::poll_fn,
     path::PathBuf,
     sync::{Mutex, PoisonError, mpsc},
+    task::Poll,
 };
 
-use tokio::task::JoinHandle;
+use tokio::{
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
 
 use super::*;
 use crate::{
@@ -208,6 +213,33 @@ async fn a_promise_is_shown_once_it_is_durable() {
     work.commit();
     created.await.expect("it is created");
     assert!(work.feed.snapshot().endpoints.contains_key("a"));
+    work.ends().await;
+}
+
+#[tokio::test]
+async fn every_stream_is_told_of_a_promise_however_many_there_are() {
+    const STREAMS: usize = 3 * STREAMS_AT_ONCE + 1;
+    let work = work();
+    let before = work.feed.view();
+    let mut streams = JoinSet::new();
+    for _ in 0..STREAMS {
+        let (feed, mut news) = (Arc::clone(&work.feed), work.feed.subscription());
+        streams.spawn(poll_fn(move |context| {
+            news.listen(context.waker());
+            match feed.view() > before {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        }));
+    }
+    while work.feed.subscribers() < STREAMS {
+        yield_now().await; // Until all of them listen.
+    }
+    let created = work.create();
+    work.commit();
+    created.await.expect("it is created");
+    let told = timeout(Duration::from_secs(30), streams.join_all());
+    told.await.expect("nobody is forgotten");
     work.ends().await;
 }
 
