@@ -184,6 +184,15 @@ impl Wire {
         self.deaf
     }
 
+    /// Whether there is nothing to read, as far as that is known without TLS.
+    pub(super) fn is_quiet(&self) -> bool {
+        let MaybeHttpsStream::Http(tcp) = self.io.inner() else {
+            return false;
+        };
+        let read = tcp.inner().try_read(&mut [0]);
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// What is written next is another request.
     pub(super) fn rest(&mut self) {
         self.written = false;

@@ -63,23 +63,22 @@ impl Part {
 }
 
 impl Fields {
-    /// Begins with those of a head, of which there are so many, and which are put one after
-    /// the other.
-    pub(super) fn begin(&mut self, head: &Bytes, count: usize) {
-        self.head = head.clone();
+    /// Makes room for so many that are read.
+    pub(super) fn begin(&mut self, count: usize) {
         self.read.reserve(count);
     }
 
-    /// Puts a field, a name and a value that were parsed in the head.
+    /// Puts a field, a name and a value that were parsed in a head, which is to be theirs
+    /// ([`Fields::stand_in`]).
     ///
     /// # Panics
     ///
     /// If they are no parts of it.
-    pub(super) fn put(&mut self, name: &str, value: &[u8]) {
+    pub(super) fn put(&mut self, head: &[u8], name: &str, value: &[u8]) {
         let place = |part: &[u8]| {
-            let start = part.as_ptr().addr() - self.head.as_ptr().addr();
+            let start = part.as_ptr().addr() - head.as_ptr().addr();
             let end = start + part.len();
-            assert!(end <= self.head.len(), "a part of the head");
+            assert!(end <= head.len(), "a part of the head");
             Part {
                 start: start as u32,
                 end: end as u32,
@@ -95,6 +94,11 @@ impl Fields {
             value => place(value),
         };
         self.read.push(Place { name, value });
+    }
+
+    /// Gives those that were put the head that they were parsed in.
+    pub(super) fn stand_in(&mut self, head: Bytes) {
+        self.head = head;
     }
 
     /// Adds a field after all others.
@@ -290,14 +294,14 @@ pub(crate) fn read(fields: &[(&str, &str)]) -> Fields {
     let line = |(name, value): &(&str, &str)| format!("\r\n{name}: {value}");
     let head: Bytes = fields.iter().map(line).collect::<String>().into();
     let mut read = Fields::default();
-    read.begin(&head, fields.len());
     let mut rest = std::str::from_utf8(&head).unwrap();
     for (name, value) in fields {
         let line;
         (line, rest) = rest[2..].split_at(name.len() + 2 + value.len());
         let (name, value) = line.split_at(name.len());
-        read.put(name, &value.as_bytes()[2..]);
+        read.put(&head, name, &value.as_bytes()[2..]);
     }
+    read.stand_in(head);
     read
 }
 
@@ -348,12 +352,12 @@ mod tests {
     fn what_was_written_in_an_unusual_way_is_written_in_the_usual_one() {
         let head = Bytes::from("a:1\nb: \t2 \nc: 3\r\nd:\t4\r\n");
         let mut fields = Fields::default();
-        fields.begin(&head, 4);
-        let head = std::str::from_utf8(&head).unwrap();
+        let names = std::str::from_utf8(&head).unwrap();
         for (name, value) in [(0, 2..3), (4, 8..9), (11, 14..15), (17, 20..21)] {
-            fields.put(&head[name..=name], head[value].as_bytes());
+            fields.put(&head, &names[name..=name], &head[value]);
         }
-        fields.put(&head[..1], b""); // Of the parser's own.
+        fields.put(&head, &names[..1], b""); // Of the parser's own.
+        fields.stand_in(head);
         assert_eq!(text(&fields), "\r\na: 1\r\nb: 2\r\nc: 3\r\nd: 4\r\na: ");
     }
 

@@ -63,7 +63,8 @@ impl Connection {
         limits: Limits,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Head, Broke>> {
-        if !self.wire.was_written() && self.has_answered && !self.is_silent(cx) {
+        let is_next = !self.wire.was_written() && self.has_answered;
+        if is_next && !self.wire.is_quiet() && !self.is_silent(cx) {
             return Poll::Ready(Err(Broke::Closed));
         }
         if !sending.is_sent()

@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::{HeaderValue, StatusCode};
 use httparse::{Header, Status};
 
@@ -64,10 +64,8 @@ pub(super) fn read(
     limits: Limits,
 ) -> Result<Option<Head>, Malformed> {
     loop {
-        let Some(length) = end(buffer, *seen) else {
-            if *seen == 0 && !buffer.is_empty() {
-                parse(buffer, limits, |_| Ok(()))?; // What is no head need not be waited for.
-            }
+        let parse = |bytes: &[u8]| parse(bytes, is_of_head, limits);
+        let Some((mut head, length)) = parse_if_whole(buffer, *seen, parse)? else {
             *seen = buffer.len();
             let is_too_long = buffer.len() > limits.head_bytes_max;
             return if is_too_long {
@@ -80,10 +78,7 @@ pub(super) fn read(
             return Err(too_long());
         }
         *seen = 0;
-        let bytes = buffer.split_to(length).freeze();
-        let Some(head) = parse(&bytes, limits, |it| understand(&bytes, it, is_of_head))? else {
-            return Err(Malformed::from("its head has no end"));
-        };
+        (head.parts.fields).stand_in(buffer.split_to(length).freeze());
         // RFC 9110, section 15.2: any number of them may come first. One that ends HTTP is
         // for whoever judges it.
         let status = head.parts.status;
@@ -93,31 +88,43 @@ pub(super) fn read(
     }
 }
 
-/// Finds the end of a head, the first empty line.
-pub(super) fn end(bytes: &[u8], seen: usize) -> Option<usize> {
+/// Parses what has come of a head, if all of it may be there: at first, as it mostly is, and
+/// what is none need not be waited for; and then once its end has come, so that one that comes
+/// byte by byte is not parsed as often.
+pub(super) fn parse_if_whole<T, E>(
+    bytes: &[u8],
+    seen: usize,
+    parse: impl FnOnce(&[u8]) -> Result<Option<T>, E>,
+) -> Result<Option<T>, E> {
+    match seen == 0 || has_end(bytes, seen) {
+        true => parse(bytes),
+        false => Ok(None),
+    }
+}
+
+/// Whether an empty line ends in what is new.
+fn has_end(bytes: &[u8], seen: usize) -> bool {
     let from = seen.saturating_sub(2); // A line feed before what is new, and a return.
-    memchr::memchr_iter(b'\n', &bytes[from..]).find_map(|at| {
-        let next = from + at + 1;
-        match &bytes[next..] {
-            [b'\n', ..] => Some(next + 1),
-            [b'\r', b'\n', ..] => Some(next + 2),
-            _ => None,
-        }
+    memchr::memchr_iter(b'\n', &bytes[from..]).any(|at| {
+        let next = &bytes[from + at + 1..];
+        next.starts_with(b"\n") || next.starts_with(b"\r\n")
     })
 }
 
-/// Parses a head; `None`: its end is not there.
-fn parse<T>(
+/// Parses a head, and says how long it is. `None`: its end is not there.
+fn parse(
     bytes: &[u8],
+    is_of_head: bool,
     limits: Limits,
-    then: impl FnOnce(&httparse::Response<'_, '_>) -> Result<T, Malformed>,
-) -> Result<Option<T>, Malformed> {
+) -> Result<Option<(Head, usize)>, Malformed> {
     with_room(limits.fields_max, |fields| {
         let mut response = httparse::Response::new(&mut []);
         let parser = httparse::ParserConfig::default();
         match parser.parse_response_with_uninit_headers(&mut response, bytes, fields) {
-            Ok(Status::Complete(length)) if length == bytes.len() => then(&response).map(Some),
-            Ok(Status::Complete(_)) => Err(Malformed::from("its head has two ends")),
+            Ok(Status::Complete(length)) => {
+                let head = understand(&bytes[..length], &response, is_of_head)?;
+                Ok(Some((head, length)))
+            }
             Ok(Status::Partial) => Ok(None),
             Err(error) => Err(Malformed::from(error.to_string())),
         }
@@ -139,7 +146,7 @@ pub(super) fn with_room<'b, T>(
 
 /// What a head means. Its fields stay where they were read.
 fn understand(
-    bytes: &Bytes,
+    bytes: &[u8],
     parsed: &httparse::Response<'_, '_>,
     is_of_head: bool,
 ) -> Result<Head, Malformed> {
@@ -147,7 +154,7 @@ fn understand(
     let status = StatusCode::from_u16(code).map_err(|_| Malformed(format!("status {code:03}")))?;
     let is_http10 = parsed.version == Some(0);
     let mut parts = ResponseHead::of(status);
-    parts.fields.begin(bytes, parsed.headers.len());
+    parts.fields.begin(parsed.headers.len());
     let mut length = None;
     let mut codings = 0;
     let mut connection = Persistence::default();
@@ -173,7 +180,7 @@ fn understand(
                 return Err(Malformed::from("transfer coding"));
             }
         }
-        parts.fields.put(field.name, field.value);
+        parts.fields.put(bytes, field.name, field.value);
     }
     if codings > 0 && is_http10 {
         return Err(Malformed::from("transfer coding in HTTP/1.0"));

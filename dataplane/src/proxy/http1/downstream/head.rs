@@ -1,5 +1,7 @@
 //! A request's head, as it comes in.
 
+use std::ops::Range;
+
 use bytes::{Buf, Bytes, BytesMut};
 use http::{Method, Uri, Version};
 use httparse::Status;
@@ -64,10 +66,8 @@ pub(super) fn read(
             return Ok(None); // It may be half of another one.
         }
     }
-    let Some(length) = head::end(buffer, *seen) else {
-        if *seen == 0 && !buffer.is_empty() {
-            parse(buffer, limits, |_| Ok(()))?; // What is no head need not be waited for.
-        }
+    let found = head::parse_if_whole(buffer, *seen, |bytes| parse(bytes, limits))?;
+    let Some((mut head, target, length)) = found else {
         *seen = buffer.len();
         return match buffer.len() > limits.head_bytes_max {
             true => Err(too_long(buffer, limits)),
@@ -79,9 +79,9 @@ pub(super) fn read(
     }
     *seen = 0;
     let bytes = buffer.split_to(length).freeze();
-    let head = parse(&bytes, limits, |parsed| understand(&bytes, parsed))?;
-    let no_end = || Refused::new(Kind::Malformed, "the request head has no end", &bytes);
-    head.ok_or_else(no_end).map(Some)
+    head.parts.target = read_target(&bytes, target)?;
+    head.parts.fields.stand_in(bytes);
+    Ok(Some(head))
 }
 
 /// Bytes of the empty lines that come first. A return alone is none.
@@ -96,19 +96,17 @@ fn empty_lines(bytes: &[u8]) -> usize {
     }
 }
 
-/// Parses a head; `None`: its end is not there.
-fn parse<T>(
-    bytes: &[u8],
-    limits: Limits,
-    then: impl FnOnce(&httparse::Request<'_, '_>) -> Result<T, Refused>,
-) -> Result<Option<T>, Refused> {
+/// Parses a head, and says where its target is, and how long it is. `None`: its end is not there.
+fn parse(bytes: &[u8], limits: Limits) -> Result<Option<(Head, Range<usize>, usize)>, Refused> {
     head::with_room(limits.fields_max, |fields| {
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(bytes, fields) {
-            Ok(Status::Complete(length)) if length == bytes.len() => then(&request).map(Some),
-            Ok(Status::Complete(_)) => {
-                let message = "the request head has two ends";
-                Err(Refused::new(Kind::Malformed, message, bytes))
+            Ok(Status::Complete(length)) => {
+                let bytes = &bytes[..length];
+                let target = request.path.unwrap_or_default();
+                let start = target.as_ptr().addr() - bytes.as_ptr().addr();
+                let head = understand(bytes, &request)?;
+                Ok(Some((head, start..start + target.len(), length)))
             }
             Ok(Status::Partial) => Ok(None),
             Err(httparse::Error::TooManyHeaders) => {
@@ -128,15 +126,13 @@ fn parse<T>(
     })
 }
 
-/// What a head means. Its fields stay where they were read.
-fn understand(bytes: &Bytes, parsed: &httparse::Request<'_, '_>) -> Result<Head, Refused> {
+/// What a head means, but for its target. Its fields stay where they were read.
+fn understand(bytes: &[u8], parsed: &httparse::Request<'_, '_>) -> Result<Head, Refused> {
     let malformed = |message| Refused::new(Kind::Malformed, message, bytes);
     let is_http10 = parsed.version == Some(0);
     let method = Method::from_bytes(parsed.method.unwrap_or_default().as_bytes());
-    let target = parsed.path.unwrap_or_default();
-    let target = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes()));
     let mut parts = Box::<RequestHead>::default();
-    parts.fields.begin(bytes, parsed.headers.len());
+    parts.fields.begin(parsed.headers.len());
     let mut connection = Persistence::default();
     let (mut length, mut lengths, mut codings) = (0, 0, 0);
     let mut waits = false;
@@ -152,7 +148,7 @@ fn understand(bytes: &Bytes, parsed: &httparse::Request<'_, '_>) -> Result<Head,
         } else if is(name, "expect") {
             waits |= field.value.eq_ignore_ascii_case(b"100-continue");
         }
-        parts.fields.put(field.name, field.value);
+        parts.fields.put(bytes, field.name, field.value);
     }
     // Two readers may read what has two lengths as two different requests; and one that
     // was not made for codings does not read them at all (RFC 9112, section 6.3).
@@ -163,14 +159,6 @@ fn understand(bytes: &Bytes, parsed: &httparse::Request<'_, '_>) -> Result<Head,
         return Err(malformed("a transfer coding in HTTP/1.0"));
     }
     parts.method = method.map_err(|_| malformed("invalid method"))?;
-    parts.target = match target {
-        Ok(target) => target,
-        Err(_) if parsed.path.is_some_and(|it| it.len() >= TARGET_BYTES_MAX) => {
-            let message = "the request target is too long";
-            return Err(Refused::new(Kind::TargetTooLong, message, bytes));
-        }
-        Err(_) => return Err(malformed("invalid request target")),
-    };
     parts.version = match is_http10 {
         true => Version::HTTP_10,
         false => Version::HTTP_11,
@@ -183,6 +171,15 @@ fn understand(bytes: &Bytes, parsed: &httparse::Request<'_, '_>) -> Result<Head,
         keeps_alive: connection.persists(is_http10),
         waits: waits && !is_http10,
         parts,
+    })
+}
+
+/// The target that is there in a head.
+fn read_target(head: &Bytes, at: Range<usize>) -> Result<Uri, Refused> {
+    let length = at.len();
+    Uri::from_maybe_shared(head.slice(at)).map_err(|_| match length >= TARGET_BYTES_MAX {
+        true => Refused::new(Kind::TargetTooLong, "the request target is too long", head),
+        false => Refused::new(Kind::Malformed, "invalid request target", head),
     })
 }
 
