@@ -53,7 +53,8 @@ const OF_THE_ENDPOINT: [&str; 5] = [
     "x-qcc-revision",
 ];
 
-const NOT_FOR_ENDPOINTS: Names = Names::of(&[&HOP_BY_HOP, &OF_THE_WAY_HERE, &OF_THIS_REQUEST]);
+/// First those that most requests have.
+const NOT_FOR_ENDPOINTS: Names = Names::of(&[&OF_THIS_REQUEST, &HOP_BY_HOP, &OF_THE_WAY_HERE]);
 const NOT_FOR_CLIENTS: Names = Names::of(&[&HOP_BY_HOP, &OF_THE_ENDPOINT]);
 
 /// Returns the session that a request belongs to, if it names one.

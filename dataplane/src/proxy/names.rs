@@ -54,9 +54,12 @@ impl Names {
     }
 }
 
-/// Whether a field's name is that one.
+/// Whether a field's name is that one. Most are written in lower case, as that is, and that is
+/// seen at once.
+#[inline]
 pub(super) fn is(name: &[u8], other: &str) -> bool {
-    name.eq_ignore_ascii_case(other.as_bytes())
+    let other = other.as_bytes();
+    name.len() == other.len() && (name == other || name.eq_ignore_ascii_case(other))
 }
 
 #[cfg(test)]
