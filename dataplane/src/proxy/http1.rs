@@ -38,7 +38,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Method, Uri, uri::Scheme};
+use http::{
+    HeaderValue, Method, Uri,
+    uri::{Authority, Scheme},
+};
 use tower_service::Service as _;
 
 pub(super) use self::{
@@ -149,10 +152,12 @@ impl Pool {
         }
     }
 
-    /// Whether it leads there.
+    /// Whether it leads there. What is written in another case counts as elsewhere: that is
+    /// asked for each request, and one more pool does no harm.
     pub(super) fn leads_to(&self, base_url: &Uri) -> bool {
-        self.base_url.scheme() == base_url.scheme()
-            && self.base_url.authority() == base_url.authority()
+        let [ours, theirs] = [&self.base_url, base_url]
+            .map(|url| (url.scheme(), url.authority().map(Authority::as_str)));
+        ours == theirs
     }
 
     /// Sends a request and waits for the head of its answer.
