@@ -56,38 +56,39 @@ pub(crate) struct Totals {
     pub successes: AtomicU64,
 }
 
-/// How many attempts may be in flight.
+/// How many attempts may be in flight: the most, and in the first bit whether one trial is
+/// among them, because the endpoint is coming back from a suspension.
+///
+/// In one word without a value that it may not have: what has one is copied around it, in odd
+/// pieces, which a choice would wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Limit {
-    /// So many at most.
-    cap: u32,
-    /// And one trial, because the endpoint is coming back from a suspension.
-    is_trial: bool,
-}
+pub(crate) struct Limit(u32);
 
 impl Limit {
     /// Any number.
-    pub(super) const NONE: Self = Self {
-        cap: u32::MAX,
-        is_trial: false,
-    };
+    pub(super) const NONE: Self = Self(u32::MAX >> 1);
+
+    const TRIAL: u32 = 1 << 31;
 
     /// Returns the limit of an endpoint that has not yet proven itself.
     pub(super) fn unproven(cap: u32) -> Self {
-        Self { cap, ..Self::NONE }
+        Self(cap.min(Self::NONE.0))
     }
 
     /// Returns the limit with one trial in it.
     pub(super) fn trial(self) -> Self {
-        Self {
-            is_trial: true,
-            ..self
-        }
+        Self(self.0 | Self::TRIAL)
     }
 
     /// Returns whether it lets a trial in.
     pub(super) fn is_trial(self) -> bool {
-        self.is_trial
+        self.0 & Self::TRIAL != 0
+    }
+
+    /// Returns whether there may be one more than so many.
+    fn is_above(self, count: u32) -> bool {
+        let most = self.0 & !Self::TRIAL;
+        most == Self::NONE.0 || count < most
     }
 }
 
@@ -199,8 +200,8 @@ impl Live {
     /// Returns whether a new attempt would be within `limit`.
     #[inline(always)]
     pub(crate) fn has_room(&self, limit: Limit) -> bool {
-        (limit.cap == u32::MAX || self.in_flight() < limit.cap)
-            && !(limit.is_trial && self.trial.load(Ordering::Acquire))
+        limit.is_above(self.in_flight())
+            && !(limit.is_trial() && self.trial.load(Ordering::Acquire))
     }
 
     /// Takes a place within `limit`; `false` if there is none.
@@ -214,15 +215,15 @@ impl Live {
             self.in_flight.fetch_add(1, Ordering::AcqRel);
             return true;
         }
-        if limit.is_trial && self.trial.swap(true, Ordering::AcqRel) {
+        if limit.is_trial() && self.trial.swap(true, Ordering::AcqRel) {
             return false;
         }
         let has_entered = (self.in_flight)
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
-                (count < limit.cap).then_some(count + 1)
+                limit.is_above(count).then_some(count + 1)
             })
             .is_ok();
-        if limit.is_trial && !has_entered {
+        if limit.is_trial() && !has_entered {
             self.end_trial();
         }
         has_entered
@@ -233,7 +234,7 @@ impl Live {
         if !seeded(Bug::PlaceKept) {
             self.in_flight.fetch_sub(1, Ordering::AcqRel);
         }
-        if limit.is_trial {
+        if limit.is_trial() {
             self.end_trial();
         }
     }

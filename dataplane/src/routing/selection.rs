@@ -52,8 +52,10 @@ pub(crate) struct Routing {
     pub(super) session: Option<Session>,
 }
 
-/// What to do next for a client request.
+/// What to do next for a client request. With a tag of its own, for the same reason as
+/// [`Limit`](super::live::Limit).
 #[derive(Debug)]
+#[repr(u8)]
 pub(crate) enum Next {
     /// Try this endpoint.
     Attempt(Attempt),
@@ -293,7 +295,7 @@ impl Routing {
         now: Instant,
     ) -> Option<Taken> {
         self.seize_if(place, admission, |routing, entry| {
-            routing.still_standing(entry, now, |_| ()).is_ok()
+            routing.still_stands(entry, now)
         })
     }
 
@@ -328,22 +330,38 @@ impl Routing {
     #[inline(always)]
     pub(super) fn admit(&self, entry: &Entry, now: Instant) -> Result<Admission, Reason> {
         entry.standing(now)?;
-        self.still_standing(entry, now, |newest| {
-            newest.admit(self.policy(), now, self.party)
-        })?
+        match self.is_newest() {
+            true => entry.admit(self.policy(), now, self.party),
+            false => self.admit_by_newest(entry, now),
+        }
     }
 
-    /// Looks at what the newest table has of an endpoint, if that lets it through.
+    #[inline(never)]
+    fn admit_by_newest(&self, entry: &Entry, now: Instant) -> Result<Admission, Reason> {
+        self.pinned.with_newest(|newest| {
+            let newest = admission::still_standing(newest, self.table(), entry, now)?;
+            newest.admit(self.policy(), now, self.party)
+        })
+    }
+
+    /// Returns whether the newest table lets an endpoint through that the pinned one does.
     #[inline(always)]
-    fn still_standing<T>(
-        &self,
-        entry: &Entry,
-        now: Instant,
-        look: impl FnOnce(&Entry) -> T,
-    ) -> Result<T, Reason> {
-        let pinned = self.table();
-        (self.pinned)
-            .with_newest(|newest| admission::still_standing(newest, pinned, entry, now).map(look))
+    fn still_stands(&self, entry: &Entry, now: Instant) -> bool {
+        self.is_newest() || self.stands_by_newest(entry, now)
+    }
+
+    #[inline(never)]
+    fn stands_by_newest(&self, entry: &Entry, now: Instant) -> bool {
+        (self.pinned).with_newest(|newest| {
+            admission::still_standing(newest, self.table(), entry, now).is_ok()
+        })
+    }
+
+    /// Returns whether no table is newer than the pinned one, as it is most of the time. What
+    /// is to be asked of a newer one stands apart: a choice would carry it along.
+    #[inline(always)]
+    fn is_newest(&self) -> bool {
+        !self.table().is_superseded()
     }
 
     #[inline(always)]
