@@ -55,7 +55,7 @@ use events::Told;
 use falls::Rows;
 use suspects::Suspects;
 pub(crate) use suspects::{Evidence, symptom};
-use turns::Doubts;
+use turns::doubts::Doubts;
 
 /// A broken invariant.
 #[derive(Debug, Clone)]
@@ -243,7 +243,6 @@ impl Judge {
         self.told.is_found(saved.events)?;
         self.streams.clear();
         self.gone.clear();
-        self.doubts.restarted();
         self.rows.restarted();
         self.recovered(found, term)
     }

@@ -1,89 +1,20 @@
 //! What a turn of the writer has changed, by what it was asked.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+pub(super) mod doubts;
+mod health;
+mod verdicts;
+
+use std::sync::Arc;
 
 use qcc_control::registry::{
-    AdminState, ApiKey, Cause, CheckKind, Clock, Endpoint, EndpointName, Health, OutcomeClass,
-    Policy, Snapshot, View,
+    ApiKey, Cause, CheckKind, Clock, Endpoint, EndpointName, Health, OutcomeClass, Policy,
+    Snapshot, View,
 };
 
-use super::{
-    Asked, Judge, Violation, checks::check_of, counts::Ledger, is_failure, is_local, is_pause,
-    views::acts_like,
-};
+use super::{Asked, Judge, Violation, checks::check_of, is_failure, is_local, views::acts_like};
 use crate::{position::Position, time::Time, trace::Trace};
-
-/// By how much a doubt may wait longer for another one than the rules say.
-const ROUNDING: Duration = Duration::from_millis(500);
-
-/// How long a data plane is expected back.
-const RETURN_TIME: Duration = Duration::from_secs(15);
-
-/// Evidence as it came in, by endpoint and generation.
-#[derive(Debug, Default)]
-pub(super) struct Doubts {
-    /// Witnesses of local-origin evidence, and when they were last heard.
-    local: BTreeMap<(String, u64), BTreeMap<String, Clock>>,
-    /// When a failure last arrived, and in which turn.
-    failed: BTreeMap<(String, u64), u64>,
-    /// Turns so far.
-    turns: u64,
-    /// The turn in which each running check was first seen.
-    begun: BTreeMap<u64, u64>,
-}
-
-impl Doubts {
-    pub(super) fn restarted(&mut self) {
-        self.begun.clear();
-    }
-
-    /// Notes what a turn was asked to apply.
-    pub(super) fn note(
-        &mut self,
-        asked: &[Asked],
-        before: Option<&Snapshot>,
-        clock: Clock,
-        ledger: &Ledger,
-    ) {
-        self.turns += 1;
-        for news in &ledger.news {
-            let class = news.outcome.facts.outcome;
-            let key = (news.outcome.endpoint.clone(), news.outcome.generation.0);
-            if is_local(class) {
-                let witnesses = self.local.entry(key.clone()).or_default();
-                witnesses.insert(news.proxy.id.to_string(), clock);
-            }
-            if is_failure(class) {
-                self.failed.insert(key, self.turns);
-            }
-        }
-        for asked in asked {
-            if let Asked::Verdict {
-                endpoint, verdict, ..
-            } = asked
-                && is_local(verdict.facts.outcome)
-                && let Some(endpoint) = before.and_then(|b| b.endpoints.get(endpoint))
-            {
-                let key = (endpoint.spec.name.to_string(), endpoint.generation.0);
-                let witnesses = self.local.entry(key).or_default();
-                witnesses.insert("check".into(), clock);
-            }
-        }
-    }
-
-    fn witnesses(&self, endpoint: &Endpoint, rules: &Policy, clock: Clock) -> usize {
-        let key = (endpoint.spec.name.to_string(), endpoint.generation.0);
-        let window = rules.corroboration_window + ROUNDING;
-        let recent = |at: &&Clock| clock.since(**at) <= window;
-        self.local
-            .get(&key)
-            .map_or(0, |witnesses| witnesses.values().filter(recent).count())
-    }
-}
+use health::is_put_off;
+use verdicts::is_in_its_generation;
 
 impl Judge {
     /// Judges what a start has found.
@@ -410,168 +341,6 @@ impl Judge {
         self.drawn_anew(is)
     }
 
-    /// Judges that a fall has a reason that concerns this generation.
-    fn is_condemned(
-        &self,
-        was: &Endpoint,
-        is: &Endpoint,
-        verdict: Option<&Verdict>,
-        rules: &Policy,
-        clock: Clock,
-    ) -> Result<(), Violation> {
-        if verdict.is_some_and(|verdict| !verdict.passed) {
-            return Ok(());
-        }
-        let about: Vec<_> = self.news_about(was).collect();
-        let reason = about.iter().any(|(class, _)| is_failure(*class));
-        if !reason {
-            return Err(Violation::new(
-                "I-26 no failure of before condemns",
-                format!(
-                    "`{}` fell in generation {}, of which nothing was reported",
-                    is.spec.name, is.generation.0
-                ),
-            ));
-        }
-        let only_local = about
-            .iter()
-            .filter(|(class, _)| is_failure(*class))
-            .all(|(class, _)| is_local(*class));
-        if only_local
-            && !self.has_no_other(was, clock)
-            && self.doubts.witnesses(was, rules, clock) < 2
-        {
-            return Err(Violation::new(
-                "I-32 no single proxy takes an endpoint from the others",
-                format!("`{}` fell by one proxy's word", is.spec.name),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Returns whether one of those who report something of an endpoint in this turn may be
-    /// the only data plane. Who was there a moment ago is expected back.
-    fn has_no_other(&self, was: &Endpoint, clock: Clock) -> bool {
-        let lately = RETURN_TIME.saturating_sub(ROUNDING);
-        let gone = (self.gone.iter()).filter(|(_, at)| clock.since(**at) <= lately);
-        let there: BTreeSet<&String> = (self.streams.keys())
-            .chain(gone.map(|(name, _)| name))
-            .collect();
-        let mut reporters = self.ledger.news.iter().filter(|news| {
-            is_local(news.outcome.facts.outcome)
-                && news.outcome.endpoint == was.spec.name.as_str()
-                && news.outcome.generation == was.generation
-        });
-        reporters.any(|news| there.iter().all(|name| *name == news.proxy.id.as_str()))
-    }
-
-    /// Judges that a pause is lifted by what is newer than it.
-    fn is_lifted(
-        &self,
-        was: &Endpoint,
-        is: &Endpoint,
-        verdict: Option<&Verdict>,
-    ) -> Result<(), Violation> {
-        let lifted = matches!(was.health, Health::Degraded { .. })
-            && matches!(is.health, Health::Healthy { .. } | Health::Unknown { .. });
-        if !lifted || verdict.is_some_and(|verdict| verdict.passed) {
-            return Ok(());
-        }
-        let newer = self
-            .news_about(was)
-            .any(|(class, view)| class == OutcomeClass::Success && view >= was.mark.view);
-        // In one turn a pause may come and go: the mark that counts is the newer one.
-        let paused_within = self.news_about(was).any(|(class, _)| is_pause(class));
-        if !newer && !paused_within {
-            return Err(Violation::new(
-                "R-6 a success lifts only what it has seen",
-                format!("`{}` is healthy by an older success", is.spec.name),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Judges that a pause ends earlier only by what is newer.
-    fn is_shortened(
-        &self,
-        was: &Endpoint,
-        is: &Endpoint,
-        verdict: Option<&Verdict>,
-    ) -> Result<(), Violation> {
-        let (Health::Degraded { until: end, .. }, Health::Degraded { until, .. }) =
-            (&was.health, &is.health)
-        else {
-            return Ok(());
-        };
-        if until >= end || verdict.is_some() {
-            return Ok(());
-        }
-        let newer = self.news_about(was).any(|(_, view)| view >= was.mark.view);
-        if !newer {
-            return Err(Violation::new(
-                "R-8 no pause is shortened by older evidence",
-                format!("`{}` was paused until {end:?}, now {until:?}", is.spec.name),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Judges that whoever is out has a check coming.
-    fn has_a_way_out(&self, is: &Endpoint, rules: &Policy) -> Result<(), Violation> {
-        let idle = is.checks.due.is_none() && is.checks.running.is_none();
-        // Without a check a few requests find out.
-        let unknown = matches!(is.health, Health::Unknown { .. })
-            && check_of(is, rules).kind != CheckKind::None;
-        let out = is.health.incident().is_some() || unknown;
-        if idle && out && is.spec.admin_state != AdminState::Disabled {
-            return Err(Violation::new(
-                "I-31 every bad state has a way out",
-                format!(
-                    "`{}` is {} and nothing is planned",
-                    is.spec.name,
-                    brief(&is.health)
-                ),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Returns the verdict that this turn brings on an endpoint.
-    fn verdict(&self, asked: &[Asked], was: &Endpoint) -> Option<Verdict> {
-        asked.iter().find_map(|asked| match asked {
-            Asked::Verdict {
-                id,
-                check,
-                endpoint,
-                verdict,
-            } if *endpoint == was.spec.name => Some(Verdict {
-                id: *id,
-                passed: verdict.passed,
-                class: verdict.facts.outcome,
-                key: check.as_ref().map(|check| check.key.clone()),
-                generation: check.as_ref().map(|check| check.generation),
-                given_up: check.as_ref().is_none_or(|check| check.given_up),
-                begun: check.as_ref().map_or(0, |check| check.turn),
-            }),
-            _ => None,
-        })
-    }
-
-    /// Judges that a verdict that changes something may do so.
-    fn verdict_counts(&self, verdict: &Verdict, was: &Endpoint) -> Result<(), Violation> {
-        let name = &was.spec.name;
-        is_in_its_generation(verdict, was)?;
-        let key = (name.to_string(), was.generation.0);
-        let failed = self.doubts.failed.get(&key).copied().unwrap_or_default();
-        if verdict.passed && failed > verdict.begun {
-            return Err(Violation::new(
-                "R-15 a failure after its start voids a check that passed",
-                format!("check {} of `{name}`", verdict.id),
-            ));
-        }
-        Ok(())
-    }
-
     /// Returns the turns so far.
     pub(crate) fn turns(&self) -> u64 {
         self.doubts.turns
@@ -593,58 +362,7 @@ impl Judge {
     }
 }
 
-/// A verdict and its check.
-#[derive(Debug)]
-struct Verdict {
-    id: u64,
-    passed: bool,
-    class: OutcomeClass,
-    /// What it asked with.
-    key: Option<String>,
-    generation: Option<u64>,
-    given_up: bool,
-    /// The turn in which it began.
-    begun: u64,
-}
-
-/// Judges that a verdict is about the present generation. What failed with a key that
-/// goes says nothing of the one that comes.
-fn is_in_its_generation(verdict: &Verdict, was: &Endpoint) -> Result<(), Violation> {
-    let name = &was.spec.name;
-    if verdict.generation != Some(was.generation.0) || verdict.given_up {
-        return Err(Violation::new(
-            "R-15 a verdict counts in its generation only",
-            format!(
-                "check {} of `{name}` was of {:?}, which is in {}",
-                verdict.id, verdict.generation, was.generation.0
-            ),
-        ));
-    }
-    Ok(())
-}
-
 /// Whether an outcome says that a key is of no use.
-/// Judges that the check of a paused endpoint comes when it was planned, whatever fails there
-/// meanwhile, unless the endpoint asks for more time.
-fn is_put_off(was: &Endpoint, is: &Endpoint, clock: Clock) -> Result<(), Violation> {
-    let end = |endpoint: &Endpoint| match endpoint.health {
-        Health::Degraded { until, .. } => Some(until),
-        Health::Unknown { .. } | Health::Healthy { .. } | Health::Unhealthy(_) => None,
-    };
-    let (Some(planned), Some(due)) = (was.checks.due, is.checks.due) else {
-        return Ok(());
-    };
-    let same = end(was).is_some() && end(was) == end(is);
-    // One whose time has come may have to wait for the next hour's budget.
-    if same && clock < planned && planned < due {
-        return Err(Violation::new(
-            "I-31 every bad state has a way out",
-            format!("the check of `{}` was put off", is.spec.name),
-        ));
-    }
-    Ok(())
-}
-
 fn is_refusal(class: OutcomeClass) -> bool {
     matches!(class, OutcomeClass::Auth | OutcomeClass::Forbidden)
 }
