@@ -35,7 +35,7 @@ use tokio::{sync::Notify, time::timeout_at};
 
 pub(super) use self::stream::Stream;
 use self::{
-    link::{Broke, Link, Place, State},
+    link::{Broke, Link, Place, State, driver},
     stream::exchange,
 };
 use super::{
@@ -304,7 +304,7 @@ impl Pool {
         inner.links.push(Arc::clone(&link));
         let place = Place::take(&link, self, alone);
         drop(inner);
-        tokio::spawn(link::run(link, self.dial.clone(), Arc::downgrade(self)));
+        tokio::spawn(driver::run(link, self.dial.clone(), Arc::downgrade(self)));
         Some(place)
     }
 
