@@ -56,7 +56,7 @@ pub(crate) struct Totals {
     pub successes: AtomicU64,
 }
 
-/// How many attempts may be in flight: the most, and in the first bit whether one trial is
+/// How many attempts may be in flight: the most, and in the highest bit whether one trial is
 /// among them, because the endpoint is coming back from a suspension.
 ///
 /// In one word without a value that it may not have: what has one is copied around it, in odd
@@ -207,8 +207,8 @@ impl Live {
     /// Takes a place within `limit`; `false` if there is none.
     ///
     /// The compare-exchange is what makes the cap hold under races. It reads what
-    /// [`Live::leave`] wrote (and so does the addition where there is no cap), so whoever takes a place that was left also sees the
-    /// mark that was made before it was left.
+    /// [`Live::leave`] wrote (and so does the addition where there is no cap), so whoever takes
+    /// a place that was left also sees the mark that was made before it was left.
     #[inline(always)]
     pub(crate) fn enter(&self, limit: Limit) -> bool {
         if limit == Limit::NONE {
