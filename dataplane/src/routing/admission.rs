@@ -10,6 +10,7 @@ use super::{
     endpoint::{Health, Routed},
     live::Limit,
     mark::{Block, Mark},
+    pace::Age,
     table::{Entry, Table},
 };
 use crate::seeded::{Bug, seeded};
@@ -43,13 +44,16 @@ impl Entry {
     }
 
     /// Returns how busy it is, for comparison. Failures count; see [`pace`](super::pace).
-    pub(super) fn busy_score(&self, now: Instant) -> u128 {
-        u128::from(self.live.in_flight()) + u128::from(self.live.pace().debt(now))
+    #[inline(always)]
+    pub(super) fn busy_score(&self, age: impl FnOnce() -> Age) -> u64 {
+        u64::from(self.live.in_flight()) + u64::from(self.live.pace().debt(age))
     }
 
     /// Returns how long a request would take, for comparison.
-    pub(super) fn latency_score(&self, now: Instant) -> u128 {
-        (self.busy_score(now) + 1) * (u128::from(self.live.pace().latency(now)) + 1)
+    #[inline(always)]
+    pub(super) fn latency_score(&self, age: Age) -> u64 {
+        let latency = u64::from(self.live.pace().latency(age));
+        (self.busy_score(|| age) + 1).saturating_mul(latency + 1)
     }
 
     /// Decides whether the view lets the endpoint through.

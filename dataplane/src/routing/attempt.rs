@@ -177,7 +177,8 @@ impl Attempt {
     /// Says when a 2xx head arrived, for strategies that ask how soon an endpoint answers.
     pub(crate) fn timed(&self, now: Instant) {
         let took = now.saturating_duration_since(self.since);
-        self.entry().live.pace().answered(took, now);
+        let age = self.router().age(now);
+        self.entry().live.pace().answered(took, age);
     }
 
     /// Says what the attempt came to: marks the endpoint here, and reports it.
@@ -229,7 +230,7 @@ impl Attempt {
             OutcomeClass::Success => {
                 self.prove();
                 live.totals().successes.fetch_add(1, Ordering::Relaxed);
-                live.pace().succeeded(now);
+                live.pace().succeeded(|| self.router().age(now));
             }
             OutcomeClass::Request | OutcomeClass::Cancelled | OutcomeClass::Unspecified => {}
             OutcomeClass::Auth
@@ -241,7 +242,7 @@ impl Attempt {
             | OutcomeClass::Connect
             | OutcomeClass::StreamBroken => {
                 let took = now.saturating_duration_since(self.since);
-                live.pace().failed(took, now);
+                live.pace().failed(took, self.router().age(now));
             }
         }
         let seen = Seen {

@@ -1,6 +1,6 @@
 //! Whom a strategy draws.
 
-use std::time::Instant;
+use std::{hint::select_unpredictable, time::Instant};
 
 use super::{
     Entry, Routing, Strategy,
@@ -22,25 +22,39 @@ impl Routing {
                 let number = self.router().turn() as u32 % tier.len() as u32;
                 (self.table().nth(tier, number as usize), None)
             }
-            Strategy::LeastInflight | Strategy::PeakEwma => {
-                let (one, other) = (self.draw_by_weight(tier), self.draw_by_weight(tier));
-                if one == other {
-                    return (one, None);
-                }
-                let (a, b) = (self.table().entry(one), self.table().entry(other));
-                let is_peak = strategy == Strategy::PeakEwma;
-                let score = |entry: &Entry| match is_peak {
-                    true => entry.latency_score(now),
-                    false => entry.busy_score(now),
-                };
-                let cost = |mine: &Entry, its: &Entry| score(mine) * u128::from(its.routed.weight);
-                if cost(b, a) < cost(a, b) {
-                    (other, Some(one))
-                } else {
-                    (one, Some(other))
-                }
+            Strategy::LeastInflight => {
+                let drawn = self.draw_two(tier);
+                self.better(drawn, |entry| entry.busy_score(|| self.router().age(now)))
+            }
+            Strategy::PeakEwma => {
+                let drawn = self.draw_two(tier);
+                let age = self.router().age(now);
+                self.better(drawn, |entry| entry.latency_score(age))
             }
         }
+    }
+
+    #[inline(always)]
+    fn draw_two(&mut self, tier: &Tier) -> (Place, Place) {
+        (self.draw_by_weight(tier), self.draw_by_weight(tier))
+    }
+
+    /// Returns which of two has the lower score for its weight, and the other if it is one.
+    #[inline(always)]
+    fn better(
+        &self,
+        (one, other): (Place, Place),
+        score: impl Fn(&Entry) -> u64,
+    ) -> (Place, Option<Place>) {
+        if one == other {
+            return (one, None);
+        }
+        let (a, b) = (self.table().entry(one), self.table().entry(other));
+        let cost = |mine, its: &Entry| u128::from(score(mine)) * u128::from(its.routed.weight);
+        let is_other = cost(b, a) < cost(a, b);
+        // Nobody can predict which.
+        let better = select_unpredictable(is_other, other, one);
+        (better, Some(select_unpredictable(is_other, one, other)))
     }
 
     #[inline(always)]

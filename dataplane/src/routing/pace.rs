@@ -42,14 +42,20 @@ const DEBT_MAX: u32 = 1 << 16;
 /// How an endpoint fares in one generation.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
-    /// What time is counted from: the first moment seen.
-    origin: OnceLock<Instant>,
     is_ramping: AtomicBool,
     ramp_from: OnceLock<Instant>,
     /// In microseconds.
     latency: Fading,
     debt: Fading,
 }
+
+/// What ages are counted from: the first moment that is asked about.
+#[derive(Debug, Default)]
+pub(super) struct Origin(OnceLock<Instant>);
+
+/// A moment, in half-lives since the [`Origin`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Age(u32);
 
 /// A number that time halves: when it was written, in half-lives, and what it was then.
 #[derive(Debug, Default)]
@@ -77,17 +83,16 @@ impl Pace {
     }
 
     /// Takes the time that a 2xx head took.
-    pub(super) fn answered(&self, took: Duration, now: Instant) {
+    pub(super) fn answered(&self, took: Duration, age: Age) {
         let sample = micros(took);
-        self.latency.change(self.age(now), |latency| {
+        self.latency.change(age, |latency| {
             let faster = latency.saturating_sub(sample);
             latency.max(sample) - faster / 8
         });
     }
 
     /// Takes a failure.
-    pub(super) fn failed(&self, took: Duration, now: Instant) {
-        let age = self.age(now);
+    pub(super) fn failed(&self, took: Duration, age: Age) {
         self.latency.change(age, |latency| match latency {
             0 => micros(took.max(UNKNOWN)),
             known => known.max(micros(took)),
@@ -96,49 +101,51 @@ impl Pace {
     }
 
     /// Takes a success.
-    pub(super) fn succeeded(&self, now: Instant) {
-        if self.debt(now) > 0 {
-            self.debt
-                .change(self.age(now), |debt| debt.saturating_sub(1));
+    pub(super) fn succeeded(&self, age: impl Fn() -> Age) {
+        if self.debt(&age) > 0 {
+            self.debt.change(age(), |debt| debt.saturating_sub(1));
         }
     }
 
-    /// Returns how many failures count as attempts in flight.
-    pub(super) fn debt(&self, now: Instant) -> u32 {
-        self.debt.get(|| self.age(now))
+    /// Returns how many failures count as attempts in flight. Mostly there are none, and
+    /// nobody need know the time.
+    pub(super) fn debt(&self, age: impl FnOnce() -> Age) -> u32 {
+        self.debt.get(age)
     }
 
     /// Returns how soon it answers, in microseconds; 0 if that is not known.
-    pub(super) fn latency(&self, now: Instant) -> u32 {
-        self.latency.get(|| self.age(now))
+    pub(super) fn latency(&self, age: Age) -> u32 {
+        self.latency.get(|| age)
     }
+}
 
+impl Origin {
     /// Returns how many half-lives have passed.
-    fn age(&self, now: Instant) -> u32 {
-        let origin = *self.origin.get_or_init(|| now);
+    pub(super) fn age(&self, now: Instant) -> Age {
+        let origin = *self.0.get_or_init(|| now);
         let passed = now.saturating_duration_since(origin).as_secs() / HALF_LIFE.as_secs();
-        u32::try_from(passed).unwrap_or(u32::MAX)
+        Age(u32::try_from(passed).unwrap_or(u32::MAX))
     }
 }
 
 impl Fading {
-    /// Returns what it is now. Nothing does not fade: mostly nobody need know the time.
+    /// Returns what it is now. Nothing does not fade.
     #[inline(always)]
-    fn get(&self, age: impl FnOnce() -> u32) -> u32 {
+    fn get(&self, age: impl FnOnce() -> Age) -> u32 {
         match self.0.load(Ordering::Relaxed) {
             packed if packed as u32 == 0 => 0,
             packed => Self::faded(packed, age()),
         }
     }
 
-    fn change(&self, age: u32, change: impl Fn(u32) -> u32) {
+    fn change(&self, age: Age, change: impl Fn(u32) -> u32) {
         let next =
-            |packed| Some(u64::from(age) << 32 | u64::from(change(Self::faded(packed, age))));
+            |packed| Some(u64::from(age.0) << 32 | u64::from(change(Self::faded(packed, age))));
         let _ = (self.0).fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 
-    fn faded(packed: u64, age: u32) -> u32 {
-        let passed = age.saturating_sub((packed >> 32) as u32);
+    fn faded(packed: u64, age: Age) -> u32 {
+        let passed = age.0.saturating_sub((packed >> 32) as u32);
         (packed as u32).checked_shr(passed).unwrap_or_default()
     }
 }
@@ -161,23 +168,24 @@ mod tests {
             history in vec((any::<bool>(), 1..2000_u64, 0..40_000_u64), 0..40),
             took in 1..2000_u64,
         ) {
-            let pace = Pace::default();
+            let (pace, origin) = (Pace::default(), Origin::default());
             let mut now = Instant::now();
             for (is_good, took, pause) in history {
                 now += MS * pause as u32;
                 if is_good {
-                    pace.answered(MS * took as u32, now);
-                    pace.succeeded(now);
+                    pace.answered(MS * took as u32, origin.age(now));
+                    pace.succeeded(|| origin.age(now));
                 } else {
-                    pace.failed(MS * took as u32, now);
+                    pace.failed(MS * took as u32, origin.age(now));
                 }
             }
+            let age = origin.age(now);
             let score = |in_flight: u32| {
-                let busy = u64::from(in_flight + pace.debt(now));
-                (busy, (busy + 1) * (u64::from(pace.latency(now)) + 1))
+                let busy = u64::from(in_flight + pace.debt(|| age));
+                (busy, (busy + 1) * (u64::from(pace.latency(age)) + 1))
             };
             let before = score(1);
-            pace.failed(MS * took as u32, now);
+            pace.failed(MS * took as u32, age);
             let after = score(0);
             prop_assert!(after.0 >= before.0 && after.1 >= before.1, "{before:?} to {after:?}");
         }
@@ -185,14 +193,15 @@ mod tests {
 
     #[test]
     fn a_slow_head_counts_at_once_and_a_fast_one_slowly() {
-        let (pace, now) = (Pace::default(), Instant::now());
+        let (pace, origin, start) = (Pace::default(), Origin::default(), Instant::now());
+        let now = origin.age(start);
         pace.answered(MS * 8, now);
         assert_eq!(pace.latency(now), 8000);
         pace.answered(MS * 80, now);
         assert_eq!(pace.latency(now), 80_000);
         pace.answered(MS * 8, now);
         assert_eq!(pace.latency(now), 71_000);
-        assert_eq!(pace.latency(now + HALF_LIFE), 35_500);
+        assert_eq!(pace.latency(origin.age(start + HALF_LIFE)), 35_500);
     }
 
     #[test]

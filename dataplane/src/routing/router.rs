@@ -15,8 +15,13 @@ use qcc_proto::v1::{OutcomeClass, View};
 use tokio::sync::{Notify, futures::Notified, watch};
 
 use super::{
-    Entry, Generation, Outcome, Policy, Routed, Routing, Session, Table, budget::Budget,
-    endpoint::Health, mark::Block, outlook::Outlook, places::Places,
+    Entry, Generation, Outcome, Policy, Routed, Routing, Session, Table,
+    budget::Budget,
+    endpoint::Health,
+    mark::Block,
+    outlook::Outlook,
+    pace::{Age, Origin},
+    places::Places,
 };
 use crate::{
     reports::{Outbox, Report},
@@ -52,6 +57,8 @@ struct Shared {
     outlook: Outlook,
     seed: u64,
     budget: Budget,
+    /// What the age of what endpoints have shown is counted from.
+    origin: Origin,
     /// Whose turn it is, for those who take turns.
     turns: AtomicU64,
     /// Where sessions went, for clusters in which they stay there.
@@ -131,6 +138,7 @@ impl Router {
                 outlook: Outlook::default(),
                 seed,
                 budget: Budget::default(),
+                origin: Origin::default(),
                 turns: AtomicU64::new(0),
                 stays: OnceLock::new(),
                 outcomes: Default::default(),
@@ -316,6 +324,12 @@ impl Router {
     /// Returns what is left for retries.
     pub(super) fn budget(&self) -> &Budget {
         &self.shared.budget
+    }
+
+    /// Returns how old is what endpoints show now.
+    #[inline(always)]
+    pub(super) fn age(&self, now: Instant) -> Age {
+        self.shared.origin.age(now)
     }
 
     /// Returns whose turn it is.
