@@ -167,7 +167,10 @@ impl ProxyAdminService for Admin {
                     })?,
             ),
         };
-        info!(?timeout, "asked to drain");
+        info!(
+            timeout = timeout.map(tracing::field::debug),
+            "asked to drain"
+        );
         self.drain.begin(timeout);
         let active_requests = self.active_requests();
         Ok(Response::new(DrainProxyResponse { active_requests }))
