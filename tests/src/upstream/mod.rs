@@ -53,6 +53,7 @@ struct State {
     in_flight: AtomicUsize,
     in_flight_peak: AtomicUsize,
     disconnects: AtomicUsize,
+    departures: AtomicUsize,
 }
 
 /// A running upstream. It answers every request with 200 until told otherwise.
@@ -84,6 +85,7 @@ impl Upstream {
             in_flight: AtomicUsize::new(0),
             in_flight_peak: AtomicUsize::new(0),
             disconnects: AtomicUsize::new(0),
+            departures: AtomicUsize::new(0),
         });
         let task = tokio::spawn(server::serve(listener, Arc::clone(&state)));
         Self {
@@ -164,6 +166,11 @@ impl Upstream {
     /// Number of requests whose sender went away before the answer was complete.
     pub fn disconnects(&self) -> usize {
         self.state.disconnects.load(Relaxed)
+    }
+
+    /// Number of connections closed after an answer that [leaves](Answer::then_close).
+    pub fn departures(&self) -> usize {
+        self.state.departures.load(Relaxed)
     }
 
     /// Closes the listener and every connection, as if the machine had gone.

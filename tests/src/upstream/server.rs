@@ -45,7 +45,11 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) {
             return;
         }
         match answer.end {
-            End::Complete if answer.leaves => return,
+            End::Complete if answer.leaves => {
+                drop(stream);
+                state.departures.fetch_add(1, Relaxed);
+                return;
+            }
             End::Complete => {}
             End::Close | End::Hang => return,
             End::Reset => {
