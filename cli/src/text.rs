@@ -126,17 +126,20 @@ pub(crate) fn since(now: SystemTime, time: Option<&Timestamp>) -> String {
 
 /// How far ahead: `in 18s`, or `now`.
 pub(crate) fn until(now: SystemTime, time: Option<&Timestamp>) -> String {
-    match time
-        .and_then(system_time)
-        .map(|time| time.duration_since(now))
-    {
-        Some(Ok(left)) if left >= Duration::from_millis(500) => {
+    match left(now, time) {
+        Some(left) if left >= Duration::from_millis(500) => {
             let rounded = Duration::from_secs((left + Duration::from_millis(500)).as_secs());
             format!("in {}", span(rounded))
         }
         Some(_) => "now".to_owned(),
         None => NOTHING.to_owned(),
     }
+}
+
+/// How much time is left: none, once it has passed.
+pub(crate) fn left(now: SystemTime, time: Option<&Timestamp>) -> Option<Duration> {
+    let time = time.and_then(system_time)?;
+    Some(time.duration_since(now).unwrap_or_default())
 }
 
 /// When the next check is: the plan, or that one is running.

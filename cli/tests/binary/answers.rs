@@ -17,7 +17,7 @@ fn lists_come_whole_and_in_every_format() {
     );
     assert_eq!(
         text.lines().next(),
-        Some("NAME   CLUSTER   STATE       CAUSE   SINCE   NEXT CHECK")
+        Some("NAME   CLUSTER   STATE       CAUSE   SINCE   NEXT")
     );
     assert!(text.contains("e-2    default   unhealthy   auth"), "{text}");
     assert!(

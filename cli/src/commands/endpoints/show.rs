@@ -10,7 +10,7 @@ use crate::{
     text,
 };
 
-const HEADER: [&str; 6] = ["NAME", "CLUSTER", "STATE", "CAUSE", "SINCE", "NEXT CHECK"];
+const HEADER: [&str; 6] = ["NAME", "CLUSTER", "STATE", "CAUSE", "SINCE", "NEXT"];
 const WIDE: [&str; 7] = [
     "BASE URL",
     "KEY",
@@ -72,18 +72,27 @@ fn cells(endpoint: &v1::Endpoint, now: SystemTime) -> Vec<Cell> {
 /// The columns of a table that changes, where "since" is always now.
 pub(super) fn watched(endpoint: &v1::Endpoint, now: SystemTime) -> Vec<Cell> {
     let health = endpoint.health.clone().unwrap_or_default();
-    let next = match health.state() {
-        // A degraded endpoint comes back by itself; what counts is when.
-        v1::HealthState::Degraded => text::until(now, health.until_time.as_ref()),
-        _ => text::next_check(now, health.checking, health.next_check_time.as_ref()),
-    };
     vec![
         text::clean(&endpoint.name).into(),
         text::clean(&endpoint.cluster).into(),
         state_cell(endpoint),
         text::cause(health.cause()).into(),
-        next.into(),
+        next(&health, now).into(),
     ]
+}
+
+/// What comes next by itself: the end of a pause, after which requests go there again, or a
+/// check.
+fn next(health: &v1::Health, now: SystemTime) -> String {
+    let pause = (health.until_time.as_ref()).filter(|_| {
+        health.state() == v1::HealthState::Degraded
+            && text::left(now, health.until_time.as_ref()).is_some_and(|left| !left.is_zero())
+    });
+    match (pause, health.checking, health.next_check_time.as_ref()) {
+        (Some(_), ..) => format!("pause ends {}", text::until(now, pause)),
+        (None, false, None) => text::NOTHING.to_owned(),
+        (None, checking, time) => format!("check {}", text::next_check(now, checking, time)),
+    }
 }
 
 fn wide_cells(endpoint: &v1::Endpoint) -> Vec<Cell> {
@@ -280,6 +289,8 @@ fn ago(now: SystemTime, time: Option<&prost_types::Timestamp>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn ejected() -> v1::Endpoint {
@@ -330,13 +341,31 @@ mod tests {
         let mut lines = text.lines();
         assert_eq!(
             lines.next(),
-            Some("NAME   CLUSTER   STATE       CAUSE   SINCE   NEXT CHECK")
+            Some("NAME   CLUSTER   STATE       CAUSE   SINCE   NEXT")
         );
         let row = lines.next().unwrap();
         assert!(
-            row.starts_with("us-1   default   unhealthy   auth    42s     in 1"),
+            row.starts_with("us-1   default   unhealthy   auth    42s     check in 1"),
             "{row}"
         );
+    }
+
+    #[test]
+    fn a_pause_ends_and_then_the_next_check_counts() {
+        let now = SystemTime::now();
+        let at = |seconds| Some((now + Duration::from_secs(seconds)).into());
+        let mut health = v1::Health {
+            state: v1::HealthState::Degraded.into(),
+            until_time: at(7),
+            next_check_time: at(67),
+            ..v1::Health::default()
+        };
+        assert_eq!(next(&health, now), "pause ends in 7s");
+        let later = now + Duration::from_secs(8);
+        assert_eq!(next(&health, later), "check in 59s");
+        health.checking = true;
+        assert_eq!(next(&health, later), "check running");
+        assert_eq!(next(&v1::Health::default(), now), "-");
     }
 
     #[test]

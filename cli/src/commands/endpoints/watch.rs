@@ -97,13 +97,7 @@ impl Screen<'_> {
             );
         }
         let mut table = Table::new(&[
-            "VIEW",
-            "NAME",
-            "CLUSTER",
-            "STATE",
-            "CAUSE",
-            "NEXT CHECK",
-            "EVIDENCE",
+            "VIEW", "NAME", "CLUSTER", "STATE", "CAUSE", "NEXT", "EVIDENCE",
         ]);
         for endpoint in &changed {
             table.row(row(step.view.as_ref(), endpoint));
