@@ -255,8 +255,8 @@ impl Routing {
             let mut drawn = Some(first);
             while let Some(place) = drawn {
                 if let Some(admission) = self.usable(place, now) {
-                    // Alone there is nobody to give a draw to.
-                    if tier.len() > 1 && self.is_given_away(place, now) {
+                    // Alone there is nobody to give a draw to, but its share grows all the same.
+                    if self.is_given_away(place, now) && tier.len() > 1 {
                         new.get_or_insert(place);
                     } else if let Some(taken) = self.seize(place, admission, now) {
                         return Some(taken);

@@ -158,6 +158,22 @@ fn a_new_endpoint_gets_its_share_little_by_little() {
 }
 
 #[test]
+fn a_new_endpoint_that_is_alone_grows_as_well() {
+    let mut testbed = Testbed::new([endpoint("old"), endpoint("new")]);
+    testbed.change("old", |routed| routed.admin = AdminState::Draining);
+    testbed.change("new", |routed| {
+        renew(routed);
+        routed.proven = false;
+    });
+    testbed.change("new", |routed| routed.proven = true);
+    assert_eq!(shares(&testbed, 1)["new"], 1);
+    testbed.pass(30.0);
+    testbed.change("old", |routed| routed.admin = AdminState::Enabled);
+    let shares = shares(&testbed, 10_000);
+    assert!((4_700..5_300).contains(&shares["new"]), "{shares:?}");
+}
+
+#[test]
 fn if_all_are_new_they_share_as_ever() {
     let mut testbed = Testbed::new(["a", "b"].map(unproven));
     for name in ["a", "b"] {
