@@ -84,14 +84,14 @@ pub(super) fn watched(endpoint: &v1::Endpoint, now: SystemTime) -> Vec<Cell> {
 /// What comes next by itself: the end of a pause, after which requests go there again, or a
 /// check.
 fn next(health: &v1::Health, now: SystemTime) -> String {
-    let pause = (health.until_time.as_ref()).filter(|_| {
-        health.state() == v1::HealthState::Degraded
-            && text::left(now, health.until_time.as_ref()).is_some_and(|left| !left.is_zero())
-    });
-    match (pause, health.checking, health.next_check_time.as_ref()) {
-        (Some(_), ..) => format!("pause ends {}", text::until(now, pause)),
-        (None, false, None) => text::NOTHING.to_owned(),
-        (None, checking, time) => format!("check {}", text::next_check(now, checking, time)),
+    let is_paused = health.state() == v1::HealthState::Degraded;
+    let end = (health.until_time.as_ref()).filter(|_| is_paused);
+    if text::left(now, end).is_some_and(|left| !left.is_zero()) {
+        return format!("pause ends {}", text::until(now, end));
+    }
+    match (health.checking, health.next_check_time.as_ref()) {
+        (false, None) => text::NOTHING.to_owned(),
+        (checking, time) => format!("check {}", text::next_check(now, checking, time)),
     }
 }
 
