@@ -45,8 +45,16 @@ async fn a_request_error_blames_nobody(status: u16) {
     testbed.proxy(0).messages(20).expect_all(200).await;
 }
 
+/// `a` is preferred to `b`, and no check comes between.
+async fn two_endpoints(proxies: usize) -> Testbed {
+    Testbed::start()
+        .patient_checks()
+        .endpoints(["a", "b"])
+        .proxies(proxies)
+        .await
+}
+
 /// Fails the test if anything is held against one of the endpoints.
-/// Nobody holds anything against them.
 pub(crate) async fn expect_blameless(testbed: &Testbed, endpoints: &[&str]) {
     for name in endpoints {
         let endpoint = testbed.control().endpoint(name).await;
@@ -67,11 +75,7 @@ pub(crate) async fn expect_blameless(testbed: &Testbed, endpoints: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_up_blames_nobody_and_disturbs_nobody() {
-    let testbed = Testbed::start()
-        .patient_checks()
-        .endpoints(["a", "b"])
-        .proxies(1)
-        .await;
+    let testbed = two_endpoints(1).await;
     let (proxy, upstream) = (testbed.proxy(0), testbed.upstream("a"));
     let gate = Gate::new();
     upstream.respond(Answer::stream([
@@ -115,11 +119,7 @@ async fn a_client_that_hangs_up_blames_nobody_and_disturbs_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_up_before_the_answer_blames_nobody() {
-    let testbed = Testbed::start()
-        .patient_checks()
-        .endpoints(["a", "b"])
-        .proxies(1)
-        .await;
+    let testbed = two_endpoints(1).await;
     let upstream = testbed.upstream("a");
     upstream.respond_once(Answer::hang());
     let leaver = Volley::fire([testbed.proxy(0).message()]);
@@ -149,11 +149,7 @@ async fn a_closed_connection_repeats_its_own_request_only() {
 }
 
 async fn one_lost_connection_repeats_its_own_request_only(loss: Answer) {
-    let testbed = Testbed::start()
-        .patient_checks()
-        .endpoints(["a", "b"])
-        .proxies(1)
-        .await;
+    let testbed = two_endpoints(1).await;
     let (proxy, upstream) = (testbed.proxy(0), testbed.upstream("a"));
     proxy.message().await.expect_status(200);
     proxy
@@ -179,11 +175,7 @@ async fn one_lost_connection_repeats_its_own_request_only(loss: Answer) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooled_connection_that_has_gone_is_not_used() {
-    let testbed = Testbed::start()
-        .patient_checks()
-        .endpoints(["a", "b"])
-        .proxies(1)
-        .await;
+    let testbed = two_endpoints(1).await;
     let (proxy, upstream) = (testbed.proxy(0), testbed.upstream("a"));
     upstream.respond(Answer::status(200).then_close());
     for _ in 0..50 {
@@ -205,11 +197,7 @@ async fn a_pooled_connection_that_has_gone_is_not_used() {
 /// Whether the end is seen before the next request goes, or crosses it, is chance.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooled_connection_that_goes_is_nobody_s_failure() {
-    let testbed = Testbed::start()
-        .patient_checks()
-        .endpoints(["a", "b"])
-        .proxies(1)
-        .await;
+    let testbed = two_endpoints(1).await;
     let proxy = testbed.proxy(0);
     testbed
         .upstream("a")
@@ -254,11 +242,7 @@ async fn a_silent_endpoint_is_left_after_its_own_timeout() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_endpoint_is_left_by_its_reporter_and_then_by_all() {
-    let testbed = Testbed::start()
-        .patient_checks()
-        .endpoints(["a", "b"])
-        .proxies(2)
-        .await;
+    let testbed = two_endpoints(2).await;
     testbed.upstream("a").shut();
     assert_eq!(
         testbed
@@ -290,11 +274,7 @@ async fn a_dead_endpoint_is_left_by_its_reporter_and_then_by_all() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn server_errors_eject_only_in_a_row() {
-    let testbed = Testbed::start()
-        .patient_checks()
-        .endpoints(["a", "b"])
-        .proxies(1)
-        .await;
+    let testbed = two_endpoints(1).await;
     let (proxy, upstream) = (testbed.proxy(0), testbed.upstream("a"));
     for _ in 0..2 {
         upstream.respond_once(500);
