@@ -104,6 +104,18 @@ fn who_is_busy_gets_less() {
 }
 
 #[test]
+fn who_weighs_more_is_busy_with_more() {
+    for strategy in [Strategy::LeastInflight, Strategy::PeakEwma] {
+        let mut heavy = endpoint("heavy");
+        heavy.weight *= 3;
+        let testbed = testbed(strategy, [endpoint("light"), heavy]);
+        let running: Vec<_> = (0..400).map(|_| testbed.attempt()).collect();
+        let on_light = running.iter().filter(|it| name(it) == "light").count();
+        assert!((90..=110).contains(&on_light), "{strategy:?}: {on_light}");
+    }
+}
+
+#[test]
 fn what_fails_fast_is_not_idle() {
     for strategy in [Strategy::LeastInflight, Strategy::PeakEwma] {
         let mut bad = endpoint("bad");
