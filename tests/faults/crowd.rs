@@ -27,8 +27,9 @@ const FILES: u64 = 4_096;
 const CURRENT_WITHIN: Duration = Duration::from_secs(25);
 
 /// What an operator may have to wait meanwhile. Generous as well: the processes under
-/// test are not optimised, and share the machine with the crowd.
-const OPERATOR_MAX: Duration = Duration::from_secs(5);
+/// test are not optimised, and share the machine with the crowd and with other stories. The
+/// figure is the benchmark's (`reconnect`).
+const OPERATOR_MAX: Duration = Duration::from_secs(15);
 
 /// Each proxy of the crowd waits at most so long before it comes back, as the first
 /// wait of the real ones.
